@@ -1,0 +1,312 @@
+//! A world as its maker holds it: the lab's `up`, a test, the bench.
+//!
+//! A [`World`] that is dropped is gone when `drop` returns, and one whose process dies goes too: the watcher sees the
+//! connection close. [`World::keep`] makes it stand on its own.
+
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail};
+
+use crate::holder;
+use crate::plan::Options;
+use crate::record::{self, Record};
+
+/// A standing world.
+pub struct World {
+    /// How others find it.
+    pub record: Record,
+    maker: Option<UnixStream>,
+}
+
+/// The directory of the programs built together with the caller.
+///
+/// # Errors
+/// The caller's own path cannot be read.
+pub fn bin_dir() -> Result<PathBuf> {
+    let exe = std::env::current_exe().context("cannot find the own program")?;
+    let dir = exe.parent().context("a program without a directory")?;
+    // Tests are built one level deeper than the programs they test.
+    let dir = if dir.ends_with("deps") {
+        dir.parent().unwrap_or(dir)
+    } else {
+        dir
+    };
+    Ok(dir.to_path_buf())
+}
+
+/// A name for a world no other test uses.
+#[must_use]
+pub fn unique_name(stem: &str) -> String {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let stem: String = stem.chars().take(10).collect();
+    format!(
+        "{stem}-{}-{}",
+        std::process::id(),
+        NEXT.fetch_add(1, Ordering::Relaxed)
+    )
+}
+
+impl World {
+    /// Makes a world and waits until it stands. `say` is told of every step.
+    ///
+    /// # Errors
+    /// Wrong options, not root, the name is taken, a program is missing, a step failed.
+    pub fn up(options: &Options, say: &mut dyn FnMut(&str)) -> Result<Self> {
+        options.check().map_err(anyhow::Error::msg)?;
+        if !nix::unistd::geteuid().is_root() {
+            bail!("not root: network namespaces need root (sudo lab up ...)");
+        }
+        let (ours, theirs) = UnixStream::pair().context("cannot make a socket pair")?;
+        let lab = bin_dir()?.join("lab");
+        let mut watcher = Command::new(&lab)
+            .arg("__hold")
+            .arg(serde_json::to_string(options)?)
+            .env("PATH", path())
+            .stdin(Stdio::from(OwnedFd::from(theirs)))
+            // Whoever waits for the end of our output must not wait for the world's end.
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .with_context(|| format!("cannot run {}", lab.display()))?;
+        // The watcher outlives us when we keep the world: reap it from a thread, wherever it ends.
+        std::thread::spawn(move || watcher.wait());
+        let mut lines = BufReader::new(ours.try_clone()?);
+        loop {
+            let mut line = String::new();
+            if lines
+                .read_line(&mut line)
+                .context("cannot hear the holder")?
+                == 0
+            {
+                bail!("the holder of the lab died while making it");
+            }
+            let line = line.trim_end();
+            if line == holder::READY {
+                break;
+            } else if let Some(step) = line.strip_prefix(holder::STEP) {
+                say(step);
+            } else if let Some(why) = line.strip_prefix(holder::FAILED) {
+                bail!("{}", why.replace("\\n", "\n"));
+            }
+        }
+        let record = record::read(&options.name)?;
+        Ok(Self {
+            record,
+            maker: Some(ours),
+        })
+    }
+
+    /// Lets the world stand on its own; `lab down` ends it.
+    ///
+    /// # Errors
+    /// It has just ended.
+    pub fn keep(mut self) -> Result<()> {
+        let mut maker = self.maker.take().context("kept already")?;
+        maker
+            .write_all(&[holder::KEEP])
+            .context("the lab is gone")?;
+        let mut line = String::new();
+        BufReader::new(maker)
+            .read_line(&mut line)
+            .context("the lab is gone")?;
+        Ok(())
+    }
+
+    /// What it was made of.
+    #[must_use]
+    pub fn options(&self) -> &Options {
+        &self.record.options
+    }
+
+    /// A command in a node, ready to run.
+    ///
+    /// # Errors
+    /// The own program directory is unknown.
+    pub fn command(&self, node: &str, argv: &[&str]) -> Result<Command> {
+        let mut command = Command::new(bin_dir()?.join("lab"));
+        command
+            .args(["exec", "--name", &self.record.options.name, node, "--"])
+            .args(argv)
+            .stdin(Stdio::null());
+        Ok(command)
+    }
+
+    /// Runs a command in a node and waits for it.
+    ///
+    /// # Errors
+    /// It cannot be run. Its own failure is in the output.
+    pub fn exec(&self, node: &str, argv: &[&str]) -> Result<Output> {
+        self.command(node, argv)?
+            .output()
+            .with_context(|| format!("cannot run {argv:?} on {node}"))
+    }
+
+    /// Runs a command that must succeed; returns its standard output.
+    ///
+    /// # Errors
+    /// It failed: with all it said.
+    pub fn ok(&self, node: &str, argv: &[&str]) -> Result<String> {
+        let output = self.exec(node, argv)?;
+        let out = String::from_utf8_lossy(&output.stdout).into_owned();
+        if !output.status.success() {
+            let err = String::from_utf8_lossy(&output.stderr);
+            bail!(
+                "on {node}: {} -> {}\n{}{}",
+                argv.join(" "),
+                output.status,
+                out,
+                err.trim_end()
+            );
+        }
+        Ok(out)
+    }
+
+    /// Starts a command in a node; its output is piped. It ends with the value.
+    ///
+    /// # Errors
+    /// It cannot be run.
+    pub fn spawn(&self, node: &str, argv: &[&str]) -> Result<Running> {
+        let child = self
+            .command(node, argv)?
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .with_context(|| format!("cannot run {argv:?} on {node}"))?;
+        Ok(Running {
+            child: Some(child),
+            what: argv.join(" "),
+        })
+    }
+
+    /// A path of the world as the machine sees it.
+    #[must_use]
+    pub fn path(&self, inside: &str) -> PathBuf {
+        Path::new(&format!("/proc/{}/root", self.record.holder))
+            .join(inside.trim_start_matches('/'))
+    }
+
+    /// What a daemon wrote so far.
+    #[must_use]
+    pub fn log(&self, daemon: &str) -> String {
+        let bytes = std::fs::read(self.path(&format!("{}/log/{daemon}", crate::daemons::DIR)))
+            .unwrap_or_default();
+        String::from_utf8_lossy(&bytes).into_owned()
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        if let Some(maker) = self.maker.take() {
+            drop(maker);
+            if let Err(e) = holder::end(&self.record) {
+                eprintln!("lab: {e:#}");
+            }
+        }
+    }
+}
+
+fn path() -> String {
+    let dir = bin_dir().unwrap_or_default();
+    format!("{}:{}", dir.display(), crate::enter::path_with_binaries())
+}
+
+/// A command that runs in a node.
+pub struct Running {
+    child: Option<Child>,
+    what: String,
+}
+
+impl Running {
+    /// Waits for its end.
+    ///
+    /// # Errors
+    /// It still runs after `limit` (then it is ended), or it cannot be waited for.
+    pub fn wait(mut self, limit: Duration) -> Result<Output> {
+        let mut child = self.child.take().context("waited for already")?;
+        let pid = nix::unistd::Pid::from_raw(i32::try_from(child.id())?);
+        drop(child.stdin.take());
+        let (done, timer) = std::sync::mpsc::channel::<()>();
+        let guard = std::thread::spawn(move || {
+            let late = timer.recv_timeout(limit) == Err(std::sync::mpsc::RecvTimeoutError::Timeout);
+            if late {
+                let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL);
+            }
+            late
+        });
+        let output = child
+            .wait_with_output()
+            .with_context(|| format!("cannot wait for {}", self.what))?;
+        drop(done);
+        if guard.join().unwrap_or(false) {
+            bail!(
+                "{} did not end within {limit:?}; it said {}",
+                self.what,
+                String::from_utf8_lossy(&output.stdout)
+            );
+        }
+        Ok(output)
+    }
+
+    /// Interrupts it as Ctrl-C would and waits: for ping, tcpdump and their like, which then print their sums.
+    ///
+    /// # Errors
+    /// It does not end within 10 s.
+    pub fn interrupt(self) -> Result<Output> {
+        if let Some(child) = &self.child {
+            let own = i32::try_from(child.id())?;
+            for pid in descendants(own) {
+                let _ = nix::sys::signal::kill(
+                    nix::unistd::Pid::from_raw(pid),
+                    nix::sys::signal::Signal::SIGINT,
+                );
+            }
+        }
+        self.wait(Duration::from_secs(10))
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+/// The direct children of a process.
+fn descendants(pid: i32) -> Vec<i32> {
+    std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"))
+        .unwrap_or_default()
+        .split_whitespace()
+        .filter_map(|p| p.parse().ok())
+        .collect()
+}
+
+/// Asks again and again until `probe` has an answer.
+///
+/// # Errors
+/// `what` did not come true within `limit`.
+pub fn eventually<T>(
+    what: &str,
+    limit: Duration,
+    mut probe: impl FnMut() -> Option<T>,
+) -> Result<T> {
+    let until = Instant::now() + limit;
+    loop {
+        if let Some(answer) = probe() {
+            return Ok(answer);
+        }
+        if Instant::now() > until {
+            bail!("{what}: not within {limit:?}");
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
