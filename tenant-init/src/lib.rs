@@ -1,1 +1,10 @@
-//! tenant-init
+//! The words between `tenantd` and the init of a tenant, and a small blocking client that speaks them.
+//!
+//! The program of this package is process 1 of every tenant. It outlives the daemon, so an old init has to
+//! understand a new daemon: every message carries the protocol's number, an unknown request is answered with an
+//! error, and nothing a client sends (or a client that dies) ends init.
+//!
+//! Rooms: [`protocol`] the messages; [`client`] connect, ask, wait for events.
+
+pub mod client;
+pub mod protocol;

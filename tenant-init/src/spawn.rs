@@ -1,0 +1,354 @@
+//! Starting the process of a service: one straight list of steps in the child, each one system call and one named
+//! error, reported to the parent through a pipe that `execve` closes.
+//!
+//! In: a service and the tenant it belongs to. Out: a process id, or which step failed and why, before the requester
+//! gets its answer.
+
+use std::convert::Infallible;
+use std::ffi::{CString, NulError};
+use std::fs;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+use nix::fcntl::OFlag;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use tenant_init::protocol::{Refusal, RefusalKind, ServiceSpec};
+
+/// A log longer than this (bytes) is put aside as `.1` when its service is started.
+const LOG_LIMIT: u64 = 10 * 1024 * 1024;
+/// `O_NOFOLLOW`: nobody but root can write into the directory; if that breaks one day, no link leads out of it.
+const LOG_FLAGS: libc::c_int =
+    libc::O_WRONLY | libc::O_CREAT | libc::O_APPEND | libc::O_NOFOLLOW | libc::O_CLOEXEC;
+/// Search path of every service, as login(1) of Debian sets it for root.
+const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+/// How long (milliseconds) the steps may take before the child is given up: a dead file system must not hang init.
+const STEPS_MS: u16 = 5_000;
+
+/// The tenant for which services are started.
+#[derive(Debug)]
+pub(crate) struct Tenant {
+    /// First user and group id; services run with it.
+    pub(crate) ids: u32,
+    /// State directory: `logs/`, `home/`.
+    pub(crate) state: PathBuf,
+}
+
+/// The steps of the child in their order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+enum Step {
+    Session,
+    Signals,
+    Groups,
+    Gid,
+    Log,
+    Input,
+    Output,
+    Errors,
+    Uid,
+    NoNewPrivileges,
+    Directory,
+    Files,
+    Exec,
+}
+
+const STEPS: [(Step, &str); 13] = [
+    (Step::Session, "setsid"),
+    (Step::Signals, "sigprocmask"),
+    (Step::Groups, "setgroups"),
+    (Step::Gid, "setresgid"),
+    (Step::Log, "open log"),
+    (Step::Input, "open /dev/null"),
+    (Step::Output, "dup2 stdout"),
+    (Step::Errors, "dup2 stderr"),
+    (Step::Uid, "setresuid"),
+    (Step::NoNewPrivileges, "no_new_privs"),
+    (Step::Directory, "chdir"),
+    (Step::Files, "close_range"),
+    (Step::Exec, "execve"),
+];
+
+/// Everything the child needs, made before the fork.
+struct Prepared {
+    programs: Vec<CString>,
+    argv: Vec<*const libc::c_char>,
+    envp: Vec<*const libc::c_char>,
+    log: CString,
+    cwd: CString,
+    ids: u32,
+    report: i32,
+    // What the pointers point into.
+    _argv: Vec<CString>,
+    _envp: Vec<CString>,
+}
+
+impl Tenant {
+    /// Starts the program of `spec`.
+    ///
+    /// # Errors
+    /// A [`Refusal`] for field `command` when the program is not there or cannot be executed; otherwise one that
+    /// names the step.
+    pub(crate) fn spawn(&self, spec: &ServiceSpec) -> Result<i32, Refusal> {
+        let command = spec.argv.first().map_or("", String::as_str);
+        let failed = |step: &str, error: &io::Error| Refusal {
+            kind: RefusalKind::Failed,
+            field: "command".into(),
+            value: command.into(),
+            rule: format!("{step}: {error}"),
+        };
+        let log = self.state.join("logs").join(format!("{}.log", spec.name));
+        rotate(&log).map_err(|error| failed("rotate log", &error))?;
+        let (reader, writer) =
+            nix::unistd::pipe2(OFlag::O_CLOEXEC).map_err(|error| failed("pipe", &error.into()))?;
+        let prepared = self
+            .prepare(spec, &log, writer.as_raw_fd())
+            .map_err(|error| failed("prepare", &io::Error::other(error)))?;
+        // SAFETY: init has one thread, so the child may do whatever init may do; it never returns.
+        let pid = match unsafe { libc::fork() } {
+            0 => child(&prepared),
+            -1 => return Err(failed("fork", &io::Error::last_os_error())),
+            pid => pid,
+        };
+        drop(writer);
+        match report(&reader) {
+            Ok(None) => Ok(pid),
+            Ok(Some((step, errno))) => {
+                reap(pid);
+                Err(refuse(command, step, errno))
+            }
+            Err(error) => {
+                // SAFETY: plain system call; the child has not been reaped, so the pid is its.
+                unsafe { libc::kill(pid, libc::SIGKILL) };
+                reap(pid);
+                Err(failed("start", &error))
+            }
+        }
+    }
+
+    fn prepare(&self, spec: &ServiceSpec, log: &Path, report: i32) -> Result<Prepared, NulError> {
+        let home = self.state.join("home");
+        let mut env = vec![
+            ("PATH".to_owned(), PATH.to_owned()),
+            ("HOME".to_owned(), home.to_string_lossy().into_owned()),
+            ("LANG".to_owned(), "C.UTF-8".to_owned()),
+        ];
+        env.retain(|(key, _)| !spec.env.contains_key(key));
+        env.extend(
+            spec.env
+                .iter()
+                .map(|(key, value)| (key.clone(), value.clone())),
+        );
+        let path = env
+            .iter()
+            .find(|(key, _)| key == "PATH")
+            .map_or("", |(_, path)| path.as_str());
+
+        let command = spec.argv.first().map_or("", String::as_str);
+        let programs = if command.contains('/') {
+            vec![CString::new(command)?]
+        } else {
+            path.split(':')
+                .map(|directory| CString::new(format!("{directory}/{command}")))
+                .collect::<Result<_, _>>()?
+        };
+        let argv = spec
+            .argv
+            .iter()
+            .map(|word| CString::new(word.as_str()))
+            .collect::<Result<Vec<_>, _>>()?;
+        let envp = env
+            .iter()
+            .map(|(key, value)| CString::new(format!("{key}={value}")))
+            .collect::<Result<Vec<_>, _>>()?;
+        Ok(Prepared {
+            programs,
+            argv: pointers(&argv),
+            envp: pointers(&envp),
+            log: CString::new(log.as_os_str().as_bytes())?,
+            cwd: CString::new(spec.cwd.as_ref().unwrap_or(&home).as_os_str().as_bytes())?,
+            ids: self.ids,
+            report,
+            _argv: argv,
+            _envp: envp,
+        })
+    }
+}
+
+fn pointers(words: &[CString]) -> Vec<*const libc::c_char> {
+    words
+        .iter()
+        .map(|word| word.as_ptr())
+        .chain([std::ptr::null()])
+        .collect()
+}
+
+/// The child: from here on every line is one privileged step.
+fn child(prepared: &Prepared) -> ! {
+    let Err((step, errno)) = steps(prepared);
+    let mut message = [step as u8, 0, 0, 0, 0];
+    message[1..].copy_from_slice(&errno.to_ne_bytes());
+    // SAFETY: plain system calls on a buffer that lives here; _exit runs no destructor of the parent's image.
+    unsafe {
+        libc::write(prepared.report, message.as_ptr().cast(), message.len());
+        libc::_exit(127)
+    }
+}
+
+/// One step: the result of its system call, or its name with the error number.
+fn step(step: Step, result: libc::c_int) -> Result<libc::c_int, (Step, i32)> {
+    if result < 0 {
+        Err((step, Errno::last_raw()))
+    } else {
+        Ok(result)
+    }
+}
+
+/// Runs the steps; returns only with the one that failed.
+fn steps(prepared: &Prepared) -> Result<Infallible, (Step, i32)> {
+    let ids = prepared.ids;
+    // SAFETY: plain system calls; every pointer is into `prepared`, which outlives them.
+    unsafe {
+        step(Step::Session, libc::setsid())?;
+        step(Step::Signals, default_signals())?;
+        step(Step::Groups, libc::setgroups(0, std::ptr::null()))?;
+        step(Step::Gid, libc::setresgid(ids, ids, ids))?;
+        // Opened as root for the tenant's group: the service can open /dev/stderr again, but not replace the file.
+        libc::umask(0);
+        let log = step(
+            Step::Log,
+            libc::open(prepared.log.as_ptr(), LOG_FLAGS, 0o660),
+        )?;
+        let null = step(Step::Input, libc::open(c"/dev/null".as_ptr(), libc::O_RDWR))?;
+        step(Step::Input, libc::dup2(null, 0))?;
+        step(Step::Output, libc::dup2(log, 1))?;
+        step(Step::Errors, libc::dup2(log, 2))?;
+        // Leaving uid 0 empties the permitted, effective and ambient sets; init has emptied the bounding set.
+        step(Step::Uid, libc::setresuid(ids, ids, ids))?;
+        step(
+            Step::NoNewPrivileges,
+            libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0),
+        )?;
+        libc::umask(0o022);
+        step(Step::Directory, libc::chdir(prepared.cwd.as_ptr()))?;
+        // The report pipe has to live until execve: everything is only marked.
+        step(Step::Files, close_on_exec_from_3())?;
+    }
+    let mut errno = libc::ENOENT;
+    for program in &prepared.programs {
+        // SAFETY: as above; the arrays end with a null pointer.
+        unsafe {
+            libc::execve(
+                program.as_ptr(),
+                prepared.argv.as_ptr(),
+                prepared.envp.as_ptr(),
+            )
+        };
+        // As execvp(3): a directory without the program is passed over, a refusal is remembered.
+        match Errno::last_raw() {
+            libc::ENOENT | libc::ENOTDIR => {}
+            libc::EACCES => errno = libc::EACCES,
+            other => return Err((Step::Exec, other)),
+        }
+    }
+    Err((Step::Exec, errno))
+}
+
+/// Default handlers and an empty mask: init blocks signals for its signalfd, and Rust ignores SIGPIPE.
+fn default_signals() -> i32 {
+    // SAFETY: plain system calls on a set that lives here.
+    unsafe {
+        for signal in 1..=libc::SIGRTMAX() {
+            libc::signal(signal, libc::SIG_DFL);
+        }
+        let mut none = std::mem::zeroed::<libc::sigset_t>();
+        libc::sigemptyset(&mut none);
+        libc::sigprocmask(libc::SIG_SETMASK, &none, std::ptr::null_mut())
+    }
+}
+
+fn close_on_exec_from_3() -> i32 {
+    // SAFETY: plain system call. By number: the wrapper is missing in older C libraries.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_close_range,
+            3_u32,
+            u32::MAX,
+            libc::CLOSE_RANGE_CLOEXEC as libc::c_uint,
+        )
+    };
+    i32::try_from(result).unwrap_or(-1)
+}
+
+/// None when `execve` closed the pipe; the failed step otherwise.
+fn report(reader: &OwnedFd) -> io::Result<Option<(Step, i32)>> {
+    loop {
+        match poll(
+            &mut [PollFd::new(reader.as_fd(), PollFlags::POLLIN)],
+            PollTimeout::from(STEPS_MS),
+        ) {
+            Ok(0) => return Err(io::Error::from_raw_os_error(libc::ETIMEDOUT)),
+            Ok(_) => break,
+            Err(Errno::EINTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    let mut message = [0_u8; 5];
+    let length = nix::unistd::read(reader, &mut message)?;
+    if length == 0 {
+        return Ok(None);
+    }
+    let [number, errno @ ..] = message;
+    let step = STEPS.iter().find(|(step, _)| *step as u8 == number);
+    match step {
+        Some((step, _)) if length == 5 => Ok(Some((*step, i32::from_ne_bytes(errno)))),
+        _ => Err(io::Error::from_raw_os_error(libc::EPROTO)),
+    }
+}
+
+fn refuse(command: &str, step: Step, errno: i32) -> Refusal {
+    let cause = io::Error::from_raw_os_error(errno);
+    let name = STEPS
+        .iter()
+        .find(|(one, _)| *one == step)
+        .map_or("?", |(_, name)| name);
+    let (kind, rule) = match (step, errno) {
+        (Step::Exec, libc::ENOENT | libc::ENOTDIR) => (
+            RefusalKind::Command,
+            format!("the program is not found in the tenant ({cause})"),
+        ),
+        (Step::Exec, libc::EACCES | libc::EISDIR | libc::ENOEXEC | libc::EPERM) => (
+            RefusalKind::Command,
+            format!("the program is not executable for the tenant's user ({cause})"),
+        ),
+        _ => (RefusalKind::Failed, format!("{name}: {cause}")),
+    };
+    Refusal {
+        kind,
+        field: "command".into(),
+        value: command.into(),
+        rule,
+    }
+}
+
+fn reap(pid: i32) {
+    let mut status = 0;
+    loop {
+        // SAFETY: plain system call on a variable that lives here.
+        let result = unsafe { libc::waitpid(pid, &mut status, 0) };
+        if result >= 0 || Errno::last() != Errno::EINTR {
+            return;
+        }
+    }
+}
+
+fn rotate(log: &Path) -> io::Result<()> {
+    match fs::symlink_metadata(log) {
+        Ok(known) if known.len() > LOG_LIMIT => fs::rename(log, log.with_extension("log.1")),
+        Ok(_) => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error),
+    }
+}
