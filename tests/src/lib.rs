@@ -16,4 +16,5 @@ pub mod nodes;
 pub mod plan;
 pub mod record;
 pub mod tenants;
+pub mod uml;
 pub mod world;

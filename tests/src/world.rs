@@ -31,8 +31,8 @@ pub struct World {
 pub fn bin_dir() -> Result<PathBuf> {
     let exe = std::env::current_exe().context("cannot find the own program")?;
     let dir = exe.parent().context("a program without a directory")?;
-    // Tests are built one level deeper than the programs they test.
-    let dir = if dir.ends_with("deps") {
+    // Tests are and examples are built one level deeper than the programs.
+    let dir = if dir.ends_with("deps") || dir.ends_with("examples") {
         dir.parent().unwrap_or(dir)
     } else {
         dir
