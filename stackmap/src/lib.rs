@@ -10,24 +10,40 @@
 
 #![forbid(unsafe_code)]
 
+mod access;
 mod address;
+mod conflict;
+mod expiry;
+mod flow;
+mod free;
 mod invalid;
+mod lower;
 mod mac;
+mod maps;
 mod meta;
 mod names;
 mod numbers;
+mod snapshot;
 mod text;
 mod tunnel;
 mod tunnel_spec;
+mod upper;
 
+pub use access::{AccessRow, AccessTable, Site};
 pub use address::{check_addresses, parse_address, parse_prefix};
+pub use conflict::{Conflict, Holder, Key, Pool};
+pub use flow::{Flow, FlowRequest, LinkRequest};
 pub use invalid::Invalid;
+pub use lower::{Link, LowerRow, LowerTable};
 pub use mac::{MacAddr, MacRole};
+pub use maps::{Maps, RestoreError};
 pub use meta::{Generation, Lifetime, Meta, Origin, Owner};
 pub use names::{NicName, TenantName};
 pub use numbers::{GidRange, Segment, StackIndex, TrunkIndex, Vlan};
+pub use snapshot::{Change, Row, Snapshot, diff};
 pub use tunnel::{Layer, TunnelId, TunnelKind};
 pub use tunnel_spec::{TunnelSpec, check_prefixes};
+pub use upper::{UpperRow, UpperTable};
 
 /// The network types of addresses and prefixes, as used in this crate's signatures.
 pub use ipnet::{IpNet, Ipv4Net, Ipv6Net};

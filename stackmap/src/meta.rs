@@ -47,7 +47,7 @@ impl fmt::Display for Owner {
 
 serde_as_text!(Owner);
 
-/// Counts the writings of a row by its owner; a row of an older generation never replaces a newer one.
+/// Counts the writings of a row by its owner, so that an older writing that arrives late is recognised.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Generation(pub u64);
 
@@ -127,7 +127,7 @@ pub struct Lifetime {
 }
 
 impl Lifetime {
-    /// The first second in which the row is expired; the last possible second stands for "never".
+    /// The first second in which the row is expired.
     #[must_use]
     pub const fn ends_at(self) -> u64 {
         self.since_s.saturating_add(self.granted_s)

@@ -211,6 +211,23 @@ impl GidRange {
         }
     }
 
+    /// The range that holds one id; `None` outside the container range.
+    #[must_use]
+    pub fn containing(id: u32) -> Option<Self> {
+        Self::new(id - id % Self::LEN).ok()
+    }
+
+    /// The range with this many ranges before it; `None` when there are not so many.
+    pub(crate) fn nth(n: u32) -> Option<Self> {
+        let start = n.checked_mul(Self::LEN)?.checked_add(Self::FIRST.0)?;
+        Self::new(start).ok()
+    }
+
+    /// How many ranges come before this one.
+    pub(crate) const fn nth_of_all(self) -> u32 {
+        (self.0 - Self::FIRST.0) / Self::LEN
+    }
+
     /// The first id.
     #[must_use]
     pub const fn get(self) -> u32 {

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::address::check_prefix;
 use crate::text::decimal;
 use crate::tunnel::{check_end, check_ends, check_key};
-use crate::{Invalid, Layer, TunnelId, TunnelKind, parse_prefix};
+use crate::{Invalid, Layer, Site, TunnelId, TunnelKind, parse_prefix};
 
 /// A tunnel as an operator asks for it; its local end may still be open.
 ///
@@ -38,7 +38,7 @@ impl TunnelSpec {
         remote: IpAddr,
         local: Option<IpAddr>,
         key: Option<u32>,
-        mut prefixes: Vec<IpNet>,
+        prefixes: Vec<IpNet>,
     ) -> Result<Self, Invalid> {
         check_end("remote", remote)?;
         if let Some(local) = local {
@@ -46,11 +46,7 @@ impl TunnelSpec {
             check_ends(remote, local)?;
         }
         check_key(kind, key)?;
-        prefixes.iter().try_for_each(check_prefix)?;
-        prefixes.sort_unstable();
-        if let Some(pair) = prefixes.windows(2).find(|pair| pair[0] == pair[1]) {
-            return Err(Invalid::new("prefix", pair[0], "is given twice"));
-        }
+        let prefixes = checked_prefixes(prefixes)?;
         Ok(Self {
             kind,
             remote,
@@ -93,12 +89,7 @@ impl TunnelSpec {
     /// The prefixes behind the tunnel: those given, or `0.0.0.0/0` and `::/0` when none is.
     #[must_use]
     pub fn effective_prefixes(&self) -> Vec<IpNet> {
-        if self.prefixes.is_empty() {
-            let v4 = Ipv4Net::new_assert(Ipv4Addr::UNSPECIFIED, 0);
-            let v6 = Ipv6Net::new_assert(Ipv6Addr::UNSPECIFIED, 0);
-            return vec![v4.into(), v6.into()];
-        }
-        self.prefixes.clone()
+        or_everything(&self.prefixes)
     }
 
     /// The identity, with `default_local` when the spec names no local end.
@@ -108,6 +99,14 @@ impl TunnelSpec {
     pub fn resolve(&self, default_local: IpAddr) -> Result<TunnelId, Invalid> {
         let local = self.local.unwrap_or(default_local);
         TunnelId::new(self.kind, self.remote, local, self.key)
+    }
+
+    /// The site this spec asks for, with `default_local` when it names no local end.
+    ///
+    /// # Errors
+    /// As [`Self::resolve`].
+    pub fn site(&self, default_local: IpAddr) -> Result<Site, Invalid> {
+        Site::new(self.resolve(default_local)?, self.prefixes.clone())
     }
 
     /// The identity, with the first address of the remote's family out of `locals` when the spec
@@ -136,6 +135,26 @@ impl TunnelSpec {
             }
         }
     }
+}
+
+/// Checks each prefix, sorts them and refuses one given twice.
+pub(crate) fn checked_prefixes(mut prefixes: Vec<IpNet>) -> Result<Vec<IpNet>, Invalid> {
+    prefixes.iter().try_for_each(check_prefix)?;
+    prefixes.sort_unstable();
+    match prefixes.windows(2).find(|pair| pair[0] == pair[1]) {
+        Some(pair) => Err(Invalid::new("prefix", pair[0], "is given twice")),
+        None => Ok(prefixes),
+    }
+}
+
+/// The prefixes given, or both default prefixes when none is.
+pub(crate) fn or_everything(prefixes: &[IpNet]) -> Vec<IpNet> {
+    if prefixes.is_empty() {
+        let v4 = Ipv4Net::new_assert(Ipv4Addr::UNSPECIFIED, 0);
+        let v6 = Ipv6Net::new_assert(Ipv6Addr::UNSPECIFIED, 0);
+        return vec![v4.into(), v6.into()];
+    }
+    prefixes.to_vec()
 }
 
 /// Checks the layer 3 tunnels of one tenant against each other: one prefix behind two of them
