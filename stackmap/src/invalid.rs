@@ -2,13 +2,13 @@
 
 use std::borrow::Cow;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 /// A refused value: which field, what was given, which rule it breaks.
 ///
 /// The three parts are public so that an edge can put them into its own problem document.
-#[derive(Debug, Clone, PartialEq, Eq, Error, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Error, Serialize, Deserialize)]
 #[error("{field}: {value:?} refused: {rule}")]
 pub struct Invalid {
     /// The field as an operator knows it, for example `vlan`.

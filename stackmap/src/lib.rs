@@ -45,5 +45,10 @@ pub use tunnel::{Layer, TunnelId, TunnelKind};
 pub use tunnel_spec::{TunnelSpec, check_prefixes};
 pub use upper::{UpperRow, UpperTable};
 
+/// Runs the README's example.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
+
 /// The network types of addresses and prefixes, as used in this crate's signatures.
 pub use ipnet::{IpNet, Ipv4Net, Ipv6Net};
