@@ -1,0 +1,34 @@
+# make help says what there is. Everything runs with plain cargo too; this only knows the order.
+.DEFAULT_GOAL := help
+# rustup puts cargo where a root shell does not look.
+export PATH := $(HOME)/.cargo/bin:$(PATH)
+BIN := target/x86_64-unknown-linux-gnu/release
+
+.PHONY: help deps build demo test lint clean-lab
+
+help: ## This list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:[^#]*## /\t/' | expand -t 12
+
+deps: ## Install the Debian packages a build, the demo and the tests need, where missing
+	scripts/deps.sh test
+
+build: ## Release build of everything
+	scripts/deps.sh build
+	cargo build --release --workspace
+
+demo: ## Three closed networks on one server, end to end (root)
+	scripts/deps.sh demo
+	cargo build --release --workspace
+	$(BIN)/lab demo
+
+test: ## All tests, also those that need root and foreign kernels
+	scripts/deps.sh test
+	scripts/test.sh
+
+lint: ## Format, clippy and rustdoc, warnings as errors
+	cargo fmt --check
+	cargo clippy --workspace --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --workspace
+
+clean-lab: ## Take down every lab of this machine
+	[ ! -x $(BIN)/lab ] || $(BIN)/lab down --all

@@ -1,0 +1,22 @@
+//! The system tests: one property a file. `cargo test -p system-tests isolation` runs one file.
+//!
+//! A test that cannot run here (not root, a program or a kernel feature missing) is shown as ignored with the
+//! reason, never as passed.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod architecture;
+mod floor;
+mod worlds;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let mut args = libtest_mimic::Arguments::from_args();
+    // Worlds beside each other would measure each other's load.
+    args.test_threads.get_or_insert(1);
+    let trials = [worlds::trials(), architecture::trials()]
+        .into_iter()
+        .flatten()
+        .collect();
+    libtest_mimic::run(&args, trials).exit_code()
+}
