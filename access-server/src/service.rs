@@ -1,0 +1,150 @@
+//! A daemon from its configuration to its end: the privileged steps in one straight list, then the owner's loop.
+
+use std::path::Path;
+
+use anyhow::{Context, anyhow};
+use rtnetlink::Handle;
+use tokio::net::UnixListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{mpsc, oneshot};
+use tracing::{error, info};
+
+use crate::api::Api;
+use crate::checks::{self, Found};
+use crate::config::{DaemonConfig, Role};
+use crate::daemon::{Command, Daemon, Event};
+use crate::gateway::{RowRequest, Settings};
+use crate::lock::InstanceLock;
+use crate::route::{self, Routes};
+use crate::table::Table;
+use crate::{bpffs, link, socket};
+
+/// Events that may wait for the owner before those who send more have to.
+const QUEUE: usize = 1024;
+
+/// What a daemon does beside serving.
+#[derive(Debug, Default)]
+pub struct Extras {
+    /// Rows the daemon itself wants, replacing what their owner had.
+    pub rows: Vec<RowRequest>,
+    /// Say "ready" on standard output.
+    pub announce: bool,
+}
+
+/// Runs the daemon until SIGTERM or SIGINT. The data path stays.
+///
+/// # Errors
+/// The step that failed, with its cause.
+pub async fn serve(config: &DaemonConfig, extras: Extras) -> anyhow::Result<()> {
+    config.check()?;
+    let name = match config.role {
+        Role::Server { .. } => "access-server run",
+        Role::Site { .. } => "access-server site",
+    };
+    let _lock = InstanceLock::take(&config.run_dir, &config.instance, name)?;
+    let (connection, handle, _) =
+        rtnetlink::new_connection().context("cannot open a netlink socket")?;
+    tokio::spawn(connection);
+    let found = checks::all(config, &handle).await?;
+    prepare_devices(config, &found, &handle).await?;
+    bpffs::ensure(&config.bpffs)?;
+    let table = open_table(config, &found)?;
+    let listener = listen(&config.socket)?;
+
+    let (owner, inbox) = mpsc::channel(QUEUE);
+    let routes = Routes::new(handle, &config.wans, config.inside_device());
+    let daemon = Daemon::start(settings(config, &found), table, routes, owner.clone()).await?;
+    let mut devices = config.wans.clone();
+    devices.push(config.inside_device().to_owned());
+    route::watch(devices, owner.clone()).context("cannot watch the routing table")?;
+    stop_on_signal(owner.clone())?;
+    let api = tokio::spawn(axum::serve(listener, Api::new(owner.clone()).router()).into_future());
+    tokio::spawn(own_rows(owner, extras, config.clone()));
+    daemon.run(inbox).await;
+    api.abort();
+    info!("stopped; the data path stays in the kernel and goes on");
+    Ok(())
+}
+
+fn settings(config: &DaemonConfig, found: &Found) -> Settings {
+    Settings {
+        instance: config.instance.clone(),
+        locals: config.locals.clone(),
+        wan_mtu: found
+            .wans
+            .iter()
+            .map(|wan| wan.mtu)
+            .min()
+            .unwrap_or_default(),
+        trunk_mtu: found.inside.mtu,
+    }
+}
+
+/// Sets what may be set on devices that are ours; the WAN and a NIC are not.
+async fn prepare_devices(
+    config: &DaemonConfig,
+    found: &Found,
+    handle: &Handle,
+) -> anyhow::Result<()> {
+    match &config.role {
+        Role::Server { .. } if found.inside.veth => link::bound_gro(handle, &found.inside).await?,
+        Role::Server { .. } => {}
+        // A layer 2 site takes frames to hosts beyond the tunnel, whose addresses are not the LAN device's.
+        Role::Site { tunnel, .. } if tunnel.kind().layer() == stackmap::Layer::Two => {
+            link::set_promiscuous(handle, &found.inside, true).await?;
+        }
+        Role::Site { .. } => {}
+    }
+    Ok(())
+}
+
+fn open_table(_config: &DaemonConfig, _found: &Found) -> anyhow::Result<impl Table> {
+    Ok(crate::table::fake::FakeTable::default())
+}
+
+fn listen(path: &Path) -> anyhow::Result<UnixListener> {
+    let listener = socket::listen(path)?;
+    UnixListener::from_std(listener).context("cannot listen on the socket")
+}
+
+fn stop_on_signal(owner: mpsc::Sender<Event>) -> anyhow::Result<()> {
+    let mut term = signal(SignalKind::terminate()).context("cannot catch SIGTERM")?;
+    let mut int = signal(SignalKind::interrupt()).context("cannot catch SIGINT")?;
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = term.recv() => {}
+            _ = int.recv() => {}
+        }
+        let _ = owner.send(Event::Stop).await;
+    });
+    Ok(())
+}
+
+/// Puts the rows the daemon itself wants and says that it is ready.
+async fn own_rows(owner: mpsc::Sender<Event>, extras: Extras, config: DaemonConfig) {
+    if let Some(first) = extras.rows.first() {
+        let replace = Command::ReplaceAll(first.owner.clone(), extras.rows.clone());
+        if let Err(failure) = ask(&owner, replace).await {
+            error!(failure = %format!("{failure:#}"), "the daemon's own rows cannot be set; stopping");
+            let _ = owner.send(Event::Stop).await;
+            return;
+        }
+    }
+    info!(instance = config.instance, socket = %config.socket.display(), "ready");
+    if extras.announce {
+        println!(
+            "{}",
+            serde_json::json!({ "ready": true, "instance": config.instance, "socket": config.socket })
+        );
+    }
+}
+
+async fn ask(owner: &mpsc::Sender<Event>, command: Command) -> anyhow::Result<()> {
+    let (reply, answer) = oneshot::channel();
+    owner
+        .send(Event::Request(command, reply))
+        .await
+        .map_err(|_| anyhow!("the owner has left"))?;
+    answer.await.context("the owner has left")??;
+    Ok(())
+}
