@@ -1,0 +1,329 @@
+//! The child between `clone` and `execve`: system calls only, in one straight list.
+//!
+//! In: everything already made by the parent (strings, descriptors). Out: a process id and its pidfd, or the name of
+//! the step that failed. The child runs in the parent's memory (`CLONE_VM | CLONE_VFORK`) on a stack of its own while
+//! the calling thread stands still, so it reports by writing two numbers.
+
+use std::ffi::{CStr, CString, c_int, c_void};
+use std::io;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::ptr;
+use std::sync::atomic::{AtomicI32, Ordering};
+
+use nix::errno::Errno;
+
+/// Where init finds the control socket.
+pub(super) const CONTROL_FD: i32 = 3;
+
+/// Namespaces of a tenant. Its user and cgroup namespaces are not made yet.
+const NAMESPACES: c_int = libc::CLONE_NEWNET
+    | libc::CLONE_NEWNS
+    | libc::CLONE_NEWPID
+    | libc::CLONE_NEWIPC
+    | libc::CLONE_NEWUTS;
+
+/// Bytes; the child's list needs some hundreds.
+const STACK: usize = 64 * 1024;
+
+/// Settings of the new stack. They are written before init runs, so that they hold for every device that is made
+/// after `launch` has returned. /proc/sys/net is the one of whoever looks at it, also in the host's /proc.
+const SETTINGS: [(&CStr, &[u8], Absent); 11] = [
+    // A tenant has all its ports to itself; none of them is privileged.
+    (
+        c"/proc/sys/net/ipv4/ip_unprivileged_port_start",
+        b"0",
+        Absent::Fails,
+    ),
+    // Routes come from the operator only.
+    (
+        c"/proc/sys/net/ipv4/conf/all/accept_redirects",
+        b"0",
+        Absent::Fails,
+    ),
+    (
+        c"/proc/sys/net/ipv4/conf/default/accept_redirects",
+        b"0",
+        Absent::Fails,
+    ),
+    (
+        c"/proc/sys/net/ipv4/conf/all/send_redirects",
+        b"0",
+        Absent::Fails,
+    ),
+    (
+        c"/proc/sys/net/ipv4/conf/default/send_redirects",
+        b"0",
+        Absent::Fails,
+    ),
+    (
+        c"/proc/sys/net/ipv6/conf/all/accept_ra",
+        b"0",
+        Absent::IsFine,
+    ),
+    (
+        c"/proc/sys/net/ipv6/conf/default/accept_ra",
+        b"0",
+        Absent::IsFine,
+    ),
+    (
+        c"/proc/sys/net/ipv6/conf/all/accept_redirects",
+        b"0",
+        Absent::IsFine,
+    ),
+    (
+        c"/proc/sys/net/ipv6/conf/default/accept_redirects",
+        b"0",
+        Absent::IsFine,
+    ),
+    // We own the addresses: duplicate detection only delays them by a second.
+    (
+        c"/proc/sys/net/ipv6/conf/all/accept_dad",
+        b"0",
+        Absent::IsFine,
+    ),
+    (
+        c"/proc/sys/net/ipv6/conf/default/accept_dad",
+        b"0",
+        Absent::IsFine,
+    ),
+];
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Absent {
+    Fails,
+    /// A kernel booted with `ipv6.disable=1`.
+    IsFine,
+}
+
+/// What failed.
+#[derive(Debug)]
+pub(super) enum Failure {
+    Prepare(&'static str, io::Error),
+    Clone(io::Error),
+    Step(&'static str, io::Error),
+    Exec(io::Error),
+}
+
+/// The steps by number; 0 means that none failed.
+const STEPS: [&str; 8] = [
+    "",
+    "setsid",
+    "sysctl",
+    "dup2",
+    "close_range",
+    "umask",
+    "chdir",
+    "execve",
+];
+const SETSID: i32 = 1;
+const SYSCTL: i32 = 2;
+const DUP2: i32 = 3;
+const CLOSE: i32 = 4;
+const CHDIR: i32 = 6;
+const EXECVE: i32 = 7;
+
+/// What parent and child share.
+struct Shared {
+    program: *const libc::c_char,
+    argv: *const *const libc::c_char,
+    /// Ends up as 0, 1 and 2, and [`CONTROL_FD`].
+    null: i32,
+    log: i32,
+    control: i32,
+    failed_step: AtomicI32,
+    errno: AtomicI32,
+}
+
+/// Makes the process. `inherited` is /dev/null, the log, the control socket, all numbered above [`CONTROL_FD`].
+pub(super) fn clone_and_exec(
+    program: &CString,
+    argv: &[CString],
+    inherited: &[OwnedFd; 3],
+) -> Result<(i32, OwnedFd), Failure> {
+    let pointers: Vec<*const libc::c_char> = argv
+        .iter()
+        .map(|word| word.as_ptr())
+        .chain([ptr::null()])
+        .collect();
+    let [null, log, control] = inherited;
+    let shared = Shared {
+        program: program.as_ptr(),
+        argv: pointers.as_ptr(),
+        null: null.as_raw_fd(),
+        log: log.as_raw_fd(),
+        control: control.as_raw_fd(),
+        failed_step: AtomicI32::new(0),
+        errno: AtomicI32::new(0),
+    };
+    let stack = Stack::new().map_err(|error| Failure::Prepare("mmap", error))?;
+    let mut pidfd: c_int = -1;
+    // A handler that ran in the child would run on our memory. The child keeps the mask; init sets its own.
+    let mask = Masked::new().map_err(|error| Failure::Prepare("sigmask", error))?;
+    // SAFETY: the child gets a stack of its own and, by CLONE_VFORK, this thread stands still until it has left our
+    // memory, so `shared` and all it points to outlive it. `run` makes system calls only.
+    let pid = unsafe {
+        libc::clone(
+            run,
+            stack.top(),
+            NAMESPACES | libc::CLONE_VM | libc::CLONE_VFORK | libc::CLONE_PIDFD | libc::SIGCHLD,
+            ptr::from_ref(&shared).cast_mut().cast::<c_void>(),
+            &mut pidfd,
+        )
+    };
+    let error = io::Error::last_os_error();
+    drop(mask);
+    if pid < 0 {
+        return Err(Failure::Clone(error));
+    }
+    // SAFETY: clone stored a new descriptor here.
+    let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
+    let step = shared.failed_step.load(Ordering::Acquire);
+    if step == 0 {
+        return Ok((pid, pidfd));
+    }
+    // SAFETY: plain system call; the child has ended and nobody else waits for it.
+    while unsafe { libc::waitpid(pid, ptr::null_mut(), 0) } < 0 && Errno::last() == Errno::EINTR {}
+    let cause = io::Error::from_raw_os_error(shared.errno.load(Ordering::Acquire));
+    Err(match step {
+        EXECVE => Failure::Exec(cause),
+        _ => Failure::Step(
+            usize::try_from(step)
+                .ok()
+                .and_then(|step| STEPS.get(step))
+                .unwrap_or(&"?"),
+            cause,
+        ),
+    })
+}
+
+/// The child. It ends here or in another program.
+extern "C" fn run(shared: *mut c_void) -> c_int {
+    // SAFETY: the parent passed a `Shared` and stands still.
+    let shared = unsafe { &*shared.cast::<Shared>() };
+    let step = steps(shared);
+    shared.errno.store(Errno::last_raw(), Ordering::Release);
+    shared.failed_step.store(step, Ordering::Release);
+    // SAFETY: _exit runs no destructor of the parent's.
+    unsafe { libc::_exit(127) }
+}
+
+/// The list. Returns the number of the step that failed, with its cause in errno.
+fn steps(shared: &Shared) -> i32 {
+    // SAFETY: system calls on descriptors and strings that outlive them.
+    unsafe {
+        if libc::setsid() < 0 {
+            return SETSID;
+        }
+        for (path, value, absent) in &SETTINGS {
+            if !write(path, value)
+                && !(*absent == Absent::IsFine && Errno::last_raw() == libc::ENOENT)
+            {
+                return SYSCTL;
+            }
+        }
+        for (from, to) in [
+            (shared.null, 0),
+            (shared.log, 1),
+            (shared.log, 2),
+            (shared.control, CONTROL_FD),
+        ] {
+            if libc::dup2(from, to) < 0 {
+                return DUP2;
+            }
+        }
+        // By number: the wrapper is missing in older C libraries.
+        if libc::syscall(libc::SYS_close_range, CONTROL_FD + 1, libc::c_uint::MAX, 0) < 0 {
+            return CLOSE;
+        }
+        libc::umask(0o022);
+        if libc::chdir(c"/".as_ptr()) < 0 {
+            return CHDIR;
+        }
+        let environment = [c"PATH=/usr/sbin:/usr/bin:/sbin:/bin".as_ptr(), ptr::null()];
+        libc::execve(shared.program, shared.argv, environment.as_ptr());
+        EXECVE
+    }
+}
+
+fn write(path: &CStr, value: &[u8]) -> bool {
+    // SAFETY: system calls on a live string and slice.
+    unsafe {
+        let file = libc::open(path.as_ptr(), libc::O_WRONLY | libc::O_CLOEXEC);
+        if file < 0 {
+            return false;
+        }
+        let written = libc::write(file, value.as_ptr().cast(), value.len());
+        let errno = Errno::last_raw();
+        libc::close(file);
+        Errno::set_raw(errno);
+        written >= 0
+    }
+}
+
+/// Memory for the child's stack with a page below it that must not be touched.
+struct Stack(*mut c_void);
+
+/// Bytes of the page below the stack.
+const GUARD: usize = 4096;
+
+impl Stack {
+    fn new() -> io::Result<Stack> {
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_STACK;
+        // SAFETY: a new mapping somewhere.
+        let base = unsafe {
+            libc::mmap(
+                ptr::null_mut(),
+                GUARD + STACK,
+                libc::PROT_READ | libc::PROT_WRITE,
+                flags,
+                -1,
+                0,
+            )
+        };
+        if base == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        let stack = Stack(base);
+        // SAFETY: the first page of our own mapping.
+        if unsafe { libc::mprotect(base, GUARD, libc::PROT_NONE) } < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        Ok(stack)
+    }
+
+    fn top(&self) -> *mut c_void {
+        // SAFETY: one past the end of the mapping, which is where a stack that grows down begins; 16-byte aligned.
+        unsafe { self.0.byte_add(GUARD + STACK) }
+    }
+}
+
+impl Drop for Stack {
+    fn drop(&mut self) {
+        // SAFETY: our own mapping; the child has left it.
+        unsafe { libc::munmap(self.0, GUARD + STACK) };
+    }
+}
+
+/// All signals blocked for this thread, until dropped.
+struct Masked(libc::sigset_t);
+
+impl Masked {
+    fn new() -> io::Result<Masked> {
+        // SAFETY: system calls on sets that live here.
+        unsafe {
+            let (mut all, mut before) = (std::mem::zeroed(), std::mem::zeroed());
+            libc::sigfillset(&mut all);
+            match libc::pthread_sigmask(libc::SIG_SETMASK, &all, &mut before) {
+                0 => Ok(Masked(before)),
+                errno => Err(io::Error::from_raw_os_error(errno)),
+            }
+        }
+    }
+}
+
+impl Drop for Masked {
+    fn drop(&mut self) {
+        // SAFETY: system call on a set that lives here.
+        unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &self.0, ptr::null_mut()) };
+    }
+}
