@@ -213,6 +213,21 @@ impl Room {
         &self.pin_dir
     }
 
+    /// The port of one tag as the data path has it, at the same cost whatever the number of ports: rows are read from
+    /// the kernel, the answered prefixes (a trie has no cheap way to list those of one port) are those last written.
+    ///
+    /// # Errors
+    /// The table that could not be read.
+    pub fn port(&self, tag: Tag) -> Result<Option<PortConfig>, TableError> {
+        let Some(ifindex) = self.ifindex_of(PortId::Tag(tag))? else { return Ok(None) };
+        let Some(row) = self.loaded.by_ifindex.get(&ifindex)? else { return Ok(None) };
+        let mut found = ports::config_of(ifindex, &row);
+        if let (Some(port), Some(known)) = (&mut found, self.ports.get(&ifindex)) {
+            port.answer.clone_from(&known.config.answer);
+        }
+        Ok(found)
+    }
+
     /// What [`Room::open`] found.
     pub fn adoption(&self) -> &Adoption {
         &self.adoption

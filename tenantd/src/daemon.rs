@@ -1,0 +1,200 @@
+//! `tenantd run`: one straight list from a checked configuration to a served API. Every step has its named error;
+//! what was made so far stays in the kernel and is found again by the next start.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+
+use nix::fcntl::{Flock, FlockArg};
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::access::AccessClient;
+use crate::config::Config;
+use crate::net::ns::NsError;
+use crate::net::room::{PatchError, PatchRoom};
+use crate::owner::{Owner, Parts, StartError};
+use crate::store::{SqliteStore, StoreError};
+use crate::world::World;
+
+/// Why the daemon could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// A capability is missing.
+    #[error("tenantd needs {0}: start it as root")]
+    Capability(caps::Capability),
+    /// The process's own capabilities could not be read.
+    #[error("cannot read the process's capabilities")]
+    Capabilities(#[source] caps::errors::CapsError),
+    /// The kernel is too old.
+    #[error("kernel {found} is too old: tenantd needs 6.1 or newer (Debian 12 has it)")]
+    Kernel {
+        /// Its release.
+        found: String,
+    },
+    /// A directory could not be made.
+    #[error("cannot make the directory {path}")]
+    Directory {
+        /// Its path.
+        path: PathBuf,
+        /// Cause.
+        #[source]
+        source: io::Error,
+    },
+    /// Another daemon of this instance runs.
+    #[error("another tenantd of this instance runs (process {holder}, lock {path})")]
+    Locked {
+        /// Lock file.
+        path: PathBuf,
+        /// Process id written in it.
+        holder: String,
+    },
+    /// The lock file could not be opened.
+    #[error("cannot open the lock file {path}")]
+    Lock {
+        /// Lock file.
+        path: PathBuf,
+        /// Cause.
+        #[source]
+        source: io::Error,
+    },
+    /// bpffs could not be mounted.
+    #[error("cannot mount a BPF file system at {path}")]
+    Bpffs {
+        /// Mount point.
+        path: PathBuf,
+        /// Cause.
+        #[source]
+        source: io::Error,
+    },
+    /// The tenants' init program is not there.
+    #[error("init: {path:?} refused: no executable file; tenant-init lies beside tenantd, or name it with --init")]
+    Init {
+        /// Its path.
+        path: PathBuf,
+    },
+    /// The store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The patch room.
+    #[error(transparent)]
+    Patch(#[from] PatchError),
+    /// Our own namespace.
+    #[error(transparent)]
+    Ns(#[from] NsError),
+    /// The owner.
+    #[error(transparent)]
+    Start(#[from] StartError),
+    /// The API's socket.
+    #[error("the API's socket")]
+    Api(#[from] crate::api::ServeError),
+    /// Signals could not be caught.
+    #[error("cannot catch signals")]
+    Signal(#[source] io::Error),
+}
+
+/// Capabilities without which nothing works, with what each is for.
+const NEEDED: [caps::Capability; 4] = [
+    // Namespaces, mounts, clone.
+    caps::Capability::CAP_SYS_ADMIN,
+    // Devices, addresses, routes, packet filters.
+    caps::Capability::CAP_NET_ADMIN,
+    // The probe's packet socket.
+    caps::Capability::CAP_NET_RAW,
+    // Giving files to tenants.
+    caps::Capability::CAP_CHOWN,
+];
+
+/// Run until SIGTERM or SIGINT. The kernel keeps what tenants need; nothing is taken down at the end.
+pub async fn run(config: Config) -> Result<(), RunError> {
+    for capability in NEEDED {
+        let held = caps::has_cap(None, caps::CapSet::Effective, capability).map_err(RunError::Capabilities)?;
+        if !held {
+            return Err(RunError::Capability(capability));
+        }
+    }
+    check_kernel()?;
+    check_init(&config.init)?;
+    let tenants = config.run_dir.join("tenants");
+    for (path, mode) in [(&config.run_dir, 0o755), (&tenants, 0o700), (&config.state_dir, 0o711)] {
+        make_dir(path, mode)?;
+    }
+    let _lock = lock(&config.run_dir.join("lock"))?;
+    let bpf_dir = bpf_dir(&config)?;
+    let store = SqliteStore::open(&config.state_dir.join("tenantd.db"))?;
+    let near = format!("trunk-{}", config.instance);
+    let room = PatchRoom::open(&config.run_dir.join("patchroom"), &bpf_dir, config.trunk.as_deref(), &near).await?;
+    let access = AccessClient::new(Path::new(&config.access), format!("tenantd/{}", config.instance));
+    let (ended_in, ended) = tokio::sync::mpsc::channel(1024);
+    let world = World::new(config.clone(), room, access, ended_in)?;
+    let parts = Parts {
+        instance: config.instance.clone(),
+        trunk: config.trunk.clone().unwrap_or(near),
+        store: Box::new(store),
+        world,
+        ended,
+    };
+    let (owner, handle) = Owner::start(parts).await?;
+    let listener = crate::api::bind(&config.socket).await?;
+    let owner = tokio::spawn(owner.run());
+    let mut terminate = signal(SignalKind::terminate()).map_err(RunError::Signal)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(RunError::Signal)?;
+    tracing::info!(socket = %config.socket.display(), "ready");
+    tokio::select! {
+        served = crate::api::serve(listener, handle) => served?,
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    // A step that has begun is finished by the next start: intent is in the store, the rest is read from the kernel.
+    owner.abort();
+    let _ = std::fs::remove_file(&config.socket);
+    Ok(())
+}
+
+fn check_kernel() -> Result<(), RunError> {
+    let found = nix::sys::utsname::uname().map(|u| u.release().to_string_lossy().into_owned()).unwrap_or_default();
+    let mut numbers = found.split(['.', '-']).map_while(|n| n.parse::<u32>().ok());
+    let version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
+    if version < (6, 1) { Err(RunError::Kernel { found }) } else { Ok(()) }
+}
+
+fn check_init(path: &Path) -> Result<(), RunError> {
+    nix::unistd::access(path, nix::unistd::AccessFlags::X_OK).map_err(|_| RunError::Init { path: path.to_path_buf() })
+}
+
+fn make_dir(path: &Path, mode: u32) -> Result<(), RunError> {
+    let made = std::fs::DirBuilder::new().recursive(true).mode(mode).create(path);
+    made.map_err(|source| RunError::Directory { path: path.to_path_buf(), source })
+}
+
+fn lock(path: &Path) -> Result<Flock<File>, RunError> {
+    let failed = |source| RunError::Lock { path: path.to_path_buf(), source };
+    let file = File::options().create(true).truncate(false).read(true).write(true).open(path).map_err(failed)?;
+    match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+        Ok(locked) => {
+            locked.set_len(0).map_err(failed)?;
+            std::fs::write(path, std::process::id().to_string()).map_err(failed)?;
+            Ok(locked)
+        }
+        Err((_, nix::errno::Errno::EWOULDBLOCK)) => {
+            let holder = std::fs::read_to_string(path).unwrap_or_default();
+            Err(RunError::Locked { path: path.to_path_buf(), holder })
+        }
+        Err((_, error)) => Err(failed(error.into())),
+    }
+}
+
+/// The instance's directory on bpffs; mounts one where there is none, as an init system does.
+fn bpf_dir(config: &Config) -> Result<PathBuf, RunError> {
+    let failed = |source| RunError::Bpffs { path: config.bpffs.clone(), source };
+    make_dir(&config.bpffs, 0o700)?;
+    let found = nix::sys::statfs::statfs(&config.bpffs).map_err(|e| failed(e.into()))?;
+    if found.filesystem_type() != nix::sys::statfs::BPF_FS_MAGIC {
+        let options = Some("mode=700");
+        nix::mount::mount(Some("bpf"), &config.bpffs, Some("bpf"), nix::mount::MsFlags::empty(), options)
+            .map_err(|e| failed(e.into()))?;
+    }
+    let dir = config.bpffs.join("tenantd").join(&config.instance);
+    make_dir(&dir, 0o700)?;
+    Ok(dir)
+}

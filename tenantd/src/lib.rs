@@ -1,0 +1,23 @@
+//! The server side: stack, port and process group of every closed network, and the tables that tie them together.
+//!
+//! Rooms: [`model`] the words of the API; `control` the one owner of all state and its events; `store` what is
+//! desired; `actual` what is so, read from the kernel; `plan` the difference as a value; `apply` the steps; `net`
+//! patch room, trunk, stacks, probe; `access` the client of the access server; `api` REST; `commands` the command line.
+
+pub mod access;
+pub mod api;
+pub mod client;
+pub mod commands;
+pub mod config;
+pub mod control;
+pub mod daemon;
+pub mod launch;
+pub mod model;
+pub mod net;
+pub mod owner;
+pub mod plan;
+pub mod problem;
+pub mod rules;
+pub mod store;
+pub mod services;
+pub mod world;

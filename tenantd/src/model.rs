@@ -1,0 +1,263 @@
+//! The words of the API: what a caller may ask for and what it is told. Requests are parsed here once; everything
+//! behind this room works with checked types. Field names are stable: the command line's `--json` prints them.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+use stackmap::{GidRange, MacAddr, StackIndex, TenantName, TunnelSpec, Vlan};
+use utoipa::ToSchema;
+
+/// A closed network as an operator asks for it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct TenantRequest {
+    /// DNS label, at most 48 characters; unique.
+    #[schema(value_type = String, example = "acme")]
+    pub name: TenantName,
+    /// Addresses of the server inside the closed network, in CIDR form; they may repeat across tenants.
+    #[schema(value_type = Vec<String>, example = json!(["192.168.1.1/24"]))]
+    pub addresses: Vec<IpNet>,
+    /// VLAN on the trunk, 1..=4094; the lowest free one when left out.
+    #[serde(default)]
+    #[schema(value_type = Option<u16>)]
+    pub vlan: Option<Vlan>,
+    /// First id of the tenant's 65,536 group ids; the lowest free range when left out.
+    #[serde(default)]
+    pub gid: Option<u32>,
+    /// A network card given whole instead of a port on the trunk.
+    #[serde(default)]
+    pub device: Option<String>,
+    /// The sites, one tunnel each; as text or as object.
+    #[serde(default)]
+    #[schema(value_type = Vec<String>, example = json!(["ipip:198.51.100.2"]))]
+    pub tunnels: Vec<TunnelSpec>,
+    /// Name servers for the tenant's own resolv.conf.
+    #[serde(default)]
+    #[schema(value_type = Vec<String>)]
+    pub dns: Vec<IpAddr>,
+    /// Default router inside a layer-2 closed network.
+    #[serde(default)]
+    #[schema(value_type = Option<String>)]
+    pub gateway: Option<IpAddr>,
+    /// Further routes.
+    #[serde(default)]
+    pub routes: Vec<Route>,
+}
+
+/// A route of a tenant's stack.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Route {
+    /// Destination prefix.
+    #[schema(value_type = String)]
+    pub to: IpNet,
+    /// Next hop inside the closed network; none means through the port.
+    #[serde(default)]
+    #[schema(value_type = Option<String>)]
+    pub via: Option<IpAddr>,
+}
+
+/// A process of the tenant that is kept running.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ServiceRequest {
+    /// DNS label, at most 48 characters; unique within the tenant.
+    #[schema(value_type = String)]
+    pub name: TenantName,
+    /// Name of a template (`nginx`, `vsftpd`, `dnsmasq`); excludes `command`.
+    #[serde(default)]
+    pub template: Option<String>,
+    /// Values for the template's settings.
+    #[serde(default)]
+    pub set: BTreeMap<String, String>,
+    /// Program and arguments; excludes `template`.
+    #[serde(default)]
+    pub command: Vec<String>,
+}
+
+/// One tenant with everything that belongs to it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Tenant {
+    /// Name.
+    #[schema(value_type = String)]
+    pub name: TenantName,
+    /// Stack index; `inet0` and so on in the tables.
+    #[schema(value_type = String)]
+    pub stack: StackIndex,
+    /// VLAN on the trunk; none when the tenant owns a network card.
+    #[schema(value_type = Option<u16>)]
+    pub vlan: Option<Vlan>,
+    /// The range of group (and user) ids.
+    #[schema(value_type = u32)]
+    pub gid: GidRange,
+    /// Device inside the stack: `devN`, or the network card given whole.
+    pub device: String,
+    /// True when `device` is a network card given whole.
+    pub whole_device: bool,
+    /// Ethernet address of the port; none for a network card.
+    #[schema(value_type = Option<String>)]
+    pub mac: Option<MacAddr>,
+    /// Server addresses.
+    #[schema(value_type = Vec<String>)]
+    pub addresses: Vec<IpNet>,
+    /// Sites.
+    #[schema(value_type = Vec<crate::api::TunnelSchema>)]
+    pub tunnels: Vec<TunnelSpec>,
+    /// Name servers.
+    #[schema(value_type = Vec<String>)]
+    pub dns: Vec<IpAddr>,
+    /// Default router.
+    #[schema(value_type = Option<String>)]
+    pub gateway: Option<IpAddr>,
+    /// Further routes.
+    pub routes: Vec<Route>,
+    /// Services asked for.
+    pub services: Vec<ServiceRequest>,
+    /// Raised by one with every change.
+    pub generation: u64,
+}
+
+/// What is so, read from the kernel, beside what was asked for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct TenantStatus {
+    /// Name.
+    #[schema(value_type = String)]
+    pub name: TenantName,
+    /// `ready`, `half-done` (see `step` and `cause`), or `removing`.
+    pub state: TenantState,
+    /// The step that failed last, if one did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub step: Option<String>,
+    /// Why it failed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cause: Option<String>,
+    /// Process id of the tenant's init, seen from the host.
+    pub init_pid: Option<i32>,
+    /// Inode number of the network namespace.
+    pub netns: Option<u64>,
+    /// Device MTU in bytes.
+    pub mtu: Option<u32>,
+    /// Services and what they do now.
+    pub services: Vec<ServiceStatus>,
+    /// Packets and bytes at the port and drops by reason (port and access server).
+    pub counters: Counters,
+}
+
+/// The life of a tenant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum TenantState {
+    /// Everything asked for is in the kernel.
+    Ready,
+    /// Some step failed; it is tried again.
+    HalfDone,
+    /// Asked to go, not all gone yet.
+    Removing,
+}
+
+/// One service as init sees it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ServiceStatus {
+    /// Name.
+    #[schema(value_type = String)]
+    pub name: TenantName,
+    /// `running`, `waiting` (before a restart), `stopped`, `unknown` (init does not answer).
+    pub state: String,
+    /// Process id inside the tenant.
+    pub pid: Option<i32>,
+    /// How often it was started again.
+    pub restarts: u64,
+    /// How it ended last, such as `exit 1` or `signal 9`.
+    pub last_exit: Option<String>,
+}
+
+/// Traffic of a tenant, read from the data path.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Counters {
+    /// Packets towards the tenant.
+    pub rx_packets: u64,
+    /// Bytes towards the tenant.
+    pub rx_bytes: u64,
+    /// Packets from the tenant.
+    pub tx_packets: u64,
+    /// Bytes from the tenant.
+    pub tx_bytes: u64,
+    /// Drops by reason; names as in docs/drops.md.
+    pub drops: BTreeMap<String, u64>,
+}
+
+/// Answer to add-tenant: the tenant and how long each step took.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Added {
+    /// The tenant as made.
+    pub tenant: Tenant,
+    /// Steps in order with their time in microseconds; with `dry_run` the time is 0.
+    pub steps: Vec<Step>,
+    /// True when nothing was done: the steps are the plan.
+    #[serde(default)]
+    pub dry_run: bool,
+}
+
+/// One step of a plan.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Step {
+    /// What is done, such as `stack`, `port`, `access`, `probe`.
+    pub name: String,
+    /// Duration in microseconds.
+    pub us: u64,
+}
+
+/// State of the daemon.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct DaemonStatus {
+    /// Instance name.
+    pub instance: String,
+    /// Version of the program.
+    pub version: String,
+    /// Trunk device (near end, or the card in the patch room).
+    pub trunk: String,
+    /// `connected`, or why the access server cannot be reached.
+    pub access: String,
+    /// Number of tenants.
+    pub tenants: usize,
+    /// Tenants that are not ready.
+    pub half_done: Vec<String>,
+}
+
+/// Something that happened; sent to `/v1/events`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Event {
+    /// Rising number, unique while the daemon lives.
+    pub id: u64,
+    /// Unix time in milliseconds.
+    pub at_ms: u64,
+    /// `tenant-added`, `tenant-removed`, `tenant-changed`, `tenant-half-done`, `service-started`, `service-exited`,
+    /// `access-connected`, `access-lost`.
+    pub kind: String,
+    /// The tenant it is about.
+    pub tenant: Option<String>,
+    /// Human words.
+    pub detail: String,
+}
+
+/// The three tables, each row as text.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct MapView {
+    /// `inet0 <-> gid 524288`
+    pub upper: Vec<MapRow>,
+    /// `(inet0, dev0) <-> vlan600`
+    pub lower: Vec<MapRow>,
+    /// `ipip (198.51.100.2, 203.0.113.1) <-> vlan600`
+    pub access: Vec<MapRow>,
+}
+
+/// One row of a table.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct MapRow {
+    /// The tenant it belongs to.
+    pub tenant: String,
+    /// The row as the field writes it.
+    pub row: String,
+}

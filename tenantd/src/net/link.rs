@@ -1,0 +1,179 @@
+//! Devices over netlink: the few verbs this crate needs, each one request. Deleting the absent succeeds.
+
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+use futures::TryStreamExt;
+use netlink_packet_route::link::{
+    AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoData, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage};
+use rtnetlink::{Handle, LinkMessageBuilder, LinkUnspec, LinkVeth};
+use stackmap::MacAddr;
+
+/// A netlink request that failed: what was asked, of which device, and the kernel's word.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot {verb} {object}")]
+pub struct NetlinkError {
+    /// What was asked.
+    pub verb: &'static str,
+    /// Device, address or route.
+    pub object: String,
+    /// The kernel's answer.
+    #[source]
+    pub source: rtnetlink::Error,
+}
+
+impl NetlinkError {
+    /// The error number the kernel answered with, positive; none if it was not the kernel.
+    pub fn errno(&self) -> Option<i32> {
+        match &self.source {
+            rtnetlink::Error::NetlinkError(message) => message.code.map(|code| -code.get()),
+            _ => None,
+        }
+    }
+}
+
+pub(super) fn failed(verb: &'static str, object: impl Into<String>) -> impl FnOnce(rtnetlink::Error) -> NetlinkError {
+    let object = object.into();
+    move |source| NetlinkError { verb, object, source }
+}
+
+/// What matters of a device.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Link {
+    /// Index in its namespace.
+    pub index: u32,
+    /// Administratively up.
+    pub up: bool,
+    /// MTU in bytes.
+    pub mtu: u32,
+    /// Hardware address, where it has six bytes.
+    pub mac: Option<MacAddr>,
+    /// True for a veth whose other end is in another namespace.
+    pub veth_across: bool,
+}
+
+/// The device with this name; `None` when there is none.
+pub async fn find(netlink: &Handle, name: &str) -> Result<Option<Link>, NetlinkError> {
+    let answer = netlink.link().get().match_name(name).execute().try_next().await;
+    match answer {
+        Ok(message) => Ok(message.map(|m| parse(&m))),
+        Err(rtnetlink::Error::NetlinkError(e)) if e.code.is_some_and(|c| c.get() == -libc::ENODEV) => Ok(None),
+        Err(source) => Err(NetlinkError { verb: "look up", object: name.into(), source }),
+    }
+}
+
+/// All devices of the namespace with their names.
+pub async fn list(netlink: &Handle) -> Result<Vec<(String, Link)>, NetlinkError> {
+    let mut found = Vec::new();
+    let mut answers = netlink.link().get().execute();
+    while let Some(message) = answers.try_next().await.map_err(failed("list", "devices"))? {
+        let name = message.attributes.iter().find_map(|a| match a {
+            LinkAttribute::IfName(name) => Some(name.clone()),
+            _ => None,
+        });
+        if let Some(name) = name {
+            found.push((name, parse(&message)));
+        }
+    }
+    Ok(found)
+}
+
+fn parse(message: &LinkMessage) -> Link {
+    let mut link = Link {
+        index: message.header.index,
+        up: message.header.flags.contains(LinkFlags::Up),
+        mtu: 0,
+        mac: None,
+        veth_across: false,
+    };
+    let (mut veth, mut across) = (false, false);
+    for attribute in &message.attributes {
+        match attribute {
+            LinkAttribute::Mtu(mtu) => link.mtu = *mtu,
+            LinkAttribute::Address(bytes) => link.mac = <[u8; 6]>::try_from(&bytes[..]).ok().and_then(|octets| MacAddr::new(octets).ok()),
+            LinkAttribute::LinkInfo(infos) => {
+                veth = infos.iter().any(|i| matches!(i, LinkInfo::Kind(netlink_packet_route::link::InfoKind::Veth)))
+            }
+            LinkAttribute::LinkNetNsId(_) => across = true,
+            _ => {}
+        }
+    }
+    link.veth_across = veth && across;
+    link
+}
+
+/// One end of a veth pair to be made.
+#[derive(Debug, Clone, Copy)]
+pub struct VethEnd<'a> {
+    /// Device name.
+    pub name: &'a str,
+    /// Hardware address; the kernel draws one when left out.
+    pub mac: Option<MacAddr>,
+    /// MTU in bytes.
+    pub mtu: u32,
+}
+
+/// Make a veth pair with `near` in the namespace of `netlink`, up, and `far` already in place in `far_ns`: a device
+/// is never moved (docs/decisions/0001). A veth peer cannot be made up (kernel 6.18), so `far` is still down.
+pub async fn add_veth(
+    netlink: &Handle,
+    near: VethEnd<'_>,
+    far: VethEnd<'_>,
+    far_ns: BorrowedFd<'_>,
+) -> Result<(), NetlinkError> {
+    let peer = end(LinkMessageBuilder::<LinkUnspec>::new(), far).setns_by_fd(far_ns.as_raw_fd()).build();
+    let message = end(LinkMessageBuilder::<LinkVeth>::new(near.name, far.name), near)
+        .set_info_data(InfoData::Veth(InfoVeth::Peer(peer)))
+        .up()
+        .build();
+    netlink.link().add(message).execute().await.map_err(failed("create veth", near.name))
+}
+
+fn end<T>(builder: LinkMessageBuilder<T>, end: VethEnd<'_>) -> LinkMessageBuilder<T> {
+    // One queue: a veth otherwise gets a queue a CPU, which costs time and memory a port (docs/decisions/0001).
+    let mut builder = builder
+        .name(end.name.to_string())
+        .mtu(end.mtu)
+        .append_extra_attribute(LinkAttribute::NumTxQueues(1))
+        .append_extra_attribute(LinkAttribute::NumRxQueues(1));
+    if let Some(mac) = end.mac {
+        builder = builder.address(mac.octets().to_vec());
+    }
+    builder
+}
+
+/// Delete the device; one that is not there is deleted already.
+pub async fn delete(netlink: &Handle, name: &str) -> Result<(), NetlinkError> {
+    let Some(link) = find(netlink, name).await? else { return Ok(()) };
+    match netlink.link().del(link.index).execute().await {
+        Err(rtnetlink::Error::NetlinkError(e)) if e.code.is_some_and(|c| c.get() == -libc::ENODEV) => Ok(()),
+        other => other.map_err(failed("delete", name)),
+    }
+}
+
+/// Set a device up.
+pub async fn set_up(netlink: &Handle, index: u32) -> Result<(), NetlinkError> {
+    let message = LinkMessageBuilder::<LinkUnspec>::new().index(index).up().build();
+    netlink.link().set(message).execute().await.map_err(failed("set up", format!("device {index}")))
+}
+
+/// Keep a device that is still down from making itself a link-local IPv6 address.
+pub async fn without_link_local(netlink: &Handle, index: u32) -> Result<(), NetlinkError> {
+    let spec = AfSpecUnspec::Inet6(vec![AfSpecInet6::AddrGenMode(In6AddrGenMode::None)]);
+    let message = LinkMessageBuilder::<LinkUnspec>::new()
+        .index(index)
+        .append_extra_attribute(LinkAttribute::AfSpecUnspec(vec![spec]))
+        .build();
+    netlink.link().set(message).execute().await.map_err(failed("set the address mode of", format!("device {index}")))
+}
+
+/// Change a device's MTU, in bytes.
+pub async fn set_mtu(netlink: &Handle, index: u32, mtu: u32) -> Result<(), NetlinkError> {
+    let message = LinkMessageBuilder::<LinkUnspec>::new().index(index).mtu(mtu).build();
+    netlink.link().set(message).execute().await.map_err(failed("set the MTU of", format!("device {index}")))
+}
+
+/// Move a device into another namespace: only for a network card given whole, never for a device of ours.
+pub async fn give_away(netlink: &Handle, index: u32, ns: BorrowedFd<'_>) -> Result<(), NetlinkError> {
+    let message = LinkMessageBuilder::<LinkUnspec>::new().index(index).setns_by_fd(ns.as_raw_fd()).build();
+    netlink.link().set(message).execute().await.map_err(failed("move", format!("device {index}")))
+}

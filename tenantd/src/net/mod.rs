@@ -1,0 +1,8 @@
+//! Everything that touches network devices: namespaces, netlink, the patch room and its ports, a tenant's stack, and
+//! the probe that proves a stack answers through its port.
+
+pub mod link;
+pub mod ns;
+pub mod probe;
+pub mod room;
+pub mod stack;

@@ -1,0 +1,272 @@
+//! The patch room: a network namespace that holds the trunk and every port and nothing else - no address, no IPv6, no
+//! forwarding, no process. One mount pins it. The data path's loader works in the network namespace of its thread, so
+//! one thread lives in the room and does what it is sent.
+
+use std::path::Path;
+use std::sync::mpsc;
+use std::thread::JoinHandle;
+
+use rtnetlink::Handle;
+use stackmap::{MacAddr, Vlan};
+use vlan_rs::{
+    Counters, Layer, OpenError, OpenOptions, PortConfig, PortError, PortId, RateLimit, Room, TableError, Tag, TrunkConfig,
+    TrunkError, TrunkMode, Vid, VidError,
+};
+
+use super::link::{self, NetlinkError, VethEnd};
+use super::ns::{NetNs, NsError, is_pinned};
+
+/// Name of the trunk's end in the patch room when tenantd made the trunk.
+pub const FAR_END: &str = "trunk";
+
+/// Why the patch room could not be set up or used.
+#[derive(Debug, thiserror::Error)]
+pub enum PatchError {
+    /// The namespace.
+    #[error("the patch room's namespace")]
+    Ns(#[from] NsError),
+    /// A device.
+    #[error("a device of the patch room")]
+    Link(#[from] NetlinkError),
+    /// The data path could not be loaded or adopted.
+    #[error("cannot load the data path of the patch room")]
+    Open(#[from] OpenError),
+    /// The trunk could not be put into the data path.
+    #[error("cannot put the trunk into the data path")]
+    Trunk(#[from] TrunkError),
+    /// A port could not be put into the data path.
+    #[error("cannot put the port into the data path")]
+    Port(#[from] PortError),
+    /// A table of the data path.
+    #[error("cannot read the data path's tables")]
+    Table(#[from] TableError),
+    /// A number that is no VLAN.
+    #[error(transparent)]
+    Vid(#[from] VidError),
+    /// The trunk was given by name and is not there.
+    #[error("trunk: {device:?} refused: no such device here or in the patch room")]
+    NoTrunk {
+        /// Name given.
+        device: String,
+    },
+    /// The trunk is down.
+    #[error("trunk: {device:?} refused: the device is down; set it up first")]
+    TrunkDown {
+        /// Name given.
+        device: String,
+    },
+    /// The thread of the room has ended.
+    #[error("the thread of the patch room has ended")]
+    Gone,
+}
+
+type Job = Box<dyn FnOnce(&mut Room) + Send>;
+
+/// The room, its netlink socket and its thread.
+pub struct PatchRoom {
+    /// The namespace.
+    pub ns: NetNs,
+    /// Netlink inside it.
+    pub netlink: Handle,
+    /// The trunk as the room sees it.
+    pub trunk: Trunk,
+    jobs: mpsc::Sender<Job>,
+    _thread: JoinHandle<()>,
+}
+
+/// The trunk.
+#[derive(Debug, Clone, Copy)]
+pub struct Trunk {
+    /// Device index in the patch room.
+    pub room_ifindex: u32,
+    /// Device index of the near end in our own namespace, when tenantd made the trunk.
+    pub near_ifindex: Option<u32>,
+    /// MTU in bytes.
+    pub mtu: u32,
+}
+
+/// Room enough for any tunnel's inner packet and its tag.
+const TRUNK_MTU: u32 = 9216;
+
+impl PatchRoom {
+    /// Make or find the room pinned at `pin`, make or find the trunk, load or adopt the data path pinned at
+    /// `bpf_dir`. `card` is a network card to be the trunk; none means a veth pair whose near end, named `near`, stays
+    /// in our namespace.
+    pub async fn open(pin: &Path, bpf_dir: &Path, card: Option<&str>, near: &str) -> Result<Self, PatchError> {
+        let ns = if is_pinned(pin) { NetNs::open(pin)? } else { NetNs::create_pinned(pin)? };
+        let netlink = ns.netlink()?;
+        let here = NetNs::current()?.netlink()?;
+        let trunk = match card {
+            Some(card) => take_card(&here, &netlink, &ns, card).await?,
+            None => make_pair(&here, &netlink, near).await?,
+        };
+        let mode = if card.is_none() { TrunkMode::Peer } else { TrunkMode::Plain };
+        let (jobs, inbox) = mpsc::channel::<Job>();
+        let (ready, opened) = tokio::sync::oneshot::channel();
+        let room_ns = NetNs::open(pin)?;
+        let options = OpenOptions::new(bpf_dir);
+        let thread = std::thread::Builder::new()
+            .name("patch-room".into())
+            .spawn(move || {
+                // A thread of its own for good: it never leaves the room again.
+                let result = room_ns.run(|| {
+                    match open_room(&options, &TrunkConfig::new(trunk.room_ifindex, mode)) {
+                        Ok(mut room) => {
+                            let _ = ready.send(Ok(()));
+                            for job in inbox {
+                                job(&mut room);
+                            }
+                        }
+                        Err(error) => {
+                            let _ = ready.send(Err(error));
+                        }
+                    }
+                });
+                if let Err(error) = result {
+                    tracing::error!(%error, "the thread of the patch room could not enter it");
+                }
+            })
+            .map_err(NsError::Thread)?;
+        opened.await.map_err(|_| PatchError::Gone)??;
+        Ok(Self { ns, netlink, trunk, jobs, _thread: thread })
+    }
+
+    /// Do `work` in the room and wait for its result.
+    async fn work<T: Send + 'static, E: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut Room) -> Result<T, E> + Send + 'static,
+    ) -> Result<T, PatchError>
+    where
+        PatchError: From<E>,
+    {
+        let (reply, answer) = tokio::sync::oneshot::channel();
+        let job = Box::new(move |room: &mut Room| {
+            let _ = reply.send(work(room));
+        });
+        self.jobs.send(job).map_err(|_| PatchError::Gone)?;
+        Ok(answer.await.map_err(|_| PatchError::Gone)??)
+    }
+
+    fn tag(&self, vlan: Vlan) -> Result<Tag, PatchError> {
+        Ok(Tag { trunk: self.trunk.room_ifindex, vid: Vid::try_from(vlan.get())? })
+    }
+
+    /// Put a port into the data path, or change it in place.
+    pub async fn bind(&self, port: PortConfig) -> Result<(), PatchError> {
+        self.work(move |room| room.put_port(&port)).await.map(drop)
+    }
+
+    /// Take the port of a VLAN out of the data path; one that is not there is out already.
+    pub async fn unbind(&self, vlan: Vlan) -> Result<(), PatchError> {
+        let tag = self.tag(vlan)?;
+        self.work(move |room| room.delete_port(PortId::Tag(tag))).await
+    }
+
+    /// The port of a VLAN as the data path has it.
+    pub async fn bound(&self, vlan: Vlan) -> Result<Option<PortConfig>, PatchError> {
+        let tag = self.tag(vlan)?;
+        self.work(move |room| room.port(tag)).await
+    }
+
+    /// All VLANs with a port in the data path.
+    pub async fn vlans(&self) -> Result<Vec<Vlan>, PatchError> {
+        let ports = self.work(|room| room.ports()).await?;
+        Ok(ports.into_iter().filter_map(|p| Vlan::new(p.vid.get()).ok()).collect())
+    }
+
+    /// Counters of a VLAN; none when it has no port.
+    pub async fn counters(&self, vlan: Vlan) -> Result<Option<Counters>, PatchError> {
+        let tag = self.tag(vlan)?;
+        self.work(move |room| room.counters_of(tag)).await
+    }
+}
+
+fn open_room(options: &OpenOptions, trunk: &TrunkConfig) -> Result<Room, PatchError> {
+    let mut room = Room::open(options)?;
+    room.attach_trunk(trunk)?;
+    Ok(room)
+}
+
+async fn make_pair(here: &Handle, room: &Handle, near: &str) -> Result<Trunk, PatchError> {
+    if link::find(room, FAR_END).await?.is_none() {
+        // Made from inside the room with the near end in place: no device is ever moved.
+        let ns = NetNs::current()?;
+        let far = VethEnd { name: FAR_END, mac: None, mtu: TRUNK_MTU };
+        let near_end = VethEnd { name: near, mac: None, mtu: TRUNK_MTU };
+        link::add_veth(room, far, near_end, std::os::fd::AsFd::as_fd(&ns)).await?;
+    }
+    let missing = |device: &str| PatchError::NoTrunk { device: device.into() };
+    let far = link::find(room, FAR_END).await?.ok_or_else(|| missing(FAR_END))?;
+    let near_link = link::find(here, near).await?.ok_or_else(|| missing(near))?;
+    for (netlink, link) in [(room, &far), (here, &near_link)] {
+        if !link.up {
+            link::without_link_local(netlink, link.index).await.or_else(ignore_missing_ipv6)?;
+            link::set_up(netlink, link.index).await?;
+        }
+    }
+    Ok(Trunk { room_ifindex: far.index, near_ifindex: Some(near_link.index), mtu: far.mtu })
+}
+
+/// A namespace whose IPv6 is switched off has no address mode to set.
+fn ignore_missing_ipv6(error: NetlinkError) -> Result<(), NetlinkError> {
+    match error.errno() {
+        Some(libc::EAFNOSUPPORT | libc::EOPNOTSUPP | libc::EINVAL) => Ok(()),
+        _ => Err(error),
+    }
+}
+
+async fn take_card(here: &Handle, room: &Handle, ns: &NetNs, card: &str) -> Result<Trunk, PatchError> {
+    if link::find(room, card).await?.is_none() {
+        let found = link::find(here, card).await?.ok_or_else(|| PatchError::NoTrunk { device: card.into() })?;
+        if !found.up {
+            return Err(PatchError::TrunkDown { device: card.into() });
+        }
+        link::give_away(here, found.index, std::os::fd::AsFd::as_fd(ns)).await?;
+    }
+    let moved = link::find(room, card).await?.ok_or_else(|| PatchError::NoTrunk { device: card.into() })?;
+    if !moved.up {
+        link::set_up(room, moved.index).await?;
+    }
+    Ok(Trunk { room_ifindex: moved.index, near_ifindex: None, mtu: moved.mtu })
+}
+
+/// Name of a VLAN's port in the patch room.
+pub fn port_name(vlan: Vlan) -> String {
+    format!("p{vlan}")
+}
+
+/// The row of the data path for a port.
+pub struct PortRow {
+    /// Device index in the patch room.
+    pub ifindex: u32,
+    /// Tag.
+    pub vlan: Vlan,
+    /// The tenant's only Ethernet address.
+    pub mac: MacAddr,
+    /// Ethernet address that answers for the sites.
+    pub gateway_mac: MacAddr,
+    /// MTU in bytes.
+    pub mtu: u32,
+    /// Sites are asked for by ARP and ND through the tunnel (layer 2).
+    pub asks: bool,
+    /// Prefixes the port answers for.
+    pub answer: Vec<ipnet::IpNet>,
+}
+
+impl PortRow {
+    /// The row in the words of the data path.
+    pub fn config(self, room: &PatchRoom) -> Result<PortConfig, PatchError> {
+        let tag = room.tag(self.vlan)?;
+        Ok(PortConfig {
+            ifindex: self.ifindex,
+            trunk: tag.trunk,
+            vid: tag.vid,
+            mac: self.mac.octets(),
+            gateway_mac: self.gateway_mac.octets(),
+            layer: if self.asks { Layer::Two } else { Layer::Three },
+            mtu: self.mtu,
+            answer: self.answer,
+            neighbour_rate: RateLimit::default(),
+        })
+    }
+}

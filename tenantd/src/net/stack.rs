@@ -1,0 +1,325 @@
+//! A tenant's stack: addresses, routes and the one permanent neighbour of its port. What is wanted is a value
+//! ([`StackPlan`]); what is there is read from the kernel ([`read`]); [`apply`] brings one to the other and touches
+//! nothing that is right already, so that a repair or an adoption loses no packet.
+//!
+//! Behind a layer-3 tunnel the server and its hosts may believe in one shared /24 although no Ethernet joins them. The
+//! stack therefore never asks: addresses are set without their connected route and every route goes
+//! `via inet6 fe80::1 onlink`, whose Ethernet address is permanent. One entry a tenant also keeps the kernel's
+//! neighbour table, which is one for all namespaces, out of the tenants' reach.
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use futures::TryStreamExt;
+use ipnet::IpNet;
+use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessage};
+use netlink_packet_route::neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourState};
+use netlink_packet_route::route::{
+    RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteProtocol, RouteVia,
+};
+use rtnetlink::{Handle, RouteMessageBuilder};
+use stackmap::MacAddr;
+
+use super::link::{self, NetlinkError, failed};
+
+/// Next hop of everything in a layer-3 stack; its Ethernet address is the gateway's.
+pub const GATEWAY: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1);
+
+/// Routes made by us carry this protocol number, so that a tenant's own routes are never touched. Free in
+/// iproute2's table of route protocols.
+pub const ROUTE_PROTOCOL: u8 = 116;
+
+/// How a route leaves the stack.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Via {
+    /// Through the port to the access server, no asking: `via inet6 fe80::1 onlink`.
+    Port,
+    /// To a router in a layer-2 closed network.
+    Router(IpAddr),
+    /// The destination is on the link (layer 2 without a router).
+    Link,
+}
+
+/// One route that shall be there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct StackRoute {
+    /// Destination.
+    pub to: IpNet,
+    /// Next hop.
+    pub via: Via,
+    /// Preferred source address; the kernel chooses when left out.
+    pub source: Option<IpAddr>,
+}
+
+/// One address of the stack.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct StackAddress {
+    /// Address and prefix length.
+    pub address: IpNet,
+    /// Set with its connected route (layer 2) or without (layer 3).
+    pub connected: bool,
+}
+
+/// A stack as it shall be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StackPlan {
+    /// Addresses.
+    pub addresses: BTreeSet<StackAddress>,
+    /// Routes made by us.
+    pub routes: BTreeSet<StackRoute>,
+    /// Ethernet address behind [`GATEWAY`]; none when no route needs it.
+    pub gateway_mac: Option<MacAddr>,
+    /// MTU of the device in bytes.
+    pub mtu: u32,
+    /// The device makes itself a link-local IPv6 address: needed where neighbours are asked for (layer 2).
+    pub link_local: bool,
+}
+
+/// A stack as it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StackActual {
+    /// The device.
+    pub link: link::Link,
+    /// Addresses, link-local ones left out.
+    pub addresses: BTreeSet<StackAddress>,
+    /// Routes made by us.
+    pub routes: BTreeSet<StackRoute>,
+    /// Permanent Ethernet address of [`GATEWAY`].
+    pub gateway_mac: Option<MacAddr>,
+}
+
+impl StackActual {
+    /// True when nothing has to be done.
+    pub fn satisfies(&self, plan: &StackPlan) -> bool {
+        self.link.up
+            && self.link.mtu == plan.mtu
+            && self.addresses == plan.addresses
+            && self.routes == plan.routes
+            && (plan.gateway_mac.is_none() || self.gateway_mac == plan.gateway_mac)
+    }
+}
+
+/// Read the stack behind `netlink`; `None` when the device is not there.
+pub async fn read(netlink: &Handle, device: &str) -> Result<Option<StackActual>, NetlinkError> {
+    let Some(link) = link::find(netlink, device).await? else { return Ok(None) };
+    let addresses = addresses(netlink, link.index).await?;
+    let mut routes = BTreeSet::new();
+    for family in [RouteMessageBuilder::<Ipv4Addr>::new().build(), RouteMessageBuilder::<Ipv6Addr>::new().build()] {
+        let mut answers = netlink.route().get(family).execute();
+        while let Some(message) = answers.try_next().await.map_err(failed("list", "routes"))? {
+            routes.extend(parse_route(&message, link.index));
+        }
+    }
+    let mut gateway_mac = None;
+    let mut answers = netlink.neighbours().get().set_address_family(netlink_packet_route::AddressFamily::Inet6).execute();
+    while let Some(message) = answers.try_next().await.map_err(failed("list", "neighbours"))? {
+        let ours = message.header.ifindex == link.index
+            && message.header.state == NeighbourState::Permanent
+            && message
+                .attributes
+                .iter()
+                .any(|a| matches!(a, NeighbourAttribute::Destination(NeighbourAddress::Inet6(to)) if *to == GATEWAY));
+        if ours {
+            gateway_mac = message.attributes.iter().find_map(|a| match a {
+                NeighbourAttribute::LinkLayerAddress(mac) => {
+                    <[u8; 6]>::try_from(&mac[..]).ok().and_then(|m| MacAddr::new(m).ok())
+                }
+                _ => None,
+            });
+        }
+    }
+    Ok(Some(StackActual { link, addresses, routes, gateway_mac }))
+}
+
+async fn addresses(netlink: &Handle, index: u32) -> Result<BTreeSet<StackAddress>, NetlinkError> {
+    let mut found = BTreeSet::new();
+    let mut answers = netlink.address().get().set_link_index_filter(index).execute();
+    while let Some(message) = answers.try_next().await.map_err(failed("list", "addresses"))? {
+        found.extend(parse_address(&message));
+    }
+    Ok(found)
+}
+
+fn parse_address(message: &AddressMessage) -> Option<StackAddress> {
+    let address = message.attributes.iter().find_map(|a| match a {
+        AddressAttribute::Local(address) => Some(*address),
+        _ => None,
+    });
+    let address = address.or_else(|| {
+        message.attributes.iter().find_map(|a| match a {
+            AddressAttribute::Address(address) => Some(*address),
+            _ => None,
+        })
+    })?;
+    if matches!(address, IpAddr::V6(v6) if v6.is_unicast_link_local()) {
+        return None;
+    }
+    let flags = message.attributes.iter().find_map(|a| match a {
+        AddressAttribute::Flags(flags) => Some(*flags),
+        _ => None,
+    });
+    Some(StackAddress {
+        address: IpNet::new(address, message.header.prefix_len).ok()?,
+        connected: !flags.is_some_and(|f| f.contains(AddressFlags::Noprefixroute)),
+    })
+}
+
+fn parse_route(message: &RouteMessage, index: u32) -> Option<StackRoute> {
+    if message.header.protocol != RouteProtocol::from(ROUTE_PROTOCOL) {
+        return None;
+    }
+    let v4 = message.header.address_family == netlink_packet_route::AddressFamily::Inet;
+    let (mut to, mut via, mut oif, mut source) = (None, Via::Link, None, None);
+    for attribute in &message.attributes {
+        match attribute {
+            RouteAttribute::Destination(RouteAddress::Inet(a)) => to = Some(IpAddr::V4(*a)),
+            RouteAttribute::Destination(RouteAddress::Inet6(a)) => to = Some(IpAddr::V6(*a)),
+            RouteAttribute::Gateway(RouteAddress::Inet(a)) => via = Via::Router(IpAddr::V4(*a)),
+            RouteAttribute::Gateway(RouteAddress::Inet6(a)) | RouteAttribute::Via(RouteVia::Inet6(a)) => {
+                via = if *a == GATEWAY { Via::Port } else { Via::Router(IpAddr::V6(*a)) }
+            }
+            RouteAttribute::Oif(i) => oif = Some(*i),
+            RouteAttribute::PrefSource(RouteAddress::Inet(a)) => source = Some(IpAddr::V4(*a)),
+            RouteAttribute::PrefSource(RouteAddress::Inet6(a)) => source = Some(IpAddr::V6(*a)),
+            _ => {}
+        }
+    }
+    let any = if v4 { IpAddr::V4(Ipv4Addr::UNSPECIFIED) } else { IpAddr::V6(Ipv6Addr::UNSPECIFIED) };
+    let to = IpNet::new(to.unwrap_or(any), message.header.destination_prefix_length).ok()?;
+    (oif == Some(index)).then_some(StackRoute { to, via, source })
+}
+
+/// Bring the stack from `actual` to `plan`: device up, then addresses and routes, removals first. An address that
+/// only changes its kind is replaced in place.
+pub async fn apply(netlink: &Handle, actual: &StackActual, plan: &StackPlan) -> Result<(), NetlinkError> {
+    let index = actual.link.index;
+    for gone in actual.routes.difference(&plan.routes) {
+        let stays = plan.routes.iter().any(|r| r.to == gone.to);
+        if !stays {
+            let message = route_message(index, gone);
+            absent_is_fine(netlink.route().del(message).execute().await)
+                .map_err(failed("delete route", gone.to.to_string()))?;
+        }
+    }
+    for gone in actual.addresses.difference(&plan.addresses) {
+        let message = address_message(index, gone);
+        absent_is_fine(netlink.address().del(message).execute().await)
+            .map_err(failed("delete address", gone.address.to_string()))?;
+    }
+    if actual.link.mtu != plan.mtu {
+        link::set_mtu(netlink, index, plan.mtu).await?;
+    }
+    for new in plan.addresses.difference(&actual.addresses) {
+        add_address(netlink, index, new).await?;
+    }
+    if !actual.link.up {
+        // Where nobody is asked nothing needs a link-local address, its duplicate detection or its group reports.
+        if !plan.link_local {
+            link::without_link_local(netlink, index).await?;
+        }
+        link::set_up(netlink, index).await?;
+    }
+    if let Some(mac) = plan.gateway_mac
+        && actual.gateway_mac != Some(mac)
+    {
+        netlink
+            .neighbours()
+            .add(index, IpAddr::V6(GATEWAY))
+            .link_layer_address(&mac.octets())
+            .state(NeighbourState::Permanent)
+            .replace()
+            .execute()
+            .await
+            .map_err(failed("set neighbour", GATEWAY.to_string()))?;
+    }
+    // A device that was down has lost its IPv6 routes: nothing of what was read before is left of them.
+    let kept = if actual.link.up { actual.routes.clone() } else { BTreeSet::new() };
+    // Routes on the link first: a router's route needs the way to the router.
+    let mut new: Vec<_> = plan.routes.difference(&kept).collect();
+    new.sort_by_key(|r| matches!(r.via, Via::Router(_)));
+    for route in new {
+        let message = route_message(index, route);
+        netlink.route().add(message).replace().execute().await.map_err(failed("add route", route.to.to_string()))?;
+    }
+    Ok(())
+}
+
+async fn add_address(netlink: &Handle, index: u32, wanted: &StackAddress) -> Result<(), NetlinkError> {
+    let mut message = address_message(index, wanted);
+    // We own the addresses: duplicate detection would only make a tenant wait (docs/decisions/0001).
+    let mut flags = AddressFlags::Nodad;
+    if !wanted.connected {
+        flags |= AddressFlags::Noprefixroute;
+    }
+    message.attributes.push(AddressAttribute::Flags(flags));
+    let mut request = netlink.address().add(index, wanted.address.addr(), wanted.address.prefix_len()).replace();
+    *request.message_mut() = message;
+    request.execute().await.map_err(failed("add address", wanted.address.to_string()))
+}
+
+fn address_message(index: u32, wanted: &StackAddress) -> AddressMessage {
+    let mut message = AddressMessage::default();
+    message.header.index = index;
+    message.header.prefix_len = wanted.address.prefix_len();
+    message.header.family = match wanted.address {
+        IpNet::V4(_) => netlink_packet_route::AddressFamily::Inet,
+        IpNet::V6(_) => netlink_packet_route::AddressFamily::Inet6,
+    };
+    message.attributes.push(AddressAttribute::Local(wanted.address.addr()));
+    message.attributes.push(AddressAttribute::Address(wanted.address.addr()));
+    if let (IpNet::V4(net), true) = (wanted.address, wanted.connected && wanted.address.prefix_len() < 31) {
+        message.attributes.push(AddressAttribute::Broadcast(net.broadcast()));
+    }
+    message
+}
+
+fn route_message(index: u32, route: &StackRoute) -> RouteMessage {
+    let protocol = RouteProtocol::from(ROUTE_PROTOCOL);
+    let mut message = match route.to {
+        IpNet::V4(to) => {
+            let mut b = RouteMessageBuilder::<Ipv4Addr>::new()
+                .destination_prefix(to.addr(), to.prefix_len())
+                .output_interface(index)
+                .protocol(protocol);
+            b = match route.via {
+                Via::Port => b.via(GATEWAY),
+                Via::Router(IpAddr::V4(router)) => b.gateway(router),
+                Via::Router(IpAddr::V6(router)) => b.via(router),
+                Via::Link => b.scope(netlink_packet_route::route::RouteScope::Link),
+            };
+            b.build()
+        }
+        IpNet::V6(to) => {
+            let b = RouteMessageBuilder::<Ipv6Addr>::new()
+                .destination_prefix(to.addr(), to.prefix_len())
+                .output_interface(index)
+                .protocol(protocol);
+            match route.via {
+                Via::Port => b.gateway(GATEWAY),
+                Via::Router(IpAddr::V6(router)) => b.gateway(router),
+                Via::Router(IpAddr::V4(_)) | Via::Link => b,
+            }
+            .build()
+        }
+    };
+    if !matches!(route.via, Via::Link) {
+        message.header.flags |= RouteFlags::Onlink;
+    }
+    if let Some(source) = route.source {
+        message.attributes.push(RouteAttribute::PrefSource(source.into()));
+    }
+    message
+}
+
+fn absent_is_fine(result: Result<(), rtnetlink::Error>) -> Result<(), rtnetlink::Error> {
+    match result {
+        Err(rtnetlink::Error::NetlinkError(e))
+            if e.code.is_some_and(|c| {
+                [libc::ESRCH, libc::EADDRNOTAVAIL, libc::ENOENT, libc::ENODEV].contains(&-c.get())
+            }) =>
+        {
+            Ok(())
+        }
+        other => other,
+    }
+}

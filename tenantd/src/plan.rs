@@ -1,0 +1,227 @@
+//! The difference between what is desired and what the kernel holds, as a value: a list of steps that can be printed,
+//! compared with a golden file and applied. Pure: no I/O, no clock. Removals come before additions; a plan of a
+//! tenant that is as desired is empty.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+
+use stackmap::{Layer, MacAddr, TenantName, TunnelSpec};
+
+use crate::model::{ServiceRequest, Tenant};
+use crate::net::stack::{StackAddress, StackPlan, StackRoute, Via};
+use crate::store::Desired;
+
+/// What is so for one tenant, as far as a plan needs to know.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Actual {
+    /// Its init lives.
+    pub init: bool,
+    /// The port's end in the patch room exists.
+    pub port: bool,
+    /// The port's row and program are in the data path and say what they should.
+    pub bound: bool,
+    /// The stack's device is there (the other end of the port, or the card given whole).
+    pub device: bool,
+    /// Addresses, routes and neighbour are as they should be.
+    pub stack: bool,
+    /// The access server holds our row in this generation.
+    pub access: bool,
+    /// Something of it is left at the access server.
+    pub access_any: bool,
+    /// Files of the tenant exist.
+    pub files: bool,
+    /// Services init knows, and whether they were started from what is desired.
+    pub services: BTreeMap<TenantName, bool>,
+}
+
+/// One step; each is idempotent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Action {
+    /// Stop and forget a service.
+    StopService(TenantName),
+    /// Take the row away at the access server: the tenant's traffic ends there first.
+    WithdrawAccess,
+    /// Take the port out of the data path.
+    Unbind,
+    /// Delete the port.
+    DeletePort,
+    /// Take a card that was given whole back into our namespace, or it would end in the machine's first one.
+    ReturnDevice,
+    /// End init and with it every process and the stack.
+    EndInit,
+    /// Remove the tenant's files.
+    RemoveFiles,
+    /// Strike the tenant from the tables and the store.
+    Forget,
+    /// Start init: stack and process group.
+    Launch,
+    /// State the row at the access server.
+    StateAccess,
+    /// Make the port, both ends in place.
+    AddPort,
+    /// Give a whole card into the stack.
+    GiveDevice,
+    /// Put the port into the data path.
+    Bind,
+    /// Set addresses, routes, neighbour.
+    Configure,
+    /// Ask the stack through its port until it answers.
+    Probe,
+    /// Start a service.
+    StartService(TenantName),
+}
+
+impl Action {
+    /// Short name, as shown in `steps` and in a status.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Action::StopService(_) => "stop-service",
+            Action::WithdrawAccess => "withdraw",
+            Action::Unbind => "unbind",
+            Action::DeletePort => "delete-port",
+            Action::ReturnDevice => "return-device",
+            Action::EndInit => "end",
+            Action::RemoveFiles => "remove-files",
+            Action::Forget => "forget",
+            Action::Launch => "stack",
+            Action::StateAccess => "access",
+            Action::AddPort => "port",
+            Action::GiveDevice => "device",
+            Action::Bind => "bind",
+            Action::Configure => "addresses",
+            Action::Probe => "probe",
+            Action::StartService(_) => "service",
+        }
+    }
+}
+
+impl fmt::Display for Action {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Action::StopService(name) | Action::StartService(name) => write!(f, "{} {name}", self.name()),
+            _ => f.write_str(self.name()),
+        }
+    }
+}
+
+/// The steps from `actual` to `desired`.
+pub fn plan(desired: &Desired, actual: &Actual) -> Vec<Action> {
+    if desired.removing { removal(&desired.tenant, actual) } else { making(&desired.tenant, actual) }
+}
+
+fn removal(tenant: &Tenant, actual: &Actual) -> Vec<Action> {
+    let mut steps = Vec::new();
+    let mut when = |is: bool, action| {
+        if is {
+            steps.push(action)
+        }
+    };
+    when(actual.access_any, Action::WithdrawAccess);
+    when(actual.bound, Action::Unbind);
+    when(actual.port, Action::DeletePort);
+    when(tenant.whole_device && actual.device, Action::ReturnDevice);
+    when(actual.init, Action::EndInit);
+    when(actual.files, Action::RemoveFiles);
+    when(true, Action::Forget);
+    steps
+}
+
+fn making(tenant: &Tenant, actual: &Actual) -> Vec<Action> {
+    let mut steps = Vec::new();
+    // A port whose other end is not in this stack is a leftover of a stack that died.
+    let stale_port = actual.port && !(actual.init && actual.device);
+    if stale_port {
+        if actual.bound {
+            steps.push(Action::Unbind);
+        }
+        steps.push(Action::DeletePort);
+    }
+    for (name, as_desired) in &actual.services {
+        if !as_desired {
+            steps.push(Action::StopService(name.clone()));
+        }
+    }
+    if !actual.init {
+        steps.push(Action::Launch);
+    }
+    if tenant.vlan.is_some() {
+        if !actual.access {
+            steps.push(Action::StateAccess);
+        }
+        let port = actual.port && !stale_port;
+        if !port {
+            steps.push(Action::AddPort);
+        }
+        if !port || !actual.bound {
+            steps.push(Action::Bind);
+        }
+    } else if !(actual.init && actual.device) {
+        steps.push(Action::GiveDevice);
+    }
+    let configured = actual.init && actual.device && actual.stack && !stale_port;
+    if !configured {
+        steps.push(Action::Configure);
+    }
+    if tenant.vlan.is_some() && !(configured && actual.bound) {
+        steps.push(Action::Probe);
+    }
+    for service in &tenant.services {
+        let as_desired = actual.init && actual.services.get(&service.name) == Some(&true);
+        if !as_desired {
+            steps.push(Action::StartService(service.name.clone()));
+        }
+    }
+    steps
+}
+
+/// The service of this name.
+pub fn service_of<'a>(tenant: &'a Tenant, name: &TenantName) -> Option<&'a ServiceRequest> {
+    tenant.services.iter().find(|s| s.name == *name)
+}
+
+/// True when the tenant's stack asks for its neighbours: some site is behind a layer-2 tunnel.
+pub fn asks_neighbours(tunnels: &[TunnelSpec]) -> bool {
+    tunnels.iter().any(|t| t.kind().layer() == Layer::Two)
+}
+
+/// Addresses, routes and neighbour of the tenant's stack. `mtu` in bytes.
+pub fn stack_plan(tenant: &Tenant, gateway_mac: Option<MacAddr>, mtu: u32) -> StackPlan {
+    let asks = asks_neighbours(&tenant.tunnels) || tenant.whole_device;
+    let addresses = tenant.addresses.iter().map(|&address| StackAddress { address, connected: asks }).collect();
+    let mut routes = BTreeMap::new();
+    if !asks {
+        for address in &tenant.addresses {
+            let to = address.trunc();
+            if to.prefix_len() < to.max_prefix_len() {
+                routes.insert(to, (Via::Port, Some(address.addr())));
+            }
+        }
+    }
+    for tunnel in tenant.tunnels.iter().filter(|t| t.kind().layer() == Layer::Three) {
+        for to in tunnel.effective_prefixes() {
+            // Beside a layer-2 site the customer's router has the default route, not the tunnel.
+            if !(asks && to.prefix_len() == 0) {
+                routes.entry(to).or_insert((Via::Port, None));
+            }
+        }
+    }
+    let through = |via| if asks { Via::Router(via) } else { Via::Port };
+    for route in &tenant.routes {
+        let via = match route.via {
+            Some(via) => through(via),
+            None if asks => Via::Link,
+            None => Via::Port,
+        };
+        routes.insert(route.to.trunc(), (via, None));
+    }
+    if let Some(gateway) = tenant.gateway {
+        routes.insert(everywhere(gateway.is_ipv4()), (through(gateway), None));
+    }
+    let routes: BTreeSet<_> = routes.into_iter().map(|(to, (via, source))| StackRoute { to, via, source }).collect();
+    let gateway_mac = gateway_mac.filter(|_| routes.iter().any(|r| r.via == Via::Port));
+    StackPlan { addresses, routes, gateway_mac, mtu, link_local: asks }
+}
+
+fn everywhere(v4: bool) -> ipnet::IpNet {
+    if v4 { ipnet::IpNet::V4(ipnet::Ipv4Net::default()) } else { ipnet::IpNet::V6(ipnet::Ipv6Net::default()) }
+}

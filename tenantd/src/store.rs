@@ -1,0 +1,135 @@
+//! What is desired, kept over restarts. One small trait, so that a fleet's database can stand behind it later; SQLite
+//! is the default. Intent is recorded before the kernel is touched: a daemon killed in between finishes what it wrote.
+
+use std::path::Path;
+
+use rusqlite::{Connection, params};
+use serde::{Deserialize, Serialize};
+use stackmap::TenantName;
+
+use crate::model::Tenant;
+
+/// Schema of the database file; a file with a higher one is refused.
+pub const SCHEMA: i64 = 1;
+
+/// One tenant as it shall be.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Desired {
+    /// The tenant.
+    pub tenant: Tenant,
+    /// True from the moment its removal was asked for until nothing of it is left.
+    pub removing: bool,
+}
+
+/// Why the store could not be opened, read or written.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The file could not be opened.
+    #[error("cannot open the store {path}")]
+    Open {
+        /// Path of the database.
+        path: String,
+        /// Cause.
+        #[source]
+        source: rusqlite::Error,
+    },
+    /// The file was written by a newer program.
+    #[error("the store {path} has schema {found}, this program knows up to {SCHEMA}")]
+    Newer {
+        /// Path of the database.
+        path: String,
+        /// Schema found.
+        found: i64,
+    },
+    /// A statement failed, for example because the disk is full.
+    #[error("cannot {verb} tenant {name} in the store")]
+    Statement {
+        /// `read`, `write` or `delete`.
+        verb: &'static str,
+        /// Tenant, or `*`.
+        name: String,
+        /// Cause.
+        #[source]
+        source: rusqlite::Error,
+    },
+    /// A row does not parse.
+    #[error("the store's row of tenant {name} does not parse")]
+    Row {
+        /// Tenant.
+        name: String,
+        /// Cause.
+        #[source]
+        source: serde_json::Error,
+    },
+}
+
+/// Where desired state lives.
+pub trait Store: Send {
+    /// Every tenant, in no particular order.
+    fn load(&self) -> Result<Vec<Desired>, StoreError>;
+    /// Write one tenant, durable when this returns.
+    fn put(&mut self, desired: &Desired) -> Result<(), StoreError>;
+    /// Forget one tenant; an unknown one is forgotten already.
+    fn remove(&mut self, name: &TenantName) -> Result<(), StoreError>;
+}
+
+/// The default store.
+pub struct SqliteStore {
+    db: Connection,
+}
+
+impl SqliteStore {
+    /// Open or make the database. WAL with full synchronisation: what was answered survives a power cut.
+    pub fn open(path: &Path) -> Result<Self, StoreError> {
+        let open = |source| StoreError::Open { path: path.display().to_string(), source };
+        let db = Connection::open(path).map_err(open)?;
+        db.pragma_update(None, "journal_mode", "WAL").map_err(open)?;
+        db.pragma_update(None, "synchronous", "FULL").map_err(open)?;
+        let found: i64 = db.pragma_query_value(None, "user_version", |row| row.get(0)).map_err(open)?;
+        if found > SCHEMA {
+            return Err(StoreError::Newer { path: path.display().to_string(), found });
+        }
+        if found < SCHEMA {
+            db.execute_batch(&format!(
+                "BEGIN; CREATE TABLE tenants (name TEXT PRIMARY KEY, body TEXT NOT NULL) WITHOUT ROWID;
+                 PRAGMA user_version = {SCHEMA}; COMMIT;"
+            ))
+            .map_err(open)?;
+        }
+        Ok(Self { db })
+    }
+}
+
+impl Store for SqliteStore {
+    fn load(&self) -> Result<Vec<Desired>, StoreError> {
+        let read = |source| StoreError::Statement { verb: "read", name: "*".into(), source };
+        let mut statement = self.db.prepare_cached("SELECT name, body FROM tenants").map_err(read)?;
+        let rows = statement
+            .query_map([], |row| Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?)))
+            .map_err(read)?;
+        rows.map(|row| {
+            let (name, body) = row.map_err(read)?;
+            serde_json::from_str(&body).map_err(|source| StoreError::Row { name, source })
+        })
+        .collect()
+    }
+
+    fn put(&mut self, desired: &Desired) -> Result<(), StoreError> {
+        let name = desired.tenant.name.to_string();
+        let body =
+            serde_json::to_string(desired).map_err(|source| StoreError::Row { name: name.clone(), source })?;
+        self.db
+            .prepare_cached("INSERT INTO tenants (name, body) VALUES (?1, ?2) ON CONFLICT (name) DO UPDATE SET body = ?2")
+            .and_then(|mut s| s.execute(params![name, body]))
+            .map_err(|source| StoreError::Statement { verb: "write", name, source })?;
+        Ok(())
+    }
+
+    fn remove(&mut self, name: &TenantName) -> Result<(), StoreError> {
+        self.db
+            .prepare_cached("DELETE FROM tenants WHERE name = ?1")
+            .and_then(|mut s| s.execute(params![name.to_string()]))
+            .map_err(|source| StoreError::Statement { verb: "delete", name: name.to_string(), source })?;
+        Ok(())
+    }
+}

@@ -1,0 +1,528 @@
+//! Where plans meet the kernel: reading what is so for one tenant and taking one step for it. Nothing is remembered
+//! here but descriptors of what was found; work for one tenant does not depend on how many there are.
+
+use std::collections::HashMap;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use rtnetlink::Handle;
+use stackmap::{MacAddr, MacRole, TenantName, TrunkIndex, Vlan};
+use tenant_init::client::{Client, ClientError};
+use tenant_init::protocol::ServiceSpec;
+use tokio::sync::mpsc;
+
+use crate::access::{AccessClient, AccessError};
+use crate::config::Config;
+use crate::launch::{self, AdoptError, EndError, LaunchError, LaunchSpec, Launched};
+use crate::model::{Counters, ServiceRequest, Tenant};
+use crate::net::link::{self, NetlinkError, VethEnd};
+use crate::net::ns::{NetNs, NsError};
+use crate::net::probe::{ProbeError, Prober, Question};
+use crate::net::room::{PatchError, PatchRoom, PortRow, port_name};
+use crate::net::stack;
+use crate::plan::{Action, Actual, asks_neighbours, service_of, stack_plan};
+use crate::store::Desired;
+use crate::services;
+
+/// How long a stack may take to answer its first probe.
+const PROBE_DEADLINE: Duration = Duration::from_secs(2);
+/// How long init may take to answer.
+const INIT_DEADLINE: Duration = Duration::from_secs(5);
+/// How long a tenant's processes may take to end after SIGKILL.
+const END_DEADLINE: Duration = Duration::from_secs(10);
+/// How long a service may take to end after SIGTERM.
+const STOP_GRACE: Duration = Duration::from_secs(5);
+
+/// A step that failed; the variant is the step.
+#[derive(Debug, thiserror::Error)]
+pub enum StepError {
+    /// The tenant's init could not be started.
+    #[error("cannot start the tenant's init")]
+    Launch(#[from] LaunchError),
+    /// The tenant's init does not answer, or refuses.
+    #[error("the tenant's init")]
+    Init(#[from] ClientError),
+    /// The tenant's init could not set itself up.
+    #[error("the tenant's init is not ready: {0}")]
+    NotReady(String),
+    /// There is no init, and the step needs one.
+    #[error("tenant {0} has no init")]
+    NoInit(TenantName),
+    /// A namespace.
+    #[error("a namespace")]
+    Ns(#[from] NsError),
+    /// A device, address or route.
+    #[error("netlink")]
+    Netlink(#[from] NetlinkError),
+    /// The patch room.
+    #[error("the patch room")]
+    Patch(#[from] PatchError),
+    /// The tenant's init was found, but it is not to be trusted.
+    #[error("cannot adopt the tenant's init")]
+    Adopt(#[from] AdoptError),
+    /// The access server.
+    #[error(transparent)]
+    Access(#[from] AccessError),
+    /// The stack does not answer.
+    #[error(transparent)]
+    Probe(#[from] ProbeError),
+    /// A service that cannot be as it is asked for.
+    #[error(transparent)]
+    Service(#[from] stackmap::Invalid),
+    /// A device that should be there is not.
+    #[error("device {0} is not there")]
+    NoDevice(String),
+    /// A file or directory of the tenant.
+    #[error("cannot {verb} {path}")]
+    File {
+        /// What was done.
+        verb: &'static str,
+        /// Path.
+        path: String,
+        /// Cause.
+        #[source]
+        source: io::Error,
+    },
+    /// The tenant's processes do not end.
+    #[error("cannot end the tenant")]
+    End(#[from] EndError),
+    /// A thread of ours ended, or a descriptor could not be watched.
+    #[error("cannot watch or wait")]
+    Watch(#[source] io::Error),
+}
+
+/// An init that ended although nobody asked it to.
+#[derive(Debug)]
+pub struct InitEnded {
+    /// Its tenant.
+    pub tenant: TenantName,
+    /// Its process id.
+    pub pid: i32,
+}
+
+/// Descriptors of a tenant's living init and stack.
+struct Seat {
+    pid: i32,
+    pidfd: OwnedFd,
+    netns: NetNs,
+    inode: u64,
+    netlink: Handle,
+}
+
+/// The kernel, the access server and the files, as far as tenants go.
+pub struct World {
+    config: Config,
+    here: Handle,
+    room: PatchRoom,
+    /// The access server.
+    pub access: AccessClient,
+    seats: HashMap<TenantName, Seat>,
+    /// Longest inner packet of each VLAN as the access server said last.
+    inner_mtu: HashMap<Vlan, u32>,
+    ended: mpsc::Sender<InitEnded>,
+}
+
+impl World {
+    /// A world over an open patch room. Inits that end unasked are told to `ended`.
+    pub fn new(
+        config: Config,
+        room: PatchRoom,
+        access: AccessClient,
+        ended: mpsc::Sender<InitEnded>,
+    ) -> Result<Self, NsError> {
+        let here = NetNs::current()?.netlink()?;
+        Ok(Self { config, here, room, access, seats: HashMap::new(), inner_mtu: HashMap::new(), ended })
+    }
+
+    /// Ethernet addresses of a VLAN's two ends: server and gateway.
+    pub fn macs(&self, vlan: Vlan) -> (MacAddr, MacAddr) {
+        let of = |role| MacAddr::derive(&self.config.instance, TrunkIndex::default(), vlan, role);
+        (of(MacRole::Server), of(MacRole::Gateway))
+    }
+
+    /// True when a network card of this name is in our namespace.
+    pub async fn card_is_here(&self, name: &str) -> Result<bool, NetlinkError> {
+        Ok(link::find(&self.here, name).await?.is_some())
+    }
+
+    /// VLANs that have a port in the data path, for finding leftovers.
+    pub async fn bound_vlans(&self) -> Result<Vec<Vlan>, StepError> {
+        Ok(self.room.vlans().await?)
+    }
+
+    /// Remove what a tenant that nobody knows left in the patch room.
+    pub async fn sweep(&self, vlan: Vlan) -> Result<(), StepError> {
+        self.room.unbind(vlan).await?;
+        link::delete(&self.room.netlink, &port_name(vlan)).await?;
+        Ok(())
+    }
+
+    /// Ports in the patch room, by VLAN.
+    pub async fn port_vlans(&self) -> Result<Vec<Vlan>, StepError> {
+        let links = link::list(&self.room.netlink).await?;
+        let number = |name: &str| name.strip_prefix('p')?.parse().ok().and_then(|n| Vlan::new(n).ok());
+        Ok(links.iter().filter_map(|(name, _)| number(name)).collect())
+    }
+
+    /// Process id and namespace of a tenant's init, if it lives.
+    pub fn seat(&self, name: &TenantName) -> Option<(i32, u64)> {
+        self.seats.get(name).map(|seat| (seat.pid, seat.inode))
+    }
+
+    /// Drop the descriptors of an init that ended.
+    pub fn forget_seat(&mut self, name: &TenantName, pid: i32) {
+        if self.seats.get(name).is_some_and(|s| s.pid == pid) {
+            self.seats.remove(name);
+        }
+    }
+
+    fn control_socket(&self, name: &TenantName) -> PathBuf {
+        self.config.run_dir.join("tenants").join(format!("{name}.sock"))
+    }
+
+    /// Directory of a tenant's files.
+    pub fn files(&self, name: &TenantName) -> PathBuf {
+        self.config.state_dir.join("tenants").join(name.as_str())
+    }
+
+    /// Ask the tenant's init something, off the owner's thread: init may take its time.
+    pub async fn ask_init<T: Send + 'static>(
+        &self,
+        name: &TenantName,
+        ask: impl FnOnce(&mut Client) -> Result<T, ClientError> + Send + 'static,
+    ) -> Result<T, StepError> {
+        let path = self.control_socket(name);
+        let asked = tokio::task::spawn_blocking(move || ask(&mut Client::connect(&path)?)).await;
+        Ok(asked.map_err(joined)??)
+    }
+
+    /// Read what is so for one tenant.
+    pub async fn actual(&mut self, desired: &Desired) -> Result<Actual, StepError> {
+        let tenant = &desired.tenant;
+        let mut actual = Actual { files: self.files(&tenant.name).exists(), ..Actual::default() };
+        actual.init = self.take_seat(&tenant.name).await?;
+        let mut port = None;
+        if let Some(vlan) = tenant.vlan {
+            port = link::find(&self.room.netlink, &port_name(vlan)).await?;
+            actual.port = port.is_some();
+        }
+        let in_stack = match self.seats.get(&tenant.name) {
+            Some(seat) => stack::read(&seat.netlink, &tenant.device).await?,
+            None => None,
+        };
+        actual.device = in_stack.is_some();
+        if let Some(vlan) = tenant.vlan {
+            let bound = self.room.bound(vlan).await?;
+            if desired.removing {
+                actual.bound = bound.is_some();
+                actual.access_any = true;
+            } else {
+                let stored = self.access.get(vlan).await?;
+                if let Some(row) = &stored {
+                    self.inner_mtu.insert(vlan, row.mtu);
+                }
+                actual.access = stored.as_ref().is_some_and(|row| row.generation == tenant.generation);
+                if let (Some(port), Some(row)) = (&port, &stored) {
+                    let wanted = self.port_row(tenant, vlan, port.index, self.port_mtu(row.mtu));
+                    actual.bound = bound == Some(wanted.config(&self.room)?);
+                }
+            }
+        }
+        if let (Some(found), false) = (in_stack, desired.removing) {
+            actual.stack = found.satisfies(&self.wanted_stack(tenant, found.link.mtu).await?);
+        }
+        if actual.init && !desired.removing {
+            for state in self.ask_init(&tenant.name, |c| c.list(INIT_DEADLINE)).await? {
+                let Ok(name) = state.spec.name.parse::<TenantName>() else { continue };
+                let wanted = service_of(tenant, &name).and_then(|s| self.service_spec(tenant, s).ok());
+                actual.services.insert(name, wanted.as_ref() == Some(&state.spec));
+            }
+        }
+        Ok(actual)
+    }
+
+    /// Take one step.
+    pub async fn apply(&mut self, tenant: &Tenant, action: &Action) -> Result<(), StepError> {
+        match action {
+            Action::StopService(service) => self.stop_service(&tenant.name, service).await,
+            Action::WithdrawAccess => match tenant.vlan {
+                Some(vlan) => Ok(self.access.delete(vlan).await?),
+                None => Ok(()),
+            },
+            Action::Unbind => match tenant.vlan {
+                Some(vlan) => Ok(self.room.unbind(vlan).await?),
+                None => Ok(()),
+            },
+            Action::DeletePort => match tenant.vlan {
+                Some(vlan) => Ok(link::delete(&self.room.netlink, &port_name(vlan)).await?),
+                None => Ok(()),
+            },
+            Action::ReturnDevice => self.return_device(tenant).await,
+            Action::EndInit => self.end_init(&tenant.name).await,
+            Action::RemoveFiles => self.remove_files(&tenant.name).await,
+            Action::Forget => {
+                if let Some(vlan) = tenant.vlan {
+                    self.inner_mtu.remove(&vlan);
+                }
+                Ok(())
+            }
+            Action::Launch => self.launch(tenant).await,
+            Action::StateAccess => self.state_access(tenant).await,
+            Action::AddPort => self.add_port(tenant).await,
+            Action::GiveDevice => self.give_device(tenant).await,
+            Action::Bind => self.bind(tenant).await,
+            Action::Configure => self.configure(tenant).await,
+            Action::Probe => self.probe(tenant).await,
+            Action::StartService(name) => match service_of(tenant, name) {
+                Some(service) => self.start_service(tenant, service).await.map(drop),
+                None => Ok(()),
+            },
+        }
+    }
+
+    /// Find the tenant's living init by its control socket and hold descriptors of it; true when there is one.
+    async fn take_seat(&mut self, name: &TenantName) -> Result<bool, StepError> {
+        if self.seats.contains_key(name) {
+            return Ok(true);
+        }
+        let (path, tenant) = (self.control_socket(name), name.clone());
+        let found = tokio::task::spawn_blocking(move || launch::adopt(&path, &tenant)).await.map_err(joined)?;
+        match found {
+            Ok((launched, _)) => self.sit(name, launched).map(|()| true),
+            Err(AdoptError::Client(ClientError::Gone { .. })) => Ok(false),
+            Err(other) => Err(other.into()),
+        }
+    }
+
+    fn sit(&mut self, name: &TenantName, launched: Launched) -> Result<(), StepError> {
+        let Launched { pid, pidfd, netns, netns_inode: inode } = launched;
+        let netns = NetNs::from(netns);
+        let netlink = netns.netlink()?;
+        let watched = pidfd.try_clone().map_err(StepError::Watch)?;
+        let (tenant, ended) = (name.clone(), self.ended.clone());
+        tokio::spawn(async move {
+            if let Ok(fd) = tokio::io::unix::AsyncFd::register_with_interest(watched, tokio::io::Interest::READABLE) {
+                let _ = fd.readable().await;
+                let _ = ended.send(InitEnded { tenant, pid }).await;
+            }
+        });
+        self.seats.insert(name.clone(), Seat { pid, pidfd, netns, inode, netlink });
+        Ok(())
+    }
+
+    async fn launch(&mut self, tenant: &Tenant) -> Result<(), StepError> {
+        let spec = LaunchSpec {
+            init_path: self.config.init.clone(),
+            name: tenant.name.clone(),
+            stack: tenant.stack,
+            gids: tenant.gid,
+            control_socket: self.control_socket(&tenant.name),
+            state_dir: self.files(&tenant.name),
+            dns: tenant.dns.clone(),
+            addresses: tenant.addresses.clone(),
+        };
+        let launched = tokio::task::spawn_blocking(move || launch::launch(&spec))
+            .await
+            .map_err(joined)??;
+        self.sit(&tenant.name, launched)
+    }
+
+    async fn end_init(&mut self, name: &TenantName) -> Result<(), StepError> {
+        if let Some(seat) = self.seats.remove(name) {
+            let pidfd = seat.pidfd;
+            tokio::task::spawn_blocking(move || launch::end(&pidfd, END_DEADLINE)).await.map_err(joined)??;
+        }
+        Ok(())
+    }
+
+    async fn remove_files(&self, name: &TenantName) -> Result<(), StepError> {
+        let (socket, files) = (self.control_socket(name), self.files(name));
+        let path = files.display().to_string();
+        tokio::task::spawn_blocking(move || launch::forget(&socket, &files))
+            .await
+            .map_err(joined)?
+            .map_err(|source| StepError::File { verb: "remove", path, source })
+    }
+
+    async fn state_access(&mut self, tenant: &Tenant) -> Result<(), StepError> {
+        let Some(vlan) = tenant.vlan else { return Ok(()) };
+        let gateway = self.macs(vlan).1;
+        if let Some(row) = self.access.row(tenant, gateway) {
+            let stored = self.access.put(&row).await?;
+            self.inner_mtu.insert(vlan, stored.mtu);
+        }
+        Ok(())
+    }
+
+    /// MTU of a port whose longest inner packet is `inner` bytes: never more than the trunk carries with a tag.
+    fn port_mtu(&self, inner: u32) -> u32 {
+        inner.min(self.room.trunk.mtu.saturating_sub(4)).max(1280)
+    }
+
+    async fn wanted_mtu(&mut self, tenant: &Tenant, otherwise: u32) -> Result<u32, StepError> {
+        let Some(vlan) = tenant.vlan else { return Ok(otherwise) };
+        if let Some(inner) = self.inner_mtu.get(&vlan) {
+            return Ok(self.port_mtu(*inner));
+        }
+        Ok(self.access.get(vlan).await?.map_or(otherwise, |row| self.port_mtu(row.mtu)))
+    }
+
+    async fn add_port(&mut self, tenant: &Tenant) -> Result<(), StepError> {
+        let Some(vlan) = tenant.vlan else { return Ok(()) };
+        let mtu = self.wanted_mtu(tenant, 1280).await?;
+        let seat = self.seats.get(&tenant.name).ok_or_else(|| StepError::NoInit(tenant.name.clone()))?;
+        let near = port_name(vlan);
+        let inside = VethEnd { name: &tenant.device, mac: tenant.mac, mtu };
+        link::add_veth(&self.room.netlink, VethEnd { name: &near, mac: None, mtu }, inside, seat.netns.as_fd()).await?;
+        Ok(())
+    }
+
+    fn port_row(&self, tenant: &Tenant, vlan: Vlan, ifindex: u32, mtu: u32) -> PortRow {
+        let (server, gateway_mac) = self.macs(vlan);
+        let mut answer: Vec<_> = tenant
+            .tunnels
+            .iter()
+            .filter(|t| t.kind().layer() == stackmap::Layer::Three)
+            .flat_map(|t| t.effective_prefixes())
+            .collect();
+        answer.sort();
+        answer.dedup();
+        PortRow {
+            ifindex,
+            vlan,
+            mac: tenant.mac.unwrap_or(server),
+            gateway_mac,
+            mtu,
+            asks: asks_neighbours(&tenant.tunnels),
+            answer,
+        }
+    }
+
+    async fn bind(&mut self, tenant: &Tenant) -> Result<(), StepError> {
+        let Some(vlan) = tenant.vlan else { return Ok(()) };
+        let name = port_name(vlan);
+        let port = link::find(&self.room.netlink, &name).await?.ok_or(StepError::NoDevice(name))?;
+        let mtu = self.wanted_mtu(tenant, port.mtu).await?;
+        if port.mtu != mtu {
+            link::set_mtu(&self.room.netlink, port.index, mtu).await?;
+        }
+        let row = self.port_row(tenant, vlan, port.index, mtu);
+        self.room.bind(row.config(&self.room)?).await?;
+        Ok(())
+    }
+
+    async fn wanted_stack(&mut self, tenant: &Tenant, otherwise: u32) -> Result<stack::StackPlan, StepError> {
+        let mtu = self.wanted_mtu(tenant, otherwise).await?;
+        Ok(stack_plan(tenant, tenant.vlan.map(|v| self.macs(v).1), mtu))
+    }
+
+    async fn configure(&mut self, tenant: &Tenant) -> Result<(), StepError> {
+        let netlink = match self.seats.get(&tenant.name) {
+            Some(seat) => seat.netlink.clone(),
+            None => return Err(StepError::NoInit(tenant.name.clone())),
+        };
+        let found = stack::read(&netlink, &tenant.device).await?;
+        let found = found.ok_or_else(|| StepError::NoDevice(tenant.device.clone()))?;
+        let wanted = self.wanted_stack(tenant, found.link.mtu).await?;
+        stack::apply(&netlink, &found, &wanted).await?;
+        Ok(())
+    }
+
+    async fn probe(&mut self, tenant: &Tenant) -> Result<(), StepError> {
+        let (Some(vlan), Some(address)) = (tenant.vlan, tenant.addresses.first()) else { return Ok(()) };
+        let (server_mac, gateway_mac) = self.macs(vlan);
+        let mut question =
+            Question { ifindex: 0, vlan: Some(vlan), target: address.addr(), server_mac, gateway_mac };
+        let prober = match self.room.trunk.near_ifindex {
+            Some(near) => Prober::open(Question { ifindex: near, ..question })?,
+            None => {
+                // The trunk is a card: what is sent on it leaves the machine, so the port's own end asks.
+                let name = port_name(vlan);
+                let port = link::find(&self.room.netlink, &name).await?.ok_or(StepError::NoDevice(name))?;
+                question = Question { ifindex: port.index, vlan: None, ..question };
+                let runtime = tokio::runtime::Handle::current();
+                self.room.ns.run(|| {
+                    let _inside = runtime.enter();
+                    Prober::open(question)
+                })??
+            }
+        };
+        Ok(prober.ask(PROBE_DEADLINE).await?)
+    }
+
+    async fn give_device(&mut self, tenant: &Tenant) -> Result<(), StepError> {
+        let seat = self.seats.get(&tenant.name).ok_or_else(|| StepError::NoInit(tenant.name.clone()))?;
+        if let Some(card) = link::find(&self.here, &tenant.device).await? {
+            link::give_away(&self.here, card.index, seat.netns.as_fd()).await?;
+            return Ok(());
+        }
+        match link::find(&seat.netlink, &tenant.device).await? {
+            Some(_) => Ok(()),
+            None => Err(StepError::NoDevice(tenant.device.clone())),
+        }
+    }
+
+    async fn return_device(&mut self, tenant: &Tenant) -> Result<(), StepError> {
+        let Some(seat) = self.seats.get(&tenant.name) else { return Ok(()) };
+        if let Some(card) = link::find(&seat.netlink, &tenant.device).await? {
+            let ours = NetNs::current()?;
+            link::give_away(&seat.netlink, card.index, ours.as_fd()).await?;
+        }
+        Ok(())
+    }
+
+    fn service_spec(&self, tenant: &Tenant, service: &ServiceRequest) -> Result<ServiceSpec, StepError> {
+        Ok(services::spec(tenant, service, &self.files(&tenant.name))?)
+    }
+
+    /// Render a service's files and start it; answers when its program runs.
+    pub async fn start_service(&self, tenant: &Tenant, service: &ServiceRequest) -> Result<i32, StepError> {
+        let ready = self.ask_init(&tenant.name, |c| c.hello(INIT_DEADLINE)).await?;
+        if !ready.ready {
+            return Err(StepError::NotReady(ready.failed.unwrap_or_default()));
+        }
+        let spec = self.service_spec(tenant, service)?;
+        self.ask_init(&tenant.name, move |c| c.start(spec, INIT_DEADLINE)).await
+    }
+
+    /// Stop and forget a service at the tenant's init.
+    pub async fn stop_service(&self, tenant: &TenantName, service: &TenantName) -> Result<(), StepError> {
+        let service = service.clone();
+        self.ask_init(tenant, move |c| c.remove(service.as_str(), STOP_GRACE)).await
+    }
+
+    /// Stop and start a service.
+    pub async fn restart_service(&self, tenant: &TenantName, service: &TenantName) -> Result<i32, StepError> {
+        let service = service.clone();
+        self.ask_init(tenant, move |c| c.restart(service.as_str(), STOP_GRACE)).await
+    }
+
+    /// MTU of the tenant's device in bytes, as it is.
+    pub async fn mtu(&self, tenant: &Tenant) -> Option<u32> {
+        let seat = self.seats.get(&tenant.name)?;
+        Some(link::find(&seat.netlink, &tenant.device).await.ok()??.mtu)
+    }
+
+    /// Traffic and drops of a tenant: its port's and the access server's.
+    pub async fn counters(&mut self, tenant: &Tenant) -> Result<Counters, StepError> {
+        let Some(vlan) = tenant.vlan else { return Ok(Counters::default()) };
+        let port = self.room.counters(vlan).await?.unwrap_or_default();
+        let mut counters = Counters {
+            rx_packets: port.rx_packets,
+            rx_bytes: port.rx_bytes,
+            tx_packets: port.tx_packets,
+            tx_bytes: port.tx_bytes,
+            drops: port.drops.iter().map(|(reason, n)| (format!("port_{}", reason.name()), *n)).collect(),
+        };
+        if let Some(access) = self.access.counters().await?.remove(&vlan.get()) {
+            counters.drops.extend(access.drops.into_iter().map(|(reason, n)| (format!("access_{reason}"), n)));
+        }
+        Ok(counters)
+    }
+}
+
+fn joined(error: tokio::task::JoinError) -> StepError {
+    StepError::Watch(io::Error::other(error))
+}
