@@ -23,10 +23,7 @@ struct Hierarchy {
 fn hierarchies() -> Vec<Hierarchy> {
     let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
     let own = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
-    mounts
-        .lines()
-        .filter_map(|line| parse(line, &own))
-        .collect()
+    mounts.lines().filter_map(|line| parse(line, &own)).collect()
 }
 
 fn parse(line: &str, own: &str) -> Option<Hierarchy> {
@@ -34,43 +31,28 @@ fn parse(line: &str, own: &str) -> Option<Hierarchy> {
     let mount_point = PathBuf::from(front.split(' ').nth(4)?);
     let mut back = back.split(' ');
     let kind = back.next()?;
-    let options: Vec<&str> = back
-        .nth(1)?
-        .split(',')
-        .filter(|o| !matches!(*o, "rw" | "ro"))
-        .collect();
+    let options: Vec<&str> = back.nth(1)?.split(',').filter(|o| !matches!(*o, "rw" | "ro")).collect();
     let is_own = |fields: &[&str]| match kind {
         "cgroup2" => fields.first() == Some(&"0"),
         // `xattr` and the like are options too: one common controller is enough.
-        _ => fields
-            .get(1)
-            .is_some_and(|names| names.split(',').any(|n| options.contains(&n))),
+        _ => fields.get(1).is_some_and(|names| names.split(',').any(|n| options.contains(&n))),
     };
     if !matches!(kind, "cgroup" | "cgroup2") {
         return None;
     }
     let own = own.lines().find_map(|line| {
         let fields: Vec<&str> = line.splitn(3, ':').collect();
-        is_own(&fields)
-            .then(|| fields.get(2).map(|path| (*path).to_owned()))
-            .flatten()
+        is_own(&fields).then(|| fields.get(2).map(|path| (*path).to_owned())).flatten()
     })?;
-    Some(Hierarchy {
-        mount_point,
-        v1: kind == "cgroup",
-        own,
-    })
+    Some(Hierarchy { mount_point, v1: kind == "cgroup", own })
 }
 
 impl Hierarchy {
     /// Version 1: below where we are, so that limits go on to hold. Version 2: below the root, because a cgroup
     /// with processes in it cannot hand controllers down.
     fn dir(&self, name: &str) -> PathBuf {
-        let base = if self.v1 {
-            self.mount_point.join(self.own.trim_start_matches('/'))
-        } else {
-            self.mount_point.clone()
-        };
+        let base =
+            if self.v1 { self.mount_point.join(self.own.trim_start_matches('/')) } else { self.mount_point.clone() };
         base.join(format!("tenantd-lab-{name}"))
     }
 }
@@ -90,8 +72,7 @@ pub fn enter_own(name: &str) -> nix::Result<()> {
         // A cpuset without processors and memory takes no process.
         for file in ["cpuset.cpus", "cpuset.mems"] {
             if let (Some(parent), true) = (dir.parent(), dir.join(file).exists() && hierarchy.v1) {
-                let _ =
-                    fs::read(parent.join(file)).and_then(|value| fs::write(dir.join(file), value));
+                let _ = fs::read(parent.join(file)).and_then(|value| fs::write(dir.join(file), value));
             }
         }
         if fs::write(dir.join("cgroup.procs"), "0").is_ok() {
@@ -102,15 +83,7 @@ pub fn enter_own(name: &str) -> nix::Result<()> {
     for hierarchy in &mine {
         // A bind mount, not a fresh one: the kernel refuses to mount a file system over itself (EBUSY).
         let (dir, none) = (hierarchy.dir(name), None::<&str>);
-        if mount(
-            Some(&dir),
-            &hierarchy.mount_point,
-            none,
-            MsFlags::MS_BIND,
-            none,
-        )
-        .is_err()
-        {
+        if mount(Some(&dir), &hierarchy.mount_point, none, MsFlags::MS_BIND, none).is_err() {
             continue;
         }
         // Version 2 hands controllers down only from a cgroup without processes: step one level lower.
@@ -154,20 +127,14 @@ mod tests {
     fn version_1_nests_below_where_we_are() {
         let line = "33 30 0:30 / /sys/fs/cgroup/memory rw,nosuid - cgroup cgroup rw,memory";
         let hierarchy = parse(line, OWN).unwrap();
-        assert_eq!(
-            hierarchy.dir("t"),
-            Path::new("/sys/fs/cgroup/memory/api/x/tenantd-lab-t")
-        );
+        assert_eq!(hierarchy.dir("t"), Path::new("/sys/fs/cgroup/memory/api/x/tenantd-lab-t"));
         assert!(hierarchy.v1);
     }
 
     #[test]
     fn version_2_and_other_mounts() {
         let line = "39 30 0:36 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw,nsdelegate";
-        assert_eq!(
-            parse(line, OWN).unwrap().dir("t"),
-            Path::new("/sys/fs/cgroup/unified/tenantd-lab-t")
-        );
+        assert_eq!(parse(line, OWN).unwrap().dir("t"), Path::new("/sys/fs/cgroup/unified/tenantd-lab-t"));
         assert!(parse("22 1 0:20 / /proc rw - proc proc rw", OWN).is_none());
     }
 }

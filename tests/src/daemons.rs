@@ -15,9 +15,7 @@ use anyhow::{Context as _, Result, bail};
 use nix::sched::{CloneFlags, setns};
 
 use crate::nodes;
-use crate::plan::{
-    Gateway, Kind, Options, SERVER_INNER_V4, SERVER_INNER_V6, SERVER_OUTER_V4, SERVER_OUTER_V6,
-};
+use crate::plan::{Gateway, Kind, Options, SERVER_INNER_V4, SERVER_INNER_V6, SERVER_OUTER_V4, SERVER_OUTER_V6};
 
 /// The lab's own files inside a world (a private tmpfs).
 pub const DIR: &str = "/run/lab";
@@ -38,16 +36,8 @@ pub struct Daemon {
     pub node: String,
     /// Program and arguments.
     pub argv: Vec<String>,
-    /// What shows that it is up.
-    ready: Ready,
-}
-
-#[derive(Clone, Debug)]
-enum Ready {
-    /// It accepts on this Unix socket.
-    Socket(PathBuf),
-    /// It still runs after a moment, and its log says so or not.
-    Running(Duration),
+    /// Unix socket on which it accepts when it is up.
+    socket: PathBuf,
 }
 
 /// The daemons of a plan, in the order they are started.
@@ -60,15 +50,7 @@ pub fn of(options: &Options) -> Vec<Daemon> {
     }
     if options.gateway == Gateway::Site {
         for site in options.sites().filter(|site| site.kind != Kind::Vxlan) {
-            let mut argv = words(&[
-                "access-server",
-                "site",
-                "--lan",
-                "lan0",
-                "--wan",
-                "wan0",
-                "--local",
-            ]);
+            let mut argv = words(&["access-server", "site", "--lan", "lan0", "--wan", "wan0", "--local"]);
             argv.push(site.outer(options.outer));
             argv.extend(["--tunnel".into(), site.site_tunnel(options.outer)]);
             if options.inner.v4() {
@@ -79,13 +61,8 @@ pub fn of(options: &Options) -> Vec<Daemon> {
             }
             let name = site.gw();
             argv.extend(["--instance".into(), name.clone()]);
-            let ready = Ready::Running(Duration::from_millis(100));
-            daemons.push(Daemon {
-                name: name.clone(),
-                node: name,
-                argv,
-                ready,
-            });
+            let socket = format!("/run/access-server/{name}/api.sock").into();
+            daemons.push(Daemon { name: name.clone(), node: name, argv, socket });
         }
     }
     daemons
@@ -95,39 +72,18 @@ fn tenantd() -> Daemon {
     Daemon {
         name: "tenantd".into(),
         node: "server".into(),
-        argv: words(&[
-            "tenantd",
-            "run",
-            "--instance",
-            INSTANCE,
-            "--state-dir",
-            STATE_DIR,
-        ]),
-        ready: Ready::Socket(format!("/run/tenantd/{INSTANCE}/api.sock").into()),
+        argv: words(&["tenantd", "run", "--instance", INSTANCE, "--state-dir", STATE_DIR]),
+        socket: format!("/run/tenantd/{INSTANCE}/api.sock").into(),
     }
 }
 
 fn access_server() -> Daemon {
     let (v4, v6) = (SERVER_OUTER_V4.to_string(), SERVER_OUTER_V6.to_string());
-    let trunk = format!("trunk-{INSTANCE}");
     Daemon {
         name: "access-server".into(),
         node: "server".into(),
-        argv: words(&[
-            "access-server",
-            "run",
-            "--instance",
-            INSTANCE,
-            "--wan",
-            "wan0",
-            "--local",
-            &v4,
-            "--local",
-            &v6,
-            "--trunk",
-            &trunk,
-        ]),
-        ready: Ready::Socket(format!("/run/access-server/{INSTANCE}/api.sock").into()),
+        argv: words(&["access-server", "run", "--instance", INSTANCE, "--wan", "wan0", "--local", &v4, "--local", &v6]),
+        socket: format!("/run/access-server/{INSTANCE}/api.sock").into(),
     }
 }
 
@@ -141,32 +97,17 @@ impl Daemon {
     /// # Errors
     /// The program is missing or the node is.
     pub fn start(&self) -> Result<Child> {
-        let netns = File::open(nodes::netns_path(&self.node))
-            .with_context(|| format!("no node {}", self.node))?;
+        let netns = File::open(nodes::netns_path(&self.node)).with_context(|| format!("no node {}", self.node))?;
         fs::create_dir_all(Path::new(DIR).join("log")).context("cannot make the log directory")?;
-        let log = File::options()
-            .create(true)
-            .append(true)
-            .open(self.log())
-            .context("cannot open the log")?;
-        let (program, arguments) = self
-            .argv
-            .split_first()
-            .context("a daemon without a program")?;
+        let log = File::options().create(true).append(true).open(self.log()).context("cannot open the log")?;
+        let (program, arguments) = self.argv.split_first().context("a daemon without a program")?;
         let mut command = Command::new(program);
-        command
-            .args(arguments)
-            .stdin(Stdio::null())
-            .stdout(log.try_clone()?)
-            .stderr(log)
-            .process_group(0);
+        command.args(arguments).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).process_group(0);
         // SAFETY: between fork and exec only setns(2) is called, which is one system call and allocates nothing.
         unsafe {
             command.pre_exec(move || Ok(setns(netns.as_fd(), CloneFlags::CLONE_NEWNET)?));
         }
-        command.spawn().with_context(|| {
-            format!("cannot run {program} (built? cargo build --release --workspace)")
-        })
+        command.spawn().with_context(|| format!("cannot run {program} (built? cargo build --release --workspace)"))
     }
 
     /// Waits until it is up.
@@ -177,20 +118,12 @@ impl Daemon {
         let started = Instant::now();
         loop {
             if let Some(status) = child.try_wait()? {
-                bail!(
-                    "{} ended with {status}; its last words:\n{}",
-                    self.name,
-                    self.last_words()
-                );
+                bail!("{} ended with {status}; its last words:\n{}", self.name, self.last_words());
             }
-            let waited = started.elapsed();
-            let up = match &self.ready {
-                Ready::Socket(path) => UnixStream::connect(path).is_ok(),
-                Ready::Running(moment) => waited >= *moment,
-            };
-            if up {
+            if UnixStream::connect(&self.socket).is_ok() {
                 return Ok(());
             }
+            let waited = started.elapsed();
             if waited > START {
                 bail!(
                     "{} does not answer after {} s; its last words:\n{}",
@@ -214,15 +147,9 @@ impl Daemon {
     }
 
     fn last_words(&self) -> String {
-        let text = fs::read(self.log())
-            .map(|b| String::from_utf8_lossy(&b).into_owned())
-            .unwrap_or_default();
+        let text = fs::read(self.log()).map(|b| String::from_utf8_lossy(&b).into_owned()).unwrap_or_default();
         let lines: Vec<&str> = text.lines().collect();
-        lines
-            .iter()
-            .skip(lines.len().saturating_sub(8))
-            .map(|l| format!("  {l}\n"))
-            .collect()
+        lines.iter().skip(lines.len().saturating_sub(8)).map(|l| format!("  {l}\n")).collect()
     }
 }
 
@@ -233,12 +160,7 @@ mod tests {
 
     #[test]
     fn gateways_speak_to_the_server() {
-        let options = Options {
-            kinds: vec![Kind::Ipip, Kind::Vxlan],
-            sites: 2,
-            server: false,
-            ..Options::default()
-        };
+        let options = Options { kinds: vec![Kind::Ipip, Kind::Vxlan], sites: 2, server: false, ..Options::default() };
         let daemons = of(&options);
         assert_eq!(daemons.len(), 1, "the vxlan gateway is the kernel's");
         let line = daemons.first().unwrap().argv.join(" ");

@@ -30,25 +30,15 @@ pub fn run(record: &Record, node: &str, argv: &[String]) -> Result<i32> {
         bail!("no node {node:?}; there are: {}", nodes.join(", "));
     }
     let proc = PathBuf::from(format!("/proc/{}", record.holder));
-    let open = |path: PathBuf| {
-        File::open(&path).with_context(|| format!("cannot enter the lab: {}", path.display()))
-    };
+    let open = |path: PathBuf| File::open(&path).with_context(|| format!("cannot enter the lab: {}", path.display()));
     let netns = nodes::netns_path(node);
-    let net = open(
-        proc.join("root")
-            .join(netns.strip_prefix("/").unwrap_or(&netns)),
-    )?;
+    let net = open(proc.join("root").join(netns.strip_prefix("/").unwrap_or(&netns)))?;
     let pid = open(proc.join("ns/pid"))?;
     let rest = ["cgroup", "ipc", "uts", "mnt"].map(|n| open(proc.join("ns").join(n)));
     let cwd = std::env::current_dir().unwrap_or_else(|_| PathBuf::from("/"));
-    let argv = argv
-        .iter()
-        .map(|a| CString::new(a.as_str()))
-        .collect::<Result<Vec<_>, _>>()
-        .context("NUL in the command")?;
-    let Some(program) = argv.first() else {
-        bail!("no command given")
-    };
+    let argv =
+        argv.iter().map(|a| CString::new(a.as_str())).collect::<Result<Vec<_>, _>>().context("NUL in the command")?;
+    let Some(program) = argv.first() else { bail!("no command given") };
     let env = environment()?;
     setns(pid.as_fd(), CloneFlags::CLONE_NEWPID).context("cannot enter the lab's pid namespace")?;
     // SAFETY: `lab exec` has one thread, so the child may allocate.
@@ -83,11 +73,7 @@ pub fn run(record: &Record, node: &str, argv: &[String]) -> Result<i32> {
                 std::process::exit(125);
             }
             let e = execvpe(program, &argv, &env).unwrap_err();
-            eprintln!(
-                "lab: cannot run {}: {}",
-                program.to_string_lossy(),
-                e.desc()
-            );
+            eprintln!("lab: cannot run {}: {}", program.to_string_lossy(), e.desc());
             std::process::exit(127);
         }
     }
@@ -100,9 +86,7 @@ fn environment() -> Result<Vec<CString>> {
     // SAFETY: `lab exec` has one thread.
     unsafe { std::env::set_var("PATH", &path) };
     std::env::vars()
-        .map(|(key, value)| {
-            CString::new(format!("{key}={value}")).context("NUL in the environment")
-        })
+        .map(|(key, value)| CString::new(format!("{key}={value}")).context("NUL in the environment"))
         .collect()
 }
 
@@ -110,13 +94,7 @@ fn environment() -> Result<Vec<CString>> {
 /// ordinary user has no `sbin`.
 #[must_use]
 pub fn path_with_binaries() -> String {
-    let own = std::env::current_exe()
-        .ok()
-        .and_then(|exe| exe.parent().map(Path::to_path_buf))
-        .unwrap_or_default();
+    let own = std::env::current_exe().ok().and_then(|exe| exe.parent().map(Path::to_path_buf)).unwrap_or_default();
     let inherited = std::env::var("PATH").unwrap_or_default();
-    format!(
-        "{}:{inherited}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
-        own.display()
-    )
+    format!("{}:{inherited}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", own.display())
 }

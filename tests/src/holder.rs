@@ -79,12 +79,7 @@ fn start(options: &Options, maker: &UnixStream) -> Result<(Held, Pid)> {
 
 fn watch(options: &Options, held: &mut Held, holder: Pid, maker: &mut UnixStream) -> Result<()> {
     let start_time = start_time(holder.as_raw()).context("the holder died at birth")?;
-    let mut record = Record {
-        holder: holder.as_raw(),
-        start_time,
-        options: options.clone(),
-        kept: false,
-    };
+    let mut record = Record { holder: holder.as_raw(), start_time, options: options.clone(), kept: false };
     held.write(&record).context("cannot write the record")?;
     // Until it is content the maker holds the world: its end, or the holder's, is the end.
     loop {
@@ -97,10 +92,7 @@ fn watch(options: &Options, held: &mut Held, holder: Pid, maker: &mut UnixStream
             }
             break;
         }
-        if !matches!(
-            waitpid(holder, Some(WaitPidFlag::WNOHANG)),
-            Ok(WaitStatus::StillAlive)
-        ) {
+        if !matches!(waitpid(holder, Some(WaitPidFlag::WNOHANG)), Ok(WaitStatus::StillAlive)) {
             return Ok(());
         }
     }
@@ -132,45 +124,27 @@ fn hold(options: &Options, maker: &UnixStream) -> i32 {
 
 fn build(options: &Options, say: &mut UnixStream) -> Result<Vec<(Daemon, i32)>> {
     prctl::set_pdeathsig(Signal::SIGKILL).context("cannot set the death signal")?;
-    unshare(
-        CloneFlags::CLONE_NEWNS
-            | CloneFlags::CLONE_NEWUTS
-            | CloneFlags::CLONE_NEWIPC
-            | CloneFlags::CLONE_NEWNET,
-    )
-    .context("cannot make namespaces")?;
+    unshare(CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWUTS | CloneFlags::CLONE_NEWIPC | CloneFlags::CLONE_NEWNET)
+        .context("cannot make namespaces")?;
     mounts()?;
-    fs::write("/proc/sys/kernel/hostname", format!("lab-{}", options.name))
-        .context("cannot set the host name")?;
+    fs::write("/proc/sys/kernel/hostname", format!("lab-{}", options.name)).context("cannot set the host name")?;
     cgroups::enter_own(&options.name).context("cannot make a cgroup namespace")?;
     let started = Instant::now();
     nodes::build(options)?;
     let nodes = options.nodes().len();
-    writeln!(
-        say,
-        "{STEP}{nodes} nodes wired in {} ms",
-        started.elapsed().as_millis()
-    )?;
-    let mut children = Vec::new();
+    writeln!(say, "{STEP}{nodes} nodes wired in {} ms", started.elapsed().as_millis())?;
+    // All at once: they wait for each other where they must, and a slow one hides the others' start.
+    let mut started = Vec::new();
     for daemon in daemons::of(options) {
-        let started = Instant::now();
-        let mut child = daemon.start()?;
+        let child = daemon.start()?;
+        started.push((daemon, child, Instant::now()));
+    }
+    let mut children = Vec::new();
+    for (daemon, mut child, since) in started {
         daemon.wait_ready(&mut child)?;
-        writeln!(
-            say,
-            "{STEP}{} on {} up in {} ms",
-            daemon
-                .argv
-                .iter()
-                .take(2)
-                .cloned()
-                .collect::<Vec<_>>()
-                .join(" "),
-            daemon.node,
-            started.elapsed().as_millis()
-        )?;
-        let pid = i32::try_from(child.id()).context("a pid that is none")?;
-        children.push((daemon, pid));
+        let what = daemon.argv.iter().take(2).cloned().collect::<Vec<_>>().join(" ");
+        writeln!(say, "{STEP}{what} on {} up after {} ms", daemon.node, since.elapsed().as_millis())?;
+        children.push((daemon, i32::try_from(child.id()).context("a pid that is none")?));
     }
     Ok(children)
 }
@@ -178,27 +152,12 @@ fn build(options: &Options, say: &mut UnixStream) -> Result<Vec<(Daemon, i32)>> 
 /// Private `/proc`, `/run` and bpffs; everything else is the machine's.
 fn mounts() -> Result<()> {
     let none = None::<&str>;
-    mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none)
-        .context("cannot make mounts private")?;
+    mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).context("cannot make mounts private")?;
     let safe = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
-    mount(
-        Some("proc"),
-        "/proc",
-        Some("proc"),
-        safe | MsFlags::MS_NOEXEC,
-        none,
-    )
-    .context("cannot mount /proc")?;
-    mount(Some("tmpfs"), "/run", Some("tmpfs"), safe, Some("mode=755"))
-        .context("cannot mount /run")?;
-    mount(
-        Some("bpf"),
-        "/sys/fs/bpf",
-        Some("bpf"),
-        safe | MsFlags::MS_NOEXEC,
-        Some("mode=700"),
-    )
-    .context("cannot mount a bpffs on /sys/fs/bpf")?;
+    mount(Some("proc"), "/proc", Some("proc"), safe | MsFlags::MS_NOEXEC, none).context("cannot mount /proc")?;
+    mount(Some("tmpfs"), "/run", Some("tmpfs"), safe, Some("mode=755")).context("cannot mount /run")?;
+    mount(Some("bpf"), "/sys/fs/bpf", Some("bpf"), safe | MsFlags::MS_NOEXEC, Some("mode=700"))
+        .context("cannot mount a bpffs on /sys/fs/bpf")?;
     for dir in [daemons::DIR, daemons::STATE_DIR, "/run/lab/hold"] {
         fs::create_dir_all(dir).with_context(|| format!("cannot make {dir}"))?;
     }
@@ -209,16 +168,11 @@ fn mounts() -> Result<()> {
 fn supervise(children: Vec<(Daemon, i32)>) -> i32 {
     let mut running: BTreeMap<i32, (Daemon, Instant)> = BTreeMap::new();
     let mut down: Vec<(Daemon, Instant)> = Vec::new();
-    running.extend(
-        children
-            .into_iter()
-            .map(|(daemon, pid)| (pid, (daemon, Instant::now()))),
-    );
+    running.extend(children.into_iter().map(|(daemon, pid)| (pid, (daemon, Instant::now()))));
     let mut mask = SigSet::empty();
     mask.add(Signal::SIGCHLD);
-    let Ok(signals) = mask
-        .thread_block()
-        .and_then(|()| SignalFd::with_flags(&mask, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK))
+    let Ok(signals) =
+        mask.thread_block().and_then(|()| SignalFd::with_flags(&mask, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK))
     else {
         return 1;
     };
@@ -228,37 +182,22 @@ fn supervise(children: Vec<(Daemon, i32)>) -> i32 {
             if status == WaitStatus::StillAlive {
                 break;
             }
-            if let Some((daemon, since)) =
-                status.pid().and_then(|pid| running.remove(&pid.as_raw()))
-            {
+            if let Some((daemon, since)) = status.pid().and_then(|pid| running.remove(&pid.as_raw())) {
                 // One that dies at once is not asked again at once.
-                let pause = if since.elapsed() < Duration::from_secs(1) {
-                    500
-                } else {
-                    50
-                };
+                let pause = if since.elapsed() < Duration::from_secs(1) { 500 } else { 50 };
                 down.push((daemon, Instant::now() + Duration::from_millis(pause)));
             }
         }
-        let (due, later): (Vec<_>, Vec<_>) = down
-            .drain(..)
-            .partition(|(daemon, at)| *at <= Instant::now() && !daemon.is_held());
+        let (due, later): (Vec<_>, Vec<_>) =
+            down.drain(..).partition(|(daemon, at)| *at <= Instant::now() && !daemon.is_held());
         down = later;
         for (daemon, _) in due {
-            match daemon
-                .start()
-                .ok()
-                .and_then(|child| i32::try_from(child.id()).ok())
-            {
+            match daemon.start().ok().and_then(|child| i32::try_from(child.id()).ok()) {
                 Some(pid) => drop(running.insert(pid, (daemon, Instant::now()))),
                 None => down.push((daemon, Instant::now() + Duration::from_secs(1))),
             }
         }
-        let timeout = if down.is_empty() {
-            PollTimeout::NONE
-        } else {
-            PollTimeout::from(20u8)
-        };
+        let timeout = if down.is_empty() { PollTimeout::NONE } else { PollTimeout::from(20u8) };
         let mut fds = [PollFd::new(signals.as_fd(), PollFlags::POLLIN)];
         let _ = poll(&mut fds, timeout);
     }

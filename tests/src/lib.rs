@@ -16,5 +16,6 @@ pub mod nodes;
 pub mod plan;
 pub mod record;
 pub mod tenants;
+pub mod traffic;
 pub mod uml;
 pub mod world;

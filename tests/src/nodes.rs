@@ -13,8 +13,8 @@ use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, setns, unshare};
 
 use crate::plan::{
-    Gateway, HOST_INNER_V4, HOST_INNER_V6, HOST_MAC, Kind, Options, Outer, SERVER_INNER_V4,
-    SERVER_INNER_V6, SERVER_OUTER_V4, SERVER_OUTER_V6, Site, server_outer,
+    Gateway, HOST_INNER_V4, HOST_INNER_V6, HOST_MAC, Kind, Options, Outer, SERVER_INNER_V4, SERVER_INNER_V6,
+    SERVER_OUTER_V4, SERVER_OUTER_V6, Site, server_outer,
 };
 
 /// Where the nodes' namespaces are pinned, in the world's own mount namespace: `ip -n NODE` works there.
@@ -36,22 +36,18 @@ pub fn netns_path(node: &str) -> PathBuf {
 /// # Errors
 /// The step that failed, with what `ip` or the kernel said.
 pub fn build(options: &Options) -> Result<()> {
-    let home =
-        fs::File::open("/proc/self/ns/net").context("cannot open the own network namespace")?;
+    let home = fs::File::open("/proc/self/ns/net").context("cannot open the own network namespace")?;
     fs::create_dir_all(NETNS_DIR).with_context(|| format!("cannot make {NETNS_DIR}"))?;
     for node in options.nodes() {
-        make_netns(&node, is_router(&node, options))
-            .with_context(|| format!("cannot make node {node}"))?;
+        make_netns(&node, is_router(&node, options)).with_context(|| format!("cannot make node {node}"))?;
     }
     setns(&home, CloneFlags::CLONE_NEWNET).context("cannot return to the own network namespace")?;
     ip(None, &links(options)).context("cannot make the links")?;
     ip(Some("internet"), &internet(options)).context("cannot configure internet")?;
     ip(Some("server"), &server()).context("cannot configure server")?;
     for site in options.sites() {
-        ip(Some(&site.host()), &host(options))
-            .with_context(|| format!("cannot configure {}", site.host()))?;
-        ip(Some(&site.gw()), &gateway(options, &site))
-            .with_context(|| gateway_hint(options, &site))?;
+        ip(Some(&site.host()), &host(options)).with_context(|| format!("cannot configure {}", site.host()))?;
+        ip(Some(&site.gw()), &gateway(options, &site)).with_context(|| gateway_hint(options, &site))?;
     }
     Ok(())
 }
@@ -64,13 +60,7 @@ fn make_netns(node: &str, router: bool) -> Result<()> {
     unshare(CloneFlags::CLONE_NEWNET)?;
     let path = netns_path(node);
     fs::File::create(&path)?;
-    mount(
-        Some("/proc/self/ns/net"),
-        &path,
-        None::<&str>,
-        MsFlags::MS_BIND,
-        None::<&str>,
-    )?;
+    mount(Some("/proc/self/ns/net"), &path, None::<&str>, MsFlags::MS_BIND, None::<&str>)?;
     // The files below /proc/sys/net are those of the writer's network namespace: this node's.
     // A new namespace starts with the machine's present IPv4 values: set what the world relies on.
     // Duplicate address detection would hold every fresh IPv6 address back for a second.
@@ -97,8 +87,7 @@ fn make_netns(node: &str, router: bool) -> Result<()> {
 }
 
 fn links(options: &Options) -> String {
-    let mut batch =
-        "link add wan0 netns server type veth peer name server netns internet\n".to_owned();
+    let mut batch = "link add wan0 netns server type veth peer name server netns internet\n".to_owned();
     for site in options.sites() {
         let (host, gw) = (site.host(), site.gw());
         batch += &format!(
@@ -116,9 +105,7 @@ fn internet(options: &Options) -> String {
     );
     for site in options.sites() {
         let (gw, v4, v6) = (site.gw(), site.internet_v4(), site.internet_v6());
-        batch += &format!(
-            "link set {gw} up\naddress add {v4}/30 dev {gw}\naddress add {v6}/64 dev {gw} nodad\n"
-        );
+        batch += &format!("link set {gw} up\naddress add {v4}/30 dev {gw}\naddress add {v6}/64 dev {gw} nodad\n");
     }
     batch
 }
@@ -163,11 +150,7 @@ fn gateway(options: &Options, site: &Site) -> String {
 
 /// The kernel's vxlan device and the LAN on one bridge: what a customer would build by hand.
 fn vxlan_gateway(outer: Outer, site: &Site) -> String {
-    let zero_checksum = if outer == Outer::V6 {
-        " udp6zerocsumtx udp6zerocsumrx"
-    } else {
-        ""
-    };
+    let zero_checksum = if outer == Outer::V6 { " udp6zerocsumtx udp6zerocsumrx" } else { "" };
     format!(
         "link add br0 type bridge forward_delay 0\n\
          link add tun0 type vxlan id {} local {} remote {} dstport 4789{zero_checksum}\n\
@@ -189,13 +172,8 @@ fn kernel_gateway(options: &Options, site: &Site) -> String {
         (_, Outer::V4) => "ipip",
         (_, Outer::V6) => "ip6tnl mode any encaplimit none",
     };
-    let key = site
-        .key
-        .map(|key| format!(" key {key}"))
-        .unwrap_or_default();
-    let mut batch = format!(
-        "link add tun0 type {kind} local {local} remote {remote}{key} ttl 64\nlink set tun0 up\n"
-    );
+    let key = site.key.map(|key| format!(" key {key}")).unwrap_or_default();
+    let mut batch = format!("link add tun0 type {kind} local {local} remote {remote}{key} ttl 64\nlink set tun0 up\n");
     if options.inner.v4() {
         batch += &format!(
             "address add 192.168.1.254/24 dev lan0\nroute add {SERVER_INNER_V4}/32 dev tun0\n\
@@ -219,11 +197,7 @@ fn gateway_hint(options: &Options, site: &Site) -> String {
         }
         _ => "",
     };
-    format!(
-        "cannot configure {} for {}{hint}",
-        site.gw(),
-        site.kind.word()
-    )
+    format!("cannot configure {} for {}{hint}", site.gw(), site.kind.word())
 }
 
 /// Runs `ip -batch` on `batch`, in `node` or where the holder is.
@@ -243,9 +217,7 @@ pub fn ip(node: Option<&str>, batch: &str) -> Result<()> {
         .spawn()
         .context("cannot run ip (package iproute2)")?;
     if let Some(mut stdin) = child.stdin.take() {
-        stdin
-            .write_all(batch.as_bytes())
-            .context("cannot write to ip")?;
+        stdin.write_all(batch.as_bytes()).context("cannot write to ip")?;
     }
     let output = child.wait_with_output().context("cannot wait for ip")?;
     if output.status.success() {
@@ -258,8 +230,5 @@ pub fn ip(node: Option<&str>, batch: &str) -> Result<()> {
         .and_then(|n| n.trim().parse::<usize>().ok())
         .and_then(|n| batch.lines().nth(n - 1))
         .unwrap_or_default();
-    bail!(
-        "ip said {:?} to {line:?}",
-        said.lines().next().unwrap_or_default()
-    );
+    bail!("ip said {:?} to {line:?}", said.lines().next().unwrap_or_default());
 }

@@ -144,11 +144,7 @@ impl Options {
     /// The site with number `index`, counted from 0.
     #[must_use]
     pub fn site(&self, index: u16) -> Site {
-        let kind = self
-            .kinds
-            .get(usize::from(index) % self.kinds.len().max(1))
-            .copied()
-            .unwrap_or(Kind::Ipip);
+        let kind = self.kinds.get(usize::from(index) % self.kinds.len().max(1)).copied().unwrap_or(Kind::Ipip);
         let key = match kind {
             Kind::Vxlan => Some(1000 + u32::from(index)),
             Kind::Gre if self.keyed => Some(1000 + u32::from(index)),
@@ -164,15 +160,9 @@ impl Options {
     pub fn check(&self) -> Result<(), String> {
         let name_ok = !self.name.is_empty()
             && self.name.len() <= 24
-            && self
-                .name
-                .bytes()
-                .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
+            && self.name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
         if !name_ok {
-            return Err(format!(
-                "--name {:?}: 1 to 24 of a-z, 0-9 and '-'",
-                self.name
-            ));
+            return Err(format!("--name {:?}: 1 to 24 of a-z, 0-9 and '-'", self.name));
         }
         if self.sites == 0 || self.sites > MAX_SITES {
             return Err(format!("--sites {}: 1 to {MAX_SITES}", self.sites));
@@ -249,23 +239,13 @@ impl Site {
     /// Outer IPv4 address of the gateway (/30).
     #[must_use]
     pub fn outer_v4(&self) -> Ipv4Addr {
-        Ipv4Addr::new(
-            198,
-            51,
-            100,
-            u8::try_from(self.index * 4 + 2).unwrap_or(u8::MAX),
-        )
+        Ipv4Addr::new(198, 51, 100, u8::try_from(self.index * 4 + 2).unwrap_or(u8::MAX))
     }
 
     /// The internet's IPv4 address on that link.
     #[must_use]
     pub fn internet_v4(&self) -> Ipv4Addr {
-        Ipv4Addr::new(
-            198,
-            51,
-            100,
-            u8::try_from(self.index * 4 + 1).unwrap_or(u8::MAX),
-        )
+        Ipv4Addr::new(198, 51, 100, u8::try_from(self.index * 4 + 1).unwrap_or(u8::MAX))
     }
 
     /// Outer IPv6 address of the gateway (/64).
@@ -292,10 +272,7 @@ impl Site {
     /// The tunnel as the server's side names it: `KIND:GATEWAY[,local=SERVER][,key=N]`.
     #[must_use]
     pub fn server_tunnel(&self, version: Outer) -> String {
-        self.spec(
-            &self.outer(version),
-            &format!(",local={}", server_outer(version)),
-        )
+        self.spec(&self.outer(version), &format!(",local={}", server_outer(version)))
     }
 
     /// The tunnel as the gateway names it: `KIND:SERVER[,key=N]`.
@@ -305,10 +282,7 @@ impl Site {
     }
 
     fn spec(&self, remote: &str, local: &str) -> String {
-        let key = self
-            .key
-            .map(|key| format!(",key={key}"))
-            .unwrap_or_default();
+        let key = self.key.map(|key| format!(",key={key}")).unwrap_or_default();
         format!("{}:{remote}{local}{key}", self.kind.word())
     }
 }
@@ -328,14 +302,7 @@ mod tests {
 
     #[test]
     fn letters_count_like_columns() {
-        let letters = |index| {
-            Site {
-                index,
-                kind: Kind::Ipip,
-                key: None,
-            }
-            .letters()
-        };
+        let letters = |index| Site { index, kind: Kind::Ipip, key: None }.letters();
         assert_eq!(letters(0), "a");
         assert_eq!(letters(25), "z");
         assert_eq!(letters(26), "aa");
@@ -344,49 +311,28 @@ mod tests {
 
     #[test]
     fn every_site_has_outer_addresses_of_its_own() {
-        let options = Options {
-            sites: MAX_SITES,
-            ..Options::default()
-        };
+        let options = Options { sites: MAX_SITES, ..Options::default() };
         let mut seen = std::collections::BTreeSet::new();
         for site in options.sites() {
             for address in [site.outer_v4(), site.internet_v4()] {
                 assert!(seen.insert(address), "{address} twice");
-                assert!(
-                    u32::from(address) & 3 != 0,
-                    "{address} is a network address"
-                );
+                assert!(u32::from(address) & 3 != 0, "{address} is a network address");
             }
         }
     }
 
     #[test]
     fn tunnels_are_written_as_both_sides_read_them() {
-        let options = Options {
-            kinds: vec![Kind::Ipip, Kind::Vxlan],
-            ..Options::default()
-        };
-        assert_eq!(
-            options.site(0).server_tunnel(Outer::V4),
-            "ipip:198.51.100.2,local=203.0.113.1"
-        );
-        assert_eq!(
-            options.site(1).site_tunnel(Outer::V6),
-            "vxlan:2001:db8:ffff::1,key=1001"
-        );
+        let options = Options { kinds: vec![Kind::Ipip, Kind::Vxlan], ..Options::default() };
+        assert_eq!(options.site(0).server_tunnel(Outer::V4), "ipip:198.51.100.2,local=203.0.113.1");
+        assert_eq!(options.site(1).site_tunnel(Outer::V6), "vxlan:2001:db8:ffff::1,key=1001");
     }
 
     #[test]
     fn bad_options_are_named() {
-        let name = Options {
-            name: "Lab 1".into(),
-            ..Options::default()
-        };
+        let name = Options { name: "Lab 1".into(), ..Options::default() };
         assert!(name.check().is_err_and(|e| e.contains("--name")));
-        let sites = Options {
-            sites: 51,
-            ..Options::default()
-        };
+        let sites = Options { sites: 51, ..Options::default() };
         assert!(sites.check().is_err_and(|e| e.contains("--sites 51")));
     }
 }

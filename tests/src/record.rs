@@ -57,9 +57,7 @@ impl Held {
                 .open(&path)
                 .with_context(|| format!("cannot open {}", path.display()))?;
             let Ok(file) = Flock::lock(file, FlockArg::LockExclusiveNonblock) else {
-                bail!(
-                    "a lab named {name:?} stands already (lab down --name {name}, or choose another --name)"
-                );
+                bail!("a lab named {name:?} stands already (lab down --name {name}, or choose another --name)");
             };
             // Between open and lock the last owner may have removed the file: then the lock is on nothing.
             if same_file(&file, &path)? {
@@ -105,10 +103,7 @@ pub fn read(name: &str) -> Result<Record> {
     let mut file = match File::open(&path) {
         Ok(file) => file,
         Err(e) if e.kind() == io::ErrorKind::NotFound => {
-            bail!(
-                "no lab named {name:?} stands (lab up{} makes one)",
-                name_flag(name)
-            )
+            bail!("no lab named {name:?} stands (lab up{} makes one)", name_flag(name))
         }
         Err(e) => return Err(e).with_context(|| format!("cannot open {}", path.display())),
     };
@@ -117,10 +112,9 @@ pub fn read(name: &str) -> Result<Record> {
         bail!("the lab named {name:?} is gone (its record was stale and is removed)");
     }
     let mut text = String::new();
-    file.read_to_string(&mut text)
-        .with_context(|| format!("cannot read {}", path.display()))?;
-    let record: Record = serde_json::from_str(&text)
-        .with_context(|| format!("the lab named {name:?} is not ready yet"))?;
+    file.read_to_string(&mut text).with_context(|| format!("cannot read {}", path.display()))?;
+    let record: Record =
+        serde_json::from_str(&text).with_context(|| format!("the lab named {name:?} is not ready yet"))?;
     if start_time(record.holder) != Some(record.start_time) {
         bail!("the holder of the lab named {name:?} has just died");
     }
@@ -140,11 +134,7 @@ pub fn names() -> Result<Vec<String>> {
     };
     for entry in entries {
         let path = entry?.path();
-        let Some(name) = path
-            .file_name()
-            .and_then(|n| n.to_str())
-            .and_then(|n| n.strip_suffix(".json"))
-        else {
+        let Some(name) = path.file_name().and_then(|n| n.to_str()).and_then(|n| n.strip_suffix(".json")) else {
             continue;
         };
         if is_held(&path)? {
@@ -176,20 +166,11 @@ pub fn is_held(path: &Path) -> Result<bool> {
 pub fn start_time(pid: i32) -> Option<u64> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     // The name in field 2 may hold blanks and parentheses: count from its last parenthesis.
-    stat.rsplit_once(')')?
-        .1
-        .split_whitespace()
-        .nth(19)?
-        .parse()
-        .ok()
+    stat.rsplit_once(')')?.1.split_whitespace().nth(19)?.parse().ok()
 }
 
 /// ` --name X` unless X is the default.
 #[must_use]
 pub fn name_flag(name: &str) -> String {
-    if name == "lab" {
-        String::new()
-    } else {
-        format!(" --name {name}")
-    }
+    if name == "lab" { String::new() } else { format!(" --name {name}") }
 }

@@ -25,18 +25,7 @@ pub fn add_tenant(options: &Options, site: &Site) -> Vec<String> {
 #[must_use]
 pub fn add_web(site: &Site) -> Vec<String> {
     let body = format!("body={}", page(site));
-    [
-        "tenantd",
-        "add-service",
-        &site.tenant(),
-        "web",
-        "--template",
-        "nginx",
-        "--set",
-        &body,
-    ]
-    .map(String::from)
-    .to_vec()
+    ["tenantd", "add-service", &site.tenant(), "web", "--template", "nginx", "--set", &body].map(String::from).to_vec()
 }
 
 /// The page that tenant's nginx serves.
@@ -54,9 +43,7 @@ pub fn add(world: &World, site: &Site) -> Result<String> {
         let argv: Vec<&str> = argv.iter().map(String::as_str).collect();
         world.ok("server", &argv)
     };
-    let said = run(&add_tenant(world.options(), site))
-        .with_context(|| format!("cannot add {}", site.tenant()))?;
-    run(&add_web(site))
-        .with_context(|| format!("cannot start the web server of {}", site.tenant()))?;
+    let said = run(&add_tenant(world.options(), site)).with_context(|| format!("cannot add {}", site.tenant()))?;
+    run(&add_web(site)).with_context(|| format!("cannot start the web server of {}", site.tenant()))?;
     Ok(said.trim_end().to_owned())
 }

@@ -42,11 +42,8 @@ pub struct Uml {
 /// Why a user-mode-linux cannot run here, if so.
 #[must_use]
 pub fn missing() -> Option<String> {
-    let found = |program: &str| {
-        ["/usr/bin", "/usr/sbin", "/bin", "/sbin"]
-            .iter()
-            .any(|d| Path::new(d).join(program).exists())
-    };
+    let found =
+        |program: &str| ["/usr/bin", "/usr/sbin", "/bin", "/sbin"].iter().any(|d| Path::new(d).join(program).exists());
     if !found("linux.uml") {
         return Some("linux.uml is not installed (package user-mode-linux)".into());
     }
@@ -70,13 +67,8 @@ impl Uml {
         let shared = world.path(&inside);
         fs::create_dir_all(&shared).with_context(|| format!("cannot make {}", shared.display()))?;
         fs::write(shared.join("init"), init(spec, &inside))?;
-        fs::set_permissions(
-            shared.join("init"),
-            std::os::unix::fs::PermissionsExt::from_mode(0o755),
-        )?;
-        world
-            .ok(spec.node, &["sh", "-ec", &taps(spec)])
-            .context("cannot make taps")?;
+        fs::set_permissions(shared.join("init"), std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
+        world.ok(spec.node, &["sh", "-ec", &taps(spec)]).context("cannot make taps")?;
         let mut line = format!(
             "exec linux.uml mem=128M root=/dev/root rootfstype=hostfs rootflags=/ ro init={inside}/init quiet \
              con0=fd:0,fd:1 con=null"
@@ -85,16 +77,9 @@ impl Uml {
             line += &format!(" vec{number}:transport=tap,ifname={}{number}", spec.name);
         }
         // The kernel keeps its memory in a file in TMPDIR: a tmpfs of the world, which vanishes with it.
-        line = format!(
-            "export TMPDIR={}; {line} >{inside}/console 2>&1 </dev/null",
-            daemons::DIR
-        );
+        line = format!("export TMPDIR={}; {line} >{inside}/console 2>&1 </dev/null", daemons::DIR);
         let process = world.spawn(spec.node, &["sh", "-c", &line])?;
-        let uml = Self {
-            _process: process,
-            shared,
-            commands: std::cell::Cell::new(0),
-        };
+        let uml = Self { _process: process, shared, commands: std::cell::Cell::new(0) };
         let state = eventually("user-mode-linux up", BOOT, || {
             let state = fs::read_to_string(uml.shared.join("state")).ok()?;
             state.ends_with('\n').then_some(state)
@@ -118,18 +103,11 @@ impl Uml {
         fs::rename(file("new"), file("cmd"))?;
         let started = Instant::now();
         let code = eventually(&format!("{command:?} in user-mode-linux"), limit, || {
-            fs::read_to_string(file("rc"))
-                .ok()
-                .filter(|rc| rc.ends_with('\n'))
+            fs::read_to_string(file("rc")).ok().filter(|rc| rc.ends_with('\n'))
         })?;
-        let output =
-            String::from_utf8_lossy(&fs::read(file("out")).unwrap_or_default()).into_owned();
+        let output = String::from_utf8_lossy(&fs::read(file("out")).unwrap_or_default()).into_owned();
         if code.trim() != "0" {
-            bail!(
-                "in user-mode-linux: {command} -> {} after {:?}\n{output}",
-                code.trim(),
-                started.elapsed()
-            );
+            bail!("in user-mode-linux: {command} -> {} after {:?}\n{output}", code.trim(), started.elapsed());
         }
         Ok(output)
     }
@@ -137,8 +115,7 @@ impl Uml {
     /// What its console showed.
     #[must_use]
     pub fn console(&self) -> String {
-        String::from_utf8_lossy(&fs::read(self.shared.join("console")).unwrap_or_default())
-            .into_owned()
+        String::from_utf8_lossy(&fs::read(self.shared.join("console")).unwrap_or_default()).into_owned()
     }
 }
 

@@ -32,11 +32,7 @@ pub fn bin_dir() -> Result<PathBuf> {
     let exe = std::env::current_exe().context("cannot find the own program")?;
     let dir = exe.parent().context("a program without a directory")?;
     // Tests are and examples are built one level deeper than the programs.
-    let dir = if dir.ends_with("deps") || dir.ends_with("examples") {
-        dir.parent().unwrap_or(dir)
-    } else {
-        dir
-    };
+    let dir = if dir.ends_with("deps") || dir.ends_with("examples") { dir.parent().unwrap_or(dir) } else { dir };
     Ok(dir.to_path_buf())
 }
 
@@ -45,11 +41,7 @@ pub fn bin_dir() -> Result<PathBuf> {
 pub fn unique_name(stem: &str) -> String {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     let stem: String = stem.chars().take(10).collect();
-    format!(
-        "{stem}-{}-{}",
-        std::process::id(),
-        NEXT.fetch_add(1, Ordering::Relaxed)
-    )
+    format!("{stem}-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed))
 }
 
 impl World {
@@ -79,11 +71,7 @@ impl World {
         let mut lines = BufReader::new(ours.try_clone()?);
         loop {
             let mut line = String::new();
-            if lines
-                .read_line(&mut line)
-                .context("cannot hear the holder")?
-                == 0
-            {
+            if lines.read_line(&mut line).context("cannot hear the holder")? == 0 {
                 bail!("the holder of the lab died while making it");
             }
             let line = line.trim_end();
@@ -96,10 +84,7 @@ impl World {
             }
         }
         let record = record::read(&options.name)?;
-        Ok(Self {
-            record,
-            maker: Some(ours),
-        })
+        Ok(Self { record, maker: Some(ours) })
     }
 
     /// Lets the world stand on its own; `lab down` ends it.
@@ -108,13 +93,9 @@ impl World {
     /// It has just ended.
     pub fn keep(mut self) -> Result<()> {
         let mut maker = self.maker.take().context("kept already")?;
-        maker
-            .write_all(&[holder::KEEP])
-            .context("the lab is gone")?;
+        maker.write_all(&[holder::KEEP]).context("the lab is gone")?;
         let mut line = String::new();
-        BufReader::new(maker)
-            .read_line(&mut line)
-            .context("the lab is gone")?;
+        BufReader::new(maker).read_line(&mut line).context("the lab is gone")?;
         Ok(())
     }
 
@@ -130,10 +111,7 @@ impl World {
     /// The own program directory is unknown.
     pub fn command(&self, node: &str, argv: &[&str]) -> Result<Command> {
         let mut command = Command::new(bin_dir()?.join("lab"));
-        command
-            .args(["exec", "--name", &self.record.options.name, node, "--"])
-            .args(argv)
-            .stdin(Stdio::null());
+        command.args(["exec", "--name", &self.record.options.name, node, "--"]).args(argv).stdin(Stdio::null());
         Ok(command)
     }
 
@@ -142,9 +120,7 @@ impl World {
     /// # Errors
     /// It cannot be run. Its own failure is in the output.
     pub fn exec(&self, node: &str, argv: &[&str]) -> Result<Output> {
-        self.command(node, argv)?
-            .output()
-            .with_context(|| format!("cannot run {argv:?} on {node}"))
+        self.command(node, argv)?.output().with_context(|| format!("cannot run {argv:?} on {node}"))
     }
 
     /// Runs a command that must succeed; returns its standard output.
@@ -156,13 +132,7 @@ impl World {
         let out = String::from_utf8_lossy(&output.stdout).into_owned();
         if !output.status.success() {
             let err = String::from_utf8_lossy(&output.stderr);
-            bail!(
-                "on {node}: {} -> {}\n{}{}",
-                argv.join(" "),
-                output.status,
-                out,
-                err.trim_end()
-            );
+            bail!("on {node}: {} -> {}\n{}{}", argv.join(" "), output.status, out, err.trim_end());
         }
         Ok(out)
     }
@@ -179,24 +149,19 @@ impl World {
             .stderr(Stdio::piped())
             .spawn()
             .with_context(|| format!("cannot run {argv:?} on {node}"))?;
-        Ok(Running {
-            child: Some(child),
-            what: argv.join(" "),
-        })
+        Ok(Running { child: Some(child), what: argv.join(" ") })
     }
 
     /// A path of the world as the machine sees it.
     #[must_use]
     pub fn path(&self, inside: &str) -> PathBuf {
-        Path::new(&format!("/proc/{}/root", self.record.holder))
-            .join(inside.trim_start_matches('/'))
+        Path::new(&format!("/proc/{}/root", self.record.holder)).join(inside.trim_start_matches('/'))
     }
 
     /// What a daemon wrote so far.
     #[must_use]
     pub fn log(&self, daemon: &str) -> String {
-        let bytes = std::fs::read(self.path(&format!("{}/log/{daemon}", crate::daemons::DIR)))
-            .unwrap_or_default();
+        let bytes = std::fs::read(self.path(&format!("{}/log/{daemon}", crate::daemons::DIR))).unwrap_or_default();
         String::from_utf8_lossy(&bytes).into_owned()
     }
 }
@@ -240,16 +205,10 @@ impl Running {
             }
             late
         });
-        let output = child
-            .wait_with_output()
-            .with_context(|| format!("cannot wait for {}", self.what))?;
+        let output = child.wait_with_output().with_context(|| format!("cannot wait for {}", self.what))?;
         drop(done);
         if guard.join().unwrap_or(false) {
-            bail!(
-                "{} did not end within {limit:?}; it said {}",
-                self.what,
-                String::from_utf8_lossy(&output.stdout)
-            );
+            bail!("{} did not end within {limit:?}; it said {}", self.what, String::from_utf8_lossy(&output.stdout));
         }
         Ok(output)
     }
@@ -262,10 +221,7 @@ impl Running {
         if let Some(child) = &self.child {
             let own = i32::try_from(child.id())?;
             for pid in descendants(own) {
-                let _ = nix::sys::signal::kill(
-                    nix::unistd::Pid::from_raw(pid),
-                    nix::sys::signal::Signal::SIGINT,
-                );
+                let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGINT);
             }
         }
         self.wait(Duration::from_secs(10))
@@ -294,11 +250,7 @@ fn descendants(pid: i32) -> Vec<i32> {
 ///
 /// # Errors
 /// `what` did not come true within `limit`.
-pub fn eventually<T>(
-    what: &str,
-    limit: Duration,
-    mut probe: impl FnMut() -> Option<T>,
-) -> Result<T> {
+pub fn eventually<T>(what: &str, limit: Duration, mut probe: impl FnMut() -> Option<T>) -> Result<T> {
     let until = Instant::now() + limit;
     loop {
         if let Some(answer) = probe() {

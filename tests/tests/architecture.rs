@@ -28,18 +28,8 @@ const ALLOWED: &[(&str, &[&str])] = &[
 ];
 
 /// Crates with which a pure leaf would stop being pure.
-const IMPURE: &[&str] = &[
-    "tokio",
-    "nix",
-    "libc",
-    "socket2",
-    "rtnetlink",
-    "libbpf-rs",
-    "rand",
-    "hyper",
-    "axum",
-    "tracing",
-];
+const IMPURE: &[&str] =
+    &["tokio", "nix", "libc", "socket2", "rtnetlink", "libbpf-rs", "rand", "hyper", "axum", "tracing"];
 
 fn edges() -> Result<()> {
     let ours = dependencies()?;
@@ -50,10 +40,7 @@ fn edges() -> Result<()> {
             .find(|(n, _)| n == name)
             .with_context(|| format!("crate {name} has no rule in this test"))?;
         for used in uses.iter().filter(|u| names.contains(u.as_str())) {
-            ensure!(
-                allowed.contains(&used.as_str()),
-                "{name} depends on {used}; it may depend on {allowed:?} only"
-            );
+            ensure!(allowed.contains(&used.as_str()), "{name} depends on {used}; it may depend on {allowed:?} only");
         }
     }
     Ok(())
@@ -62,10 +49,7 @@ fn edges() -> Result<()> {
 fn leaves_are_pure() -> Result<()> {
     let ours = dependencies()?;
     let uses = ours.get("stackmap").context("no crate stackmap")?;
-    let impure: Vec<&String> = uses
-        .iter()
-        .filter(|u| IMPURE.contains(&u.as_str()))
-        .collect();
+    let impure: Vec<&String> = uses.iter().filter(|u| IMPURE.contains(&u.as_str())).collect();
     ensure!(impure.is_empty(), "stackmap is pure, but uses {impure:?}");
     Ok(())
 }
@@ -74,41 +58,19 @@ fn leaves_are_pure() -> Result<()> {
 fn dependencies() -> Result<BTreeMap<String, BTreeSet<String>>> {
     let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".into());
     let output = Command::new(cargo)
-        .args([
-            "metadata",
-            "--no-deps",
-            "--format-version",
-            "1",
-            "--offline",
-        ])
+        .args(["metadata", "--no-deps", "--format-version", "1", "--offline"])
         .current_dir(env!("CARGO_MANIFEST_DIR"))
         .output()
         .context("cannot run cargo metadata")?;
-    ensure!(
-        output.status.success(),
-        "{}",
-        String::from_utf8_lossy(&output.stderr)
-    );
+    ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let metadata: Value = serde_json::from_slice(&output.stdout)?;
     let list = |value: &Value| value.as_array().cloned().unwrap_or_default();
-    let name = |value: &Value| {
-        value
-            .get("name")
-            .and_then(Value::as_str)
-            .unwrap_or_default()
-            .to_owned()
-    };
+    let name = |value: &Value| value.get("name").and_then(Value::as_str).unwrap_or_default().to_owned();
     Ok(list(&metadata["packages"])
         .iter()
         .map(|package| {
             let uses = list(&package["dependencies"]);
-            (
-                name(package),
-                uses.iter()
-                    .filter(|d| d["kind"].as_str() != Some("dev"))
-                    .map(name)
-                    .collect(),
-            )
+            (name(package), uses.iter().filter(|d| d["kind"].as_str() != Some("dev")).map(name).collect())
         })
         .collect())
 }

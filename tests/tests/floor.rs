@@ -5,6 +5,7 @@ use std::path::Path;
 use anyhow::Result;
 use libtest_mimic::{Completion, Failed, Trial};
 use system_tests::plan::Options;
+use system_tests::tenants;
 use system_tests::uml;
 use system_tests::world::{World, bin_dir, unique_name};
 
@@ -30,8 +31,9 @@ impl Need {
                 .into_iter()
                 .find(|name| !bin_dir().is_ok_and(|dir| dir.join(name).exists()))
                 .map(|name| format!("{name} is not built (cargo build --release --workspace)")),
-            Self::Program(program, package) => (!on_path(program))
-                .then(|| format!("{program} is not installed (package {package})")),
+            Self::Program(program, package) => {
+                (!on_path(program)).then(|| format!("{program} is not installed (package {package})"))
+            }
             Self::Uml => uml::missing(),
         }
     }
@@ -39,40 +41,67 @@ impl Need {
 
 fn on_path(program: &str) -> bool {
     let path = system_tests::enter::path_with_binaries();
-    path.split(':')
-        .any(|dir| Path::new(dir).join(program).exists())
+    path.split(':').any(|dir| Path::new(dir).join(program).exists())
 }
 
 /// A test that runs when its needs are met and is reported as ignored, with the reason, when not.
-pub(crate) fn trial(
-    name: &str,
-    needs: &'static [Need],
-    test: impl FnOnce() -> Result<()> + Send + 'static,
-) -> Trial {
+pub(crate) fn trial(name: &str, needs: &'static [Need], test: impl FnOnce() -> Result<()> + Send + 'static) -> Trial {
     Trial::ignorable_test(name, move || {
         if let Some(reason) = needs.iter().find_map(|need| need.missing()) {
             return Ok(Completion::ignored_with(reason));
         }
-        test()
-            .map(|()| Completion::Completed)
-            .map_err(|e| Failed::from(format!("{e:#}")))
+        test().map(|()| Completion::Completed).map_err(|e| Failed::from(format!("{e:#}")))
     })
 }
 
 /// What every test in a world needs.
-pub(crate) const WORLD: &[Need] = &[
-    Need::Root,
-    Need::Program("ip", "iproute2"),
-    Need::Program("ping", "iputils-ping"),
-];
+pub(crate) const WORLD: &[Need] = &[Need::Root, Need::Program("ip", "iproute2"), Need::Program("ping", "iputils-ping")];
 
 /// Makes a world of a name nobody else has.
 pub(crate) fn world(stem: &str, options: Options) -> Result<World> {
-    World::up(
-        &Options {
-            name: unique_name(stem),
-            ..options
-        },
-        &mut |_| {},
-    )
+    World::up(&Options { name: unique_name(stem), ..options }, &mut |_| {})
+}
+
+/// What every test with tenants needs.
+pub(crate) const TENANTS: &[Need] = &[
+    Need::Root,
+    Need::Daemons,
+    Need::Program("ip", "iproute2"),
+    Need::Program("ping", "iputils-ping"),
+    Need::Program("curl", "curl"),
+    Need::Program("nginx", "nginx-light"),
+    Need::Program("python3", "python3"),
+    Need::Program("tcpdump", "tcpdump"),
+    Need::Program("tshark", "tshark"),
+];
+
+/// Makes a world with a tenant a site.
+pub(crate) fn with_tenants(stem: &str, options: Options) -> Result<World> {
+    let world = world(stem, options)?;
+    for site in world.options().clone().sites() {
+        tenants::add(&world, &site)?;
+    }
+    Ok(world)
+}
+
+/// What happened on the server, for the report of a test that failed.
+pub(crate) fn explain(world: &World, result: Result<()>) -> Result<()> {
+    result.map_err(|e| {
+        let run = |argv: &[&str]| match world.exec("server", argv) {
+            Ok(o) => format!("{}{}", String::from_utf8_lossy(&o.stdout), String::from_utf8_lossy(&o.stderr)),
+            Err(e) => format!("{e:#}"),
+        };
+        let last = |daemon: &str| {
+            let log = world.log(daemon);
+            let lines: Vec<&str> = log.lines().collect();
+            lines[lines.len().saturating_sub(15)..].join("\n")
+        };
+        e.context(format!(
+            "--- tenantd status\n{}--- access-server counters\n{}--- tenantd's log\n{}\n--- access-server's log\n{}\n--- the failure",
+            run(&["tenantd", "status"]),
+            run(&["access-server", "counters"]),
+            last("tenantd"),
+            last("access-server"),
+        ))
+    })
 }

@@ -4,8 +4,15 @@
 //! reason, never as passed.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod add_remove;
 mod architecture;
 mod floor;
+mod foreign_uml;
+mod isolation;
+mod kill9;
+mod leftovers;
+mod push;
+mod tags;
 mod worlds;
 
 use std::process::ExitCode;
@@ -14,9 +21,19 @@ fn main() -> ExitCode {
     let mut args = libtest_mimic::Arguments::from_args();
     // Worlds beside each other would measure each other's load.
     args.test_threads.get_or_insert(1);
-    let trials = [worlds::trials(), architecture::trials()]
-        .into_iter()
-        .flatten()
-        .collect();
+    let trials = [
+        architecture::trials(),
+        worlds::trials(),
+        isolation::trials(),
+        tags::trials(),
+        push::trials(),
+        foreign_uml::trials(),
+        add_remove::trials(),
+        kill9::trials(),
+        leftovers::trials(),
+    ]
+    .into_iter()
+    .flatten()
+    .collect();
     libtest_mimic::run(&args, trials).exit_code()
 }

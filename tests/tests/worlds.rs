@@ -15,36 +15,15 @@ use crate::floor::{WORLD, trial, world};
 
 pub(crate) fn trials() -> Vec<Trial> {
     vec![
-        trial(
-            "worlds::outer_addresses_answer",
-            WORLD,
-            outer_addresses_answer,
-        ),
-        trial(
-            "worlds::two_stand_side_by_side",
-            WORLD,
-            two_stand_side_by_side,
-        ),
-        trial(
-            "worlds::a_killed_holder_leaves_nothing",
-            WORLD,
-            a_killed_holder_leaves_nothing,
-        ),
-        trial(
-            "worlds::a_dropped_world_leaves_nothing",
-            WORLD,
-            a_dropped_world_leaves_nothing,
-        ),
+        trial("worlds::outer_addresses_answer", WORLD, outer_addresses_answer),
+        trial("worlds::two_stand_side_by_side", WORLD, two_stand_side_by_side),
+        trial("worlds::a_killed_holder_leaves_nothing", WORLD, a_killed_holder_leaves_nothing),
+        trial("worlds::a_dropped_world_leaves_nothing", WORLD, a_dropped_world_leaves_nothing),
     ]
 }
 
 fn bare() -> Options {
-    Options {
-        sites: 2,
-        gateway: Gateway::None,
-        server: false,
-        ..Options::default()
-    }
+    Options { sites: 2, gateway: Gateway::None, server: false, ..Options::default() }
 }
 
 fn outer_addresses_answer() -> Result<()> {
@@ -53,41 +32,20 @@ fn outer_addresses_answer() -> Result<()> {
         world.ok("gw-b", &["ping", "-c", "1", "-W", "2", address])?;
     }
     let elsewhere = world.exec("host-a", &["ping", "-c", "1", "-W", "1", "203.0.113.1"])?;
-    ensure!(
-        !elsewhere.status.success(),
-        "a host reached the internet without a gateway"
-    );
+    ensure!(!elsewhere.status.success(), "a host reached the internet without a gateway");
     Ok(())
 }
 
 fn two_stand_side_by_side() -> Result<()> {
     let (first, second) = (world("side", bare())?, world("side", bare())?);
-    let mark = |world: &World, text: &str| {
-        world.ok("server", &["sh", "-c", &format!("echo {text} > /run/mark")])
-    };
+    let mark = |world: &World, text: &str| world.ok("server", &["sh", "-c", &format!("echo {text} > /run/mark")]);
     mark(&first, "first")?;
     mark(&second, "second")?;
-    ensure!(
-        first.ok("server", &["cat", "/run/mark"])? == "first\n",
-        "one world's /run shows in the other"
-    );
+    ensure!(first.ok("server", &["cat", "/run/mark"])? == "first\n", "one world's /run shows in the other");
     let processes = first.ok("server", &["sh", "-c", "ls -d /proc/[0-9]* | wc -l"])?;
-    ensure!(
-        processes.trim().parse::<u32>()? < 8,
-        "a world sees {} processes",
-        processes.trim()
-    );
-    let taken = World::up(
-        &Options {
-            name: first.options().name.clone(),
-            ..bare()
-        },
-        &mut |_| {},
-    );
-    ensure!(
-        taken.is_err_and(|e| format!("{e:#}").contains("stands already")),
-        "a name was taken twice"
-    );
+    ensure!(processes.trim().parse::<u32>()? < 8, "a world sees {} processes", processes.trim());
+    let taken = World::up(&Options { name: first.options().name.clone(), ..bare() }, &mut |_| {});
+    ensure!(taken.is_err_and(|e| format!("{e:#}").contains("stands already")), "a name was taken twice");
     Ok(())
 }
 
@@ -98,18 +56,11 @@ fn a_killed_holder_leaves_nothing() -> Result<()> {
     let record = world.record.clone();
     kill(Pid::from_raw(record.holder), Signal::SIGKILL)?;
     let path = record::path(&record.options.name);
-    eventually("the record is removed", Duration::from_secs(5), || {
-        (!path.exists()).then_some(())
-    })?;
+    eventually("the record is removed", Duration::from_secs(5), || (!path.exists()).then_some(()))?;
     if let Some(sleeper) = sleeper.take() {
-        ensure!(
-            !sleeper.wait(Duration::from_secs(2))?.status.success(),
-            "a process outlived its world"
-        );
+        ensure!(!sleeper.wait(Duration::from_secs(2))?.status.success(), "a process outlived its world");
     }
-    eventually("the machine is as before", Duration::from_secs(5), || {
-        (traces().ok()? == before).then_some(())
-    })
+    eventually("the machine is as before", Duration::from_secs(5), || (traces().ok()? == before).then_some(()))
 }
 
 fn a_dropped_world_leaves_nothing() -> Result<()> {
@@ -118,25 +69,17 @@ fn a_dropped_world_leaves_nothing() -> Result<()> {
     let path = record::path(&world.options().name);
     drop(world);
     ensure!(!path.exists(), "{} is left", path.display());
-    eventually("the machine is as before", Duration::from_secs(5), || {
-        (traces().ok()? == before).then_some(())
-    })
+    eventually("the machine is as before", Duration::from_secs(5), || (traces().ok()? == before).then_some(()))
 }
 
 /// What a world could leave on the machine: mounts, devices of the first namespace, cgroups.
 fn traces() -> Result<BTreeSet<String>> {
-    let mut traces: BTreeSet<String> = std::fs::read_to_string("/proc/self/mounts")?
-        .lines()
-        .map(str::to_owned)
-        .collect();
+    let mut traces: BTreeSet<String> =
+        std::fs::read_to_string("/proc/self/mounts")?.lines().map(str::to_owned).collect();
     for entry in std::fs::read_dir("/sys/class/net")? {
         traces.insert(format!("device {}", entry?.file_name().to_string_lossy()));
     }
-    for cgroup in [
-        "/sys/fs/cgroup",
-        "/sys/fs/cgroup/unified",
-        "/sys/fs/cgroup/pids",
-    ] {
+    for cgroup in ["/sys/fs/cgroup", "/sys/fs/cgroup/unified", "/sys/fs/cgroup/pids"] {
         for entry in std::fs::read_dir(cgroup).into_iter().flatten().flatten() {
             traces.insert(format!("cgroup {}", entry.path().display()));
         }

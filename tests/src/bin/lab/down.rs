@@ -15,11 +15,7 @@ pub(crate) struct Args {
 
 pub(crate) fn run(args: Args) -> Result<u8> {
     let standing = record::names()?;
-    let names = if args.all {
-        standing.clone()
-    } else {
-        vec![args.name]
-    };
+    let names = if args.all { standing.clone() } else { vec![args.name] };
     for name in names {
         if !standing.contains(&name) {
             println!("no lab named {name:?} stands; nothing to do");

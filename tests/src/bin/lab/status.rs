@@ -14,10 +14,7 @@ pub(crate) struct Args {
 
 pub(crate) fn run(args: Args) -> Result<u8> {
     // A lab that is being made has no complete record yet: it is shown when it has.
-    let records: Vec<Record> = record::names()?
-        .iter()
-        .filter_map(|name| record::read(name).ok())
-        .collect();
+    let records: Vec<Record> = record::names()?.iter().filter_map(|name| record::read(name).ok()).collect();
     if args.json {
         println!("{}", json!({ "labs": records }));
         return Ok(0);
@@ -33,15 +30,8 @@ pub(crate) fn run(args: Args) -> Result<u8> {
 
 fn print(record: &Record) {
     let options = &record.options;
-    let kept = if record.kept {
-        ""
-    } else {
-        " (ends with the program that made it)"
-    };
-    println!(
-        "lab {:?}: {} sites, holder pid {}{kept}",
-        options.name, options.sites, record.holder
-    );
+    let kept = if record.kept { "" } else { " (ends with the program that made it)" };
+    println!("lab {:?}: {} sites, holder pid {}{kept}", options.name, options.sites, record.holder);
     println!("  server    wan0 {SERVER_OUTER_V4}, {SERVER_OUTER_V6}");
     for site in options.sites() {
         let inner = match (options.inner.v4(), options.inner.v6()) {

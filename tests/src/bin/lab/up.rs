@@ -106,24 +106,18 @@ pub(crate) fn run(args: Args) -> Result<u8> {
 pub(crate) fn explore(options: &Options, tenants: bool) -> String {
     let flag = name_flag(&options.name);
     let (v4, v6) = (SERVER_INNER_V4, format!("'[{SERVER_INNER_V6}]'"));
-    let server = if options.inner.v4() {
-        v4.to_owned()
-    } else {
-        v6
-    };
+    let server = if options.inner.v4() { v4.to_owned() } else { v6 };
     let mut lines = vec![format!("Explore ({}):", options.nodes().join(", "))];
     if tenants {
+        lines.push(format!("  lab exec{flag} host-a -- curl -s http://{server}/"));
         lines.push(format!(
-            "  lab exec{flag} host-a -- curl -s http://{server}/"
+            "  lab exec{flag} host-b -- curl -s http://{server}/      # the same address, another server"
         ));
-        lines.push(format!("  lab exec{flag} host-b -- curl -s http://{server}/      # the same address, another server"));
     }
     if options.server {
         lines.push(format!("  lab exec{flag} server -- tenantd map"));
     }
-    lines.push(format!(
-        "  lab exec{flag} gw-a -- tcpdump -ni wan0              # the tunnel"
-    ));
+    lines.push(format!("  lab exec{flag} gw-a -- tcpdump -ni wan0              # the tunnel"));
     lines.push(format!("Stop:\n  lab down{flag}"));
     lines.join("\n")
 }
@@ -131,10 +125,7 @@ pub(crate) fn explore(options: &Options, tenants: bool) -> String {
 /// The hidden command: watcher and holder. The connection to the maker is standard input.
 pub(crate) fn hold(options: &str) -> Result<u8> {
     let options: Options = serde_json::from_str(options).context("options")?;
-    let maker = std::io::stdin()
-        .as_fd()
-        .try_clone_to_owned()
-        .context("standard input")?;
+    let maker = std::io::stdin().as_fd().try_clone_to_owned().context("standard input")?;
     holder::run(&options, UnixStream::from(maker))?;
     Ok(0)
 }

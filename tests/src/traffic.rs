@@ -1,0 +1,198 @@
+//! Traffic in a world and what is seen of it: pings that are counted, pages, captures.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail, ensure};
+
+use crate::daemons::{self, INSTANCE};
+use crate::world::{Running, World, eventually};
+
+/// The sums of a ping.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pings {
+    /// Requests sent.
+    pub sent: u32,
+    /// Answers received.
+    pub received: u32,
+}
+
+impl Pings {
+    /// Reads the sums ping prints.
+    ///
+    /// # Errors
+    /// There are none in `text`.
+    pub fn parse(text: &str) -> Result<Self> {
+        let number =
+            |before: &str| -> Option<u32> { text.split_once(before)?.0.split_whitespace().last()?.parse().ok() };
+        // "40 packets transmitted, 40 received, 0% packet loss"
+        let (Some(sent), Some(received)) = (number(" packets transmitted"), number(" received")) else {
+            bail!("ping printed no sums: {text}");
+        };
+        Ok(Self { sent, received })
+    }
+}
+
+/// A ping with a fixed number of requests, so that none is under way when it is counted.
+pub struct Pinging {
+    running: Running,
+    limit: Duration,
+    what: String,
+}
+
+impl Pinging {
+    /// Starts `count` pings from `node` to `address`, one every 10 ms.
+    ///
+    /// # Errors
+    /// ping cannot be run.
+    pub fn start(world: &World, node: &str, address: &str, count: u32) -> Result<Self> {
+        let count = count.to_string();
+        let running = world.spawn(node, &["ping", "-q", "-i", "0.01", "-c", &count, "-W", "2", address])?;
+        let limit = Duration::from_millis(10 * u64::from(count.parse::<u32>()?) * 3) + Duration::from_secs(10);
+        Ok(Self { running, limit, what: format!("{node} -> {address}") })
+    }
+
+    /// Waits for the end and demands that nothing was lost.
+    ///
+    /// # Errors
+    /// Something was lost, or ping failed.
+    pub fn all_answered(self) -> Result<Pings> {
+        let output = self.running.wait(self.limit)?;
+        let pings = Pings::parse(&String::from_utf8_lossy(&output.stdout))
+            .with_context(|| String::from_utf8_lossy(&output.stderr).into_owned())?;
+        ensure!(pings.sent > 0 && pings.sent == pings.received, "{}: {pings:?}", self.what);
+        Ok(pings)
+    }
+}
+
+/// Waits until `address` answers a ping from `node`.
+///
+/// # Errors
+/// It does not within `limit`.
+pub fn reachable(world: &World, node: &str, address: &str, limit: Duration) -> Result<()> {
+    eventually(&format!("{address} answers {node}"), limit, || {
+        world.ok(node, &["ping", "-q", "-c", "1", "-W", "1", address]).ok().map(drop)
+    })
+}
+
+/// Fetches a page from `node`; `extra` are more arguments for curl.
+///
+/// # Errors
+/// curl failed: with its words.
+pub fn page(world: &World, node: &str, url: &str, extra: &[&str]) -> Result<String> {
+    let mut argv = vec!["curl", "-sS", "-g", "--fail", "--max-time", "5"];
+    argv.extend_from_slice(extra);
+    argv.push(url);
+    world.ok(node, &argv)
+}
+
+/// `http://ADDRESS/`, with brackets where the address needs them.
+#[must_use]
+pub fn url(scheme: &str, address: &str) -> String {
+    if address.contains(':') { format!("{scheme}://[{address}]/") } else { format!("{scheme}://{address}/") }
+}
+
+/// Where a capture listens.
+#[derive(Clone, Copy, Debug)]
+pub enum Place<'a> {
+    /// A device of a node.
+    Node(&'a str, &'a str),
+    /// A device of the server's patch room.
+    Room(&'a str),
+}
+
+/// A running capture.
+pub struct Capture {
+    running: Running,
+    file: String,
+}
+
+/// What was captured.
+pub struct Captured {
+    /// The file, inside the world.
+    pub file: String,
+    /// Its bytes.
+    pub bytes: Vec<u8>,
+}
+
+impl Capture {
+    /// Starts to capture everything at `place` and waits until packets are taken.
+    ///
+    /// # Errors
+    /// There is no such device, or tcpdump does not start.
+    pub fn start(world: &World, place: Place<'_>) -> Result<Self> {
+        let (node, device, room) = match place {
+            Place::Node(node, device) => (node, device, false),
+            Place::Room(device) => ("server", device, true),
+        };
+        let dir = format!("{}/captures", daemons::DIR);
+        std::fs::create_dir_all(world.path(&dir))?;
+        let file = format!("{dir}/{node}-{}{device}.pcap", if room { "room-" } else { "" });
+        // The last run's file would look like a started capture.
+        let _ = std::fs::remove_file(world.path(&file));
+        let net = format!("--net=/run/tenantd/{INSTANCE}/patchroom");
+        let mut argv = if room { vec!["nsenter", net.as_str()] } else { Vec::new() };
+        argv.extend(["tcpdump", "-Z", "root", "-B", "16384", "-U", "-n", "-i", device, "-w", &file]);
+        let running = world.spawn(node, &argv)?;
+        let host_file = world.path(&file);
+        // tcpdump writes the file's header when it is ready to take packets.
+        let started = eventually(&format!("capture at {place:?}"), Duration::from_secs(10), || {
+            std::fs::metadata(&host_file).ok().filter(|m| m.len() >= 24).map(drop)
+        });
+        if let Err(e) = started {
+            let said = running.interrupt().map(|o| String::from_utf8_lossy(&o.stderr).into_owned()).unwrap_or_default();
+            bail!("{e}: {said}");
+        }
+        Ok(Self { running, file })
+    }
+
+    /// Ends the capture and reads it.
+    ///
+    /// # Errors
+    /// tcpdump lost packets, or the file cannot be read.
+    pub fn stop(self, world: &World) -> Result<Captured> {
+        // Packets of the last moment are still on their way through tcpdump's ring.
+        std::thread::sleep(Duration::from_millis(300));
+        let output = self.running.interrupt()?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        ensure!(said.contains("\n0 packets dropped by kernel"), "the capture is not whole: {said}");
+        let bytes = std::fs::read(world.path(&self.file)).with_context(|| format!("cannot read {}", self.file))?;
+        Ok(Captured { file: self.file, bytes })
+    }
+}
+
+impl Captured {
+    /// How often `marker` occurs in the packets.
+    #[must_use]
+    pub fn count(&self, marker: &str) -> usize {
+        self.bytes.windows(marker.len()).filter(|w| *w == marker.as_bytes()).count()
+    }
+
+    /// What tshark says of the packets: one line a packet, the fields separated by tabs.
+    ///
+    /// # Errors
+    /// tshark failed.
+    pub fn fields(&self, world: &World, filter: &str, fields: &[&str]) -> Result<Vec<Vec<String>>> {
+        let mut argv = vec!["tshark", "-n", "-r", &self.file, "-Y", filter, "-T", "fields"];
+        for field in fields {
+            argv.extend(["-e", field]);
+        }
+        let text = world.ok("server", &argv)?;
+        Ok(text.lines().map(|line| line.split('\t').map(str::to_owned).collect()).collect())
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ping_sums_are_read() {
+        let text =
+            "PING x\n\n--- x ping statistics ---\n40 packets transmitted, 39 received, 2.5% packet loss, time 390ms\n";
+        assert_eq!(Pings::parse(text).unwrap(), Pings { sent: 40, received: 39 });
+        let errors = "4 packets transmitted, 0 received, +4 errors, 100% packet loss";
+        assert_eq!(Pings::parse(errors).unwrap(), Pings { sent: 4, received: 0 });
+        assert!(Pings::parse("ping: unknown host").is_err());
+    }
+}
