@@ -11,6 +11,8 @@ use rtnetlink::Handle;
 use stackmap::{MacAddr, MacRole, TenantName, TrunkIndex, Vlan};
 use tenant_init::client::{Client, ClientError};
 use tenant_init::protocol::ServiceSpec;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 use tokio::sync::mpsc;
 
 use crate::access::{AccessClient, AccessError};
@@ -303,7 +305,9 @@ impl World {
         let watched = pidfd.try_clone().map_err(StepError::Watch)?;
         let (tenant, ended) = (name.clone(), self.ended.clone());
         tokio::spawn(async move {
-            if let Ok(fd) = tokio::io::unix::AsyncFd::register_with_interest(watched, tokio::io::Interest::READABLE) {
+            // SAFETY: an owned descriptor names the same process until it is dropped with the registration.
+            let fd = unsafe { AsyncFd::register_with_interest(watched, Interest::READABLE) };
+            if let Ok(fd) = fd {
                 let _ = fd.readable().await;
                 let _ = ended.send(InitEnded { tenant, pid }).await;
             }

@@ -70,7 +70,9 @@ impl Prober {
     pub fn open(question: Question) -> Result<Self, ProbeError> {
         let failed = |source| ProbeError::Open { ifindex: question.ifindex, source };
         let socket = open(question.ifindex).map_err(failed)?;
-        Ok(Self { socket: Some(AsyncFd::register(socket).map_err(failed)?), question })
+        // SAFETY: an owned descriptor names the same open socket until it is dropped with the registration.
+        let socket = unsafe { AsyncFd::register(socket) }.map_err(|e| failed(e.into()))?;
+        Ok(Self { socket: Some(socket), question })
     }
 
     /// Ask until an answer comes or `deadline` has passed. A frame sent right after link-up can be lost, so the first
