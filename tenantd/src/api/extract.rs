@@ -1,0 +1,279 @@
+//! From bytes to checked values: path parameters, flags of the query, JSON bodies. Whatever is refused leaves as a
+//! problem that names field, value and rule.
+
+use std::str::FromStr;
+
+use axum::body::Bytes;
+use axum::extract::{DefaultBodyLimit, FromRequest, FromRequestParts, RawPathParams, Request};
+use axum::http::header;
+use axum::http::request::Parts;
+use serde::de::DeserializeOwned;
+use serde_json::error::Category;
+use stackmap::{Invalid, TenantName, TunnelSpec};
+
+use super::BODY_MAX;
+use crate::problem::{Problem, ProblemKind};
+
+/// `{name}` of the path.
+pub(super) struct Tenant(pub(super) TenantName);
+
+/// `{name}` and `{service}` of the path.
+pub(super) struct Service(pub(super) TenantName, pub(super) TenantName);
+
+/// `{name}` and `{spec}` of the path.
+pub(super) struct Tunnel(pub(super) TenantName, pub(super) TunnelSpec);
+
+async fn parameter<T: FromStr<Err = Invalid>>(parts: &mut Parts, name: &'static str) -> Result<T, Problem> {
+    let params = RawPathParams::from_request_parts(parts, &())
+        .await
+        .map_err(|e| Problem::new(ProblemKind::Malformed, e.body_text()))?;
+    let text = params.iter().find(|(key, _)| *key == name).map(|(_, value)| value).unwrap_or_default();
+    text.parse::<T>().map_err(|e| if e.field == "name" { e.for_field(name).into() } else { e.into() })
+}
+
+impl<S: Sync> FromRequestParts<S> for Tenant {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
+        Ok(Self(parameter(parts, "name").await?))
+    }
+}
+
+impl<S: Sync> FromRequestParts<S> for Service {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
+        Ok(Self(parameter(parts, "name").await?, parameter(parts, "service").await?))
+    }
+}
+
+impl<S: Sync> FromRequestParts<S> for Tunnel {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
+        Ok(Self(parameter(parts, "name").await?, parameter(parts, "spec").await?))
+    }
+}
+
+/// Reads the one flag a path may have in its query: `?name`, `?name=true`, `?name=false`; false when left out.
+pub(super) fn flag(query: Option<&str>, name: &'static str) -> Result<bool, Problem> {
+    let mut flag = false;
+    for part in query.unwrap_or_default().split('&').filter(|part| !part.is_empty()) {
+        let (key, value) = part.split_once('=').unwrap_or((part, "true"));
+        if key != name {
+            return Err(Invalid::new(key.to_owned(), value, format!("unknown parameter: must be {name}")).into());
+        }
+        flag = match value {
+            "true" => true,
+            "false" => false,
+            _ => return Err(Invalid::new(name, value, "must be true or false").into()),
+        };
+    }
+    Ok(flag)
+}
+
+/// A JSON body.
+pub(super) struct Body<T>(pub(super) T);
+
+impl<T: DeserializeOwned, S: Sync + Send> FromRequest<S> for Body<T> {
+    type Rejection = Problem;
+
+    async fn from_request(mut request: Request, state: &S) -> Result<Self, Problem> {
+        check_media_type(&request)?;
+        DefaultBodyLimit::max(BODY_MAX).apply(&mut request);
+        let bytes = Bytes::from_request(request, state).await.map_err(|e| match e.status().as_u16() {
+            413 => {
+                let rule = format!("must be at most {BODY_MAX} bytes");
+                Problem::at(ProblemKind::TooLarge, &Invalid::new("body", "", rule))
+            }
+            _ => Problem::new(ProblemKind::Malformed, e.body_text()),
+        })?;
+        parse(&bytes).map(Self)
+    }
+}
+
+/// None said is taken for JSON.
+fn check_media_type(request: &Request) -> Result<(), Problem> {
+    let Some(value) = request.headers().get(header::CONTENT_TYPE) else { return Ok(()) };
+    let text = value.to_str().unwrap_or_default();
+    let essence = text.split(';').next().unwrap_or_default().trim();
+    if essence.eq_ignore_ascii_case("application/json") {
+        return Ok(());
+    }
+    let refused = Invalid::new("content-type", text, "must be application/json");
+    Err(Problem::at(ProblemKind::MediaType, &refused))
+}
+
+/// Reads JSON; a refusal names the field by its path, such as `routes[0].via`.
+pub(super) fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
+    let mut json = serde_json::Deserializer::from_slice(bytes);
+    let value = serde_path_to_error::deserialize(&mut json).map_err(|e| explain(bytes, &e))?;
+    json.end().map_err(|e| malformed(&e))?;
+    Ok(value)
+}
+
+fn malformed(error: &serde_json::Error) -> Problem {
+    let refused = Invalid::new("body", "", format!("must be JSON: {error}"));
+    Problem::at(ProblemKind::Malformed, &refused)
+}
+
+fn explain(bytes: &[u8], error: &serde_path_to_error::Error<serde_json::Error>) -> Problem {
+    let inner = error.inner();
+    if inner.classify() != Category::Data {
+        return malformed(inner);
+    }
+    let text = inner.to_string();
+    let place = format!(" at line {} column {}", inner.line(), inner.column());
+    let rule = text.strip_suffix(&place).unwrap_or(&text);
+    let path = match error.path().to_string() {
+        path if path == "." => String::new(),
+        path => path,
+    };
+    // A field that is not there is named by the rule alone: the path ends at the object around it.
+    if let Some(missing) = rule.strip_prefix("missing field `").and_then(|r| r.strip_suffix('`')) {
+        return Invalid::new(join(&path, missing), "", "is missing").into();
+    }
+    if let Some((name, rest)) = rule.strip_prefix("unknown field `").and_then(|r| r.split_once('`')) {
+        let field = if ends_with_field(&path, name) { path } else { join(&path, name) };
+        let value = at_path(bytes, &field).unwrap_or_default();
+        return Invalid::new(field, value, format!("unknown field{rest}")).into();
+    }
+    // Our own types refuse in the words of `Invalid`, which serde can only carry as text.
+    if let Some((inner_field, value, rule)) = as_invalid(rule) {
+        let field = if path.is_empty() || ends_with_field(&path, inner_field) || is_scalar(bytes, &path) {
+            if path.is_empty() { inner_field.to_owned() } else { path }
+        } else {
+            join(&path, inner_field)
+        };
+        return Invalid::new(field, value, rule.to_owned()).into();
+    }
+    let value = at_path(bytes, &path).unwrap_or_default();
+    let field = if path.is_empty() { "body".to_owned() } else { path };
+    Invalid::new(field, value, rule.to_owned()).into()
+}
+
+fn join(path: &str, field: &str) -> String {
+    if path.is_empty() { field.to_owned() } else { format!("{path}.{field}") }
+}
+
+fn ends_with_field(path: &str, field: &str) -> bool {
+    path.rsplit('.').next() == Some(field)
+}
+
+/// Takes `field: "value" refused: rule` apart.
+fn as_invalid(text: &str) -> Option<(&str, String, &str)> {
+    let (left, rule) = text.split_once("\" refused: ")?;
+    let (field, value) = left.split_once(": \"")?;
+    Some((field, value.to_owned(), rule))
+}
+
+/// Whether the value at `path` has no parts a caller would name: a number, or a text that is the whole field.
+fn is_scalar(bytes: &[u8], path: &str) -> bool {
+    let last = path.rsplit('.').next().unwrap_or_default();
+    // A tunnel as text has parts with names of their own.
+    !last.starts_with("tunnels[") && find(bytes, path).is_some_and(|v| !v.is_object() && !v.is_array())
+}
+
+/// The value at `path` as text.
+fn at_path(bytes: &[u8], path: &str) -> Option<String> {
+    match find(bytes, path)? {
+        serde_json::Value::String(text) => Some(text),
+        value => Some(value.to_string().chars().take(200).collect()),
+    }
+}
+
+fn find(bytes: &[u8], path: &str) -> Option<serde_json::Value> {
+    let root: serde_json::Value = serde_json::from_slice(bytes).ok()?;
+    if path.is_empty() {
+        return Some(root);
+    }
+    let mut value = &root;
+    for part in path.split('.') {
+        let (name, indices) = part.split_once('[').map_or((part, None), |(name, rest)| (name, Some(rest)));
+        if !name.is_empty() {
+            value = value.get(name)?;
+        }
+        for index in indices.into_iter().flat_map(|rest| rest.trim_end_matches(']').split("][")) {
+            value = value.get(index.parse::<usize>().ok()?)?;
+        }
+    }
+    Some(value.clone())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used)]
+    use super::*;
+    use crate::model::{Route, TenantRequest};
+
+    fn refused(json: &str) -> (String, String, String) {
+        let p = parse::<TenantRequest>(json.as_bytes()).unwrap_err();
+        assert!(p.is(ProblemKind::Invalid), "{p:?}");
+        (p.field.unwrap(), p.value.unwrap(), p.rule.unwrap())
+    }
+
+    #[test]
+    fn refusals_name_field_value_and_rule() {
+        let with = |more: &str| refused(&format!(r#"{{"name":"acme","addresses":["192.168.1.1/24"],{more}}}"#));
+        let cases = [
+            (with(r#""vlan":4095"#), "vlan", "4095", "1..=4094"),
+            (with(r#""vlan":0"#), "vlan", "0", "1..=4094"),
+            (with(r#""vlan":"six""#), "vlan", "six", "1..=4094"),
+            (with(r#""vlan":true"#), "vlan", "true", "VLAN number"),
+            (with(r#""colour":"red""#), "colour", "red", "unknown field"),
+            (with(r#""routes":[{"to":"10.0.0.0/8","by":"x"}]"#), "routes[0].by", "x", "unknown field"),
+            (with(r#""routes":[{"to":"10.0.0.0"}]"#), "routes[0].to", "10.0.0.0", "invalid"),
+            (with(r#""tunnels":["ipip:198.51.100.2,key=7"]"#), "tunnels[0].key", "7", "no key"),
+            (with(r#""tunnels":["sit:198.51.100.2"]"#), "tunnels[0].kind", "sit", "ipip, gre or vxlan"),
+            (
+                with(r#""tunnels":[{"kind":"vxlan","remote":"198.51.100.2","key":16777216}]"#),
+                "tunnels[0].key",
+                "16777216",
+                "24 bits",
+            ),
+            (
+                with(r#""tunnels":[{"kind":"ipip","remote":"198.51.100.2","local":"198.51.100.2"}]"#),
+                "tunnels[0].remote",
+                "198.51.100.2",
+                "must not be the local",
+            ),
+            (
+                with(r#""tunnels":[{"kind":"ipip","remote":"198.51.100.2","ttl":3}]"#),
+                "tunnels[0].ttl",
+                "3",
+                "unknown field",
+            ),
+            (with(r#""vlan":1,"vlan":2"#), "vlan", "2", "duplicate field"),
+            (refused(r#"{"name":"Acme","addresses":[]}"#), "name", "Acme", "DNS label"),
+            (refused(r#"{"name":"acme"}"#), "addresses", "", "missing"),
+            (refused(r#"{"name":"acme","addresses":"x"}"#), "addresses", "x", "invalid type"),
+            (refused(r#"[]"#), "body", "[]", "invalid"),
+            (refused(r#"{"name":"acme","addresses":["192.168.1.1/33"]}"#), "addresses[0]", "192.168.1.1/33", "invalid"),
+        ];
+        for ((field, value, rule), want_field, want_value, want_rule) in cases {
+            assert_eq!(field, want_field, "{value} {rule}");
+            assert_eq!(value, want_value, "{field} {rule}");
+            assert!(rule.contains(want_rule), "{field}: {rule}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_json_is_malformed() {
+        for text in ["", "{", "{} x", "nul", "\"\u{7}\"", &"[".repeat(5000)] {
+            let p = parse::<Vec<Route>>(text.as_bytes()).unwrap_err();
+            assert!(p.is(ProblemKind::Malformed) || p.is(ProblemKind::Invalid), "{text}: {p:?}");
+            assert_eq!(p.field.as_deref().map(|f| f.starts_with("body") || f.starts_with('[')), Some(true), "{p:?}");
+        }
+        assert!(parse::<Vec<Route>>(b"[]").unwrap().is_empty());
+    }
+
+    #[test]
+    fn flags() {
+        assert!(!flag(None, "force").unwrap());
+        assert!(flag(Some("force"), "force").unwrap());
+        assert!(flag(Some("force=true"), "force").unwrap());
+        assert!(!flag(Some("force=false"), "force").unwrap());
+        assert_eq!(flag(Some("force=1"), "force").unwrap_err().field.as_deref(), Some("force"));
+        assert_eq!(flag(Some("forec=true"), "force").unwrap_err().field.as_deref(), Some("forec"));
+    }
+}

@@ -1,0 +1,110 @@
+//! REST over the Unix socket: every route is one handler with its OpenAPI description beside it, so that document and
+//! router cannot disagree. A handler parses, checks, asks the [`Handle`] and answers; it keeps nothing.
+//!
+//! Tasks: one a connection (by axum), each waiting for the owner task's reply.
+
+mod addresses;
+mod events;
+mod extract;
+mod logs;
+mod map;
+mod openapi;
+pub(crate) use openapi::TunnelSchema;
+mod routes;
+mod services;
+pub mod socket;
+mod status;
+mod tenants;
+mod tunnels;
+
+#[cfg(test)]
+mod tests;
+
+use axum::Router;
+use axum::extract::{ConnectInfo, MatchedPath, Request, State};
+use axum::http::{Method, Uri};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
+use tokio::net::UnixListener;
+use tracing::{info, warn};
+use utoipa::OpenApi;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use crate::control::Handle;
+use crate::problem::{Problem, ProblemKind};
+use socket::{Gate, Peer};
+pub use socket::{ServeError, bind};
+
+/// The longest request body, in bytes: a tenant with a thousand sites fits.
+pub const BODY_MAX: usize = 256 * 1024;
+
+/// Answers on `listener` until it fails or the future is dropped.
+///
+/// # Errors
+/// [`ServeError::Listen`] with what the system says about the listener.
+pub async fn serve(listener: UnixListener, handle: Handle) -> Result<(), ServeError> {
+    let router = router(handle, Gate::of_this_host());
+    axum::serve(listener, router.into_make_service_with_connect_info::<Peer>()).await.map_err(ServeError::Listen)
+}
+
+/// All routes and their description.
+fn described() -> (Router<Handle>, utoipa::openapi::OpenApi) {
+    OpenApiRouter::with_openapi(openapi::Document::openapi())
+        .routes(routes!(tenants::list, tenants::add))
+        .routes(routes!(tenants::show, tenants::remove))
+        .routes(routes!(tunnels::list, tunnels::add))
+        .routes(routes!(tunnels::remove))
+        .routes(routes!(addresses::list, addresses::set))
+        .routes(routes!(routes::list, routes::set))
+        .routes(routes!(services::list, services::add))
+        .routes(routes!(services::show, services::remove))
+        .routes(routes!(services::restart))
+        .routes(routes!(logs::read))
+        .routes(routes!(status::tenant))
+        .routes(routes!(map::all))
+        .routes(routes!(map::one))
+        .routes(routes!(status::daemon))
+        .routes(routes!(events::follow))
+        .routes(routes!(openapi::document))
+        .split_for_parts()
+}
+
+fn router(handle: Handle, gate: Gate) -> Router {
+    let (router, _) = described();
+    router
+        .fallback(no_such_path)
+        .method_not_allowed_fallback(no_such_method)
+        .layer(middleware::from_fn_with_state(gate, guard))
+        .with_state(handle)
+}
+
+/// Lets only the gate's people in and writes down who changed what.
+async fn guard(
+    State(gate): State<Gate>,
+    ConnectInfo(peer): ConnectInfo<Peer>,
+    request: Request,
+    next: Next,
+) -> Response {
+    if !gate.admits(&peer) {
+        warn!(uid = peer.uid, gid = peer.gid, "refused a caller who is neither root nor in the group");
+        return Problem::new(ProblemKind::Forbidden, gate.rule()).into_response();
+    }
+    if matches!(*request.method(), Method::GET | Method::HEAD) {
+        return next.run(request).await;
+    }
+    let method = request.method().clone();
+    // The pattern, not the path: a tunnel in a path holds a customer's address.
+    let route = request.extensions().get::<MatchedPath>().map(|p| p.as_str().to_owned()).unwrap_or_default();
+    let response = next.run(request).await;
+    info!(uid = peer.uid, %method, route, status = response.status().as_u16(), "request");
+    response
+}
+
+async fn no_such_path(uri: Uri) -> Problem {
+    Problem::new(ProblemKind::Unknown, format!("there is no {:?} here; GET /openapi.json lists what is", uri.path()))
+}
+
+async fn no_such_method(method: Method, uri: Uri) -> Problem {
+    Problem::new(ProblemKind::Method, format!("{:?} has no {method}; GET /openapi.json lists what it has", uri.path()))
+}

@@ -1,0 +1,28 @@
+//! `/v1/status` and `/v1/tenants/{name}/status`: what is so, beside what was asked for.
+
+use axum::Json;
+use axum::extract::State;
+
+use super::extract;
+use super::openapi::Refused;
+use crate::control::Handle;
+use crate::model::{DaemonStatus, TenantStatus};
+use crate::problem::Problem;
+
+/// State of the daemon
+#[utoipa::path(get, path = "/v1/status", tag = "daemon",
+    responses((status = 200, description = "The daemon", body = DaemonStatus), Refused))]
+pub(super) async fn daemon(State(handle): State<Handle>) -> Result<Json<DaemonStatus>, Problem> {
+    Ok(Json(handle.status().await?))
+}
+
+/// State of a tenant, read from the kernel
+#[utoipa::path(get, path = "/v1/tenants/{name}/status", tag = "tenants",
+    params(("name" = String, Path, description = "Tenant")),
+    responses((status = 200, description = "The tenant's state", body = TenantStatus), Refused))]
+pub(super) async fn tenant(
+    State(handle): State<Handle>,
+    extract::Tenant(name): extract::Tenant,
+) -> Result<Json<TenantStatus>, Problem> {
+    Ok(Json(handle.tenant_status(name).await?))
+}

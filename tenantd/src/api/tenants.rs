@@ -1,0 +1,70 @@
+//! `/v1/tenants` and `/v1/tenants/{name}`.
+
+use axum::Json;
+use axum::extract::{RawQuery, State};
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+
+use super::extract::{self, Body, flag};
+use super::openapi::Refused;
+use crate::control::Handle;
+use crate::model::{Added, Tenant, TenantRequest};
+use crate::problem::Problem;
+
+/// All tenants, sorted by name
+#[utoipa::path(get, path = "/v1/tenants", tag = "tenants",
+    responses((status = 200, description = "All tenants", body = Vec<Tenant>), Refused))]
+pub(super) async fn list(State(handle): State<Handle>) -> Result<Json<Vec<Tenant>>, Problem> {
+    Ok(Json(handle.list().await?))
+}
+
+/// Make a tenant; answers when its stack has answered a probe through its port
+#[utoipa::path(post, path = "/v1/tenants", tag = "tenants",
+    params(("dry_run" = Option<bool>, Query, description = "Only plan: check everything, change nothing")),
+    request_body = TenantRequest,
+    responses(
+        (status = 201, description = "Made; how long each step took", body = Added),
+        (status = 200, description = "Dry run: the plan", body = Added),
+        Refused
+    ))]
+pub(super) async fn add(
+    State(handle): State<Handle>,
+    RawQuery(query): RawQuery,
+    Body(request): Body<TenantRequest>,
+) -> Result<Response, Problem> {
+    let dry_run = flag(query.as_deref(), "dry_run")?;
+    request.check()?;
+    let added = handle.add_tenant(request, dry_run).await?;
+    if dry_run {
+        return Ok(Json(added).into_response());
+    }
+    let place = format!("/v1/tenants/{}", added.tenant.name);
+    Ok((StatusCode::CREATED, [(header::LOCATION, place)], Json(added)).into_response())
+}
+
+/// One tenant
+#[utoipa::path(get, path = "/v1/tenants/{name}", tag = "tenants",
+    params(("name" = String, Path, description = "Tenant")),
+    responses((status = 200, description = "The tenant", body = Tenant), Refused))]
+pub(super) async fn show(
+    State(handle): State<Handle>,
+    extract::Tenant(name): extract::Tenant,
+) -> Result<Json<Tenant>, Problem> {
+    Ok(Json(handle.show(name).await?))
+}
+
+/// End a tenant and everything of it
+#[utoipa::path(delete, path = "/v1/tenants/{name}", tag = "tenants",
+    params(
+        ("name" = String, Path, description = "Tenant"),
+        ("force" = Option<bool>, Query, description = "End its processes too; without it, running processes refuse")
+    ),
+    responses((status = 204, description = "Gone"), Refused))]
+pub(super) async fn remove(
+    State(handle): State<Handle>,
+    extract::Tenant(name): extract::Tenant,
+    RawQuery(query): RawQuery,
+) -> Result<StatusCode, Problem> {
+    handle.remove_tenant(name, flag(query.as_deref(), "force")?).await?;
+    Ok(StatusCode::NO_CONTENT)
+}

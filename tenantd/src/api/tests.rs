@@ -1,0 +1,1 @@
+//! The API over a real Unix socket, with an owner made of memory behind it.

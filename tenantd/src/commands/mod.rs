@@ -1,0 +1,136 @@
+//! The command line: one verb, one file. A verb is its arguments and a `run`; it asks the daemon through the
+//! [`Client`] and prints either what the API said (`--json`) or words for people.
+
+use std::io::{self, Write};
+
+use serde::de::DeserializeOwned;
+use stackmap::Invalid;
+
+use crate::client::{Answer, Client, ClientError};
+use crate::config::ConfigError;
+use crate::problem::{Problem, ProblemKind};
+
+pub mod add_service;
+pub mod add_tenant;
+pub mod add_tunnel;
+pub mod exec;
+pub mod list;
+pub mod logs;
+pub mod map;
+pub mod remove_service;
+pub mod remove_tenant;
+pub mod remove_tunnel;
+pub mod restart_service;
+pub mod run;
+pub mod set_address;
+pub mod set_route;
+pub mod show;
+pub mod status;
+mod table;
+
+/// What every client verb works with.
+#[derive(Debug)]
+pub struct Context {
+    /// The daemon.
+    pub client: Client,
+    /// Print what the API said, as it said it.
+    pub json: bool,
+}
+
+/// Why a verb did not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    /// A value was refused before the daemon was asked: wrong usage.
+    #[error(transparent)]
+    Usage(#[from] Invalid),
+    /// The daemon's settings are refused: wrong usage.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The daemon could not be asked, or refused.
+    #[error(transparent)]
+    Client(#[from] ClientError),
+    /// The process has no event queue.
+    #[error("cannot start")]
+    Start(#[source] io::Error),
+    /// Standard output cannot be written.
+    #[error("cannot write to standard output")]
+    Output(#[source] io::Error),
+    /// A command could not be run in a tenant.
+    #[error(transparent)]
+    Exec(#[from] exec::ExecError),
+    /// The daemon needs root.
+    #[error("tenantd run must be root (uid 0): it makes namespaces and loads BPF programs; this is uid {0}")]
+    NotRoot(nix::unistd::Uid),
+    /// The daemon could not run.
+    #[error(transparent)]
+    Daemon(Box<crate::daemon::RunError>),
+}
+
+impl Failure {
+    /// 2 for wrong usage, 1 for everything else.
+    #[must_use]
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Usage(_) | Self::Config(_) => 2,
+            _ => 1,
+        }
+    }
+
+    /// Nobody reads our output any more, as in `tenantd list | head -1`: no reason to complain.
+    #[must_use]
+    pub fn is_broken_pipe(&self) -> bool {
+        let (Self::Output(e) | Self::Client(ClientError::Sink(e))) = self else { return false };
+        e.kind() == io::ErrorKind::BrokenPipe
+    }
+
+    /// The failure as a problem document, for `--json`; the daemon's own words where it spoke.
+    #[must_use]
+    pub fn problem(&self) -> Problem {
+        match self {
+            Self::Client(ClientError::Refused(problem)) => (**problem).clone(),
+            Self::Usage(refused) | Self::Config(ConfigError::Invalid(refused)) => refused.clone().into(),
+            Self::Client(ClientError::NoPermission(_)) => Problem::new(ProblemKind::Forbidden, chain(self)),
+            Self::Client(ClientError::NotRunning(_)) => Problem::new(ProblemKind::NotRunning, chain(self)),
+            Self::Config(_) => Problem::new(ProblemKind::Malformed, chain(self)),
+            _ => Problem::new(ProblemKind::Io, chain(self)),
+        }
+    }
+}
+
+/// An error with all its causes, in one line.
+#[must_use]
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text += &format!(": {error}");
+        cause = error.source();
+    }
+    text
+}
+
+impl Context {
+    /// Prints an answer: the body as it came with `--json`, else the words made of it.
+    fn say<T: DeserializeOwned>(&self, answer: &Answer, words: impl FnOnce(T) -> String) -> Result<(), Failure> {
+        if self.json {
+            let end: &[u8] = if answer.bytes().is_empty() { b"" } else { b"\n" };
+            return write(&[answer.bytes(), end].concat());
+        }
+        write(words(answer.parse()?).as_bytes())
+    }
+
+    /// Prints words where the API says nothing.
+    fn done(&self, words: &str) -> Result<(), Failure> {
+        if self.json { Ok(()) } else { write(format!("{words}\n").as_bytes()) }
+    }
+}
+
+fn write(bytes: &[u8]) -> Result<(), Failure> {
+    let mut out = io::stdout().lock();
+    out.write_all(bytes).and_then(|()| out.flush()).map_err(Failure::Output)
+}
+
+/// Serialises a request; our own types always can be.
+fn body(value: &impl serde::Serialize) -> Option<Vec<u8>> {
+    serde_json::to_vec(value).ok()
+}

@@ -1,0 +1,56 @@
+//! `tenantd show`: one tenant as it was asked for.
+
+use clap::Args;
+use stackmap::TenantName;
+
+use super::table::{commas, facts};
+use super::{Context, Failure};
+use crate::model::{ServiceRequest, Tenant};
+
+/// Arguments of `show`.
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  tenantd show acme\n\nWhat it does now: tenantd status acme")]
+pub struct Show {
+    /// Tenant
+    #[arg(value_name = "NAME")]
+    name: TenantName,
+}
+
+/// Prints the tenant.
+///
+/// # Errors
+/// [`Failure`].
+pub fn run(args: &Show, cx: &Context) -> Result<(), Failure> {
+    let answer = cx.client.get(&format!("/v1/tenants/{}", args.name))?;
+    cx.say(&answer, |tenant: Tenant| words(&tenant))
+}
+
+/// What `show` and the changing verbs print of a tenant.
+pub(super) fn words(t: &Tenant) -> String {
+    let mut lines = vec![
+        ("name", t.name.to_string()),
+        ("stack", t.stack.to_string()),
+        ("device", if t.whole_device { format!("{} (a network card)", t.device) } else { t.device.clone() }),
+        ("vlan", t.vlan.map(|v| v.to_string()).unwrap_or_default()),
+        ("gid", format!("{}..={}", t.gid.get(), t.gid.last())),
+        ("mac", t.mac.map(|m| m.to_string()).unwrap_or_default()),
+        ("addresses", commas(&t.addresses)),
+        ("dns", commas(&t.dns)),
+        ("gateway", t.gateway.map(|g| g.to_string()).unwrap_or_default()),
+    ];
+    lines.extend(t.tunnels.iter().map(|tunnel| ("tunnel", tunnel.to_string())));
+    lines.extend(t.routes.iter().map(|route| ("route", route.to_string())));
+    lines.extend(t.services.iter().map(|service| ("service", service_words(service))));
+    lines.push(("generation", t.generation.to_string()));
+    facts(&lines)
+}
+
+fn service_words(service: &ServiceRequest) -> String {
+    match &service.template {
+        Some(template) => {
+            let settings: String = service.set.iter().map(|(k, v)| format!(" {k}={v}")).collect();
+            format!("{} (template {template}{settings})", service.name)
+        }
+        None => format!("{} ({})", service.name, service.command.join(" ")),
+    }
+}

@@ -1,0 +1,276 @@
+//! How a daemon is set up: the flags of `run`, the file beside them (same words, TOML), and the checked result.
+//!
+//! A flag overrides the file, the file overrides the default. Unknown keys of the file are refused.
+
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+use stackmap::{Invalid, NicName};
+
+/// The longest instance name: it is part of paths and of one device name.
+const INSTANCE_MAX: usize = 15;
+/// The longest instance name when tenantd makes the trunk: `trunk-` and the name are one device name.
+const INSTANCE_MAX_OWN_TRUNK: usize = 9;
+/// The longest path a Unix socket can have (`sun_path` is 108 bytes with the zero at the end).
+const SOCKET_MAX: usize = 107;
+
+/// A daemon's settings, checked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config {
+    /// Instance name, a DNS label.
+    pub instance: String,
+    /// Path of the API's Unix socket.
+    pub socket: PathBuf,
+    /// Directory for what must outlive a reboot (database, tenants' files).
+    pub state_dir: PathBuf,
+    /// Directory for what lives until a reboot (socket, patch room, control sockets of the inits).
+    pub run_dir: PathBuf,
+    /// Directory of the BPF file system.
+    pub bpffs: PathBuf,
+    /// Trunk device; none means that tenantd makes a veth pair.
+    pub trunk: Option<String>,
+    /// Path of the access server's Unix socket.
+    pub access: String,
+    /// The tenants' init program.
+    pub init: PathBuf,
+}
+
+/// Settings as given by flags or by the file; what is left out has a default.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, clap::Args)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub struct Options {
+    /// Instance name; several instances run side by side on one machine
+    #[arg(skip)]
+    pub instance: Option<String>,
+    /// Path of the API's Unix socket
+    #[arg(skip)]
+    pub socket: Option<PathBuf>,
+    /// Directory for database and tenants' files [default: /var/lib/tenantd/INSTANCE]
+    #[arg(long, value_name = "DIR")]
+    pub state_dir: Option<PathBuf>,
+    /// Directory for sockets and the patch room [default: /run/tenantd/INSTANCE]
+    #[arg(long, value_name = "DIR")]
+    pub run_dir: Option<PathBuf>,
+    /// BPF file system; mounted there if the directory is none [default: /sys/fs/bpf]
+    #[arg(long, value_name = "DIR")]
+    pub bpffs: Option<PathBuf>,
+    /// Network card to be the trunk [default: a veth pair is made, its near end named trunk-INSTANCE]
+    #[arg(long, value_name = "DEV")]
+    pub trunk: Option<String>,
+    /// Where the access server listens, unix:///PATH [default: unix:///run/access-server/INSTANCE/api.sock]
+    #[arg(long, value_name = "URL")]
+    pub access: Option<String>,
+    /// The tenants' init program [default: tenant-init beside this program]
+    #[arg(long, value_name = "PATH")]
+    pub init: Option<PathBuf>,
+}
+
+/// Why there is no [`Config`].
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// A value breaks a rule.
+    #[error(transparent)]
+    Invalid(#[from] Invalid),
+    /// The file cannot be read.
+    #[error("config: {path:?} refused: cannot be read")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The file is no TOML, has an unknown key, or a value of another type.
+    #[error("config: {path:?} refused: {reason}")]
+    Parse {
+        /// The file.
+        path: PathBuf,
+        /// Line, column and reason in the parser's words.
+        reason: String,
+    },
+}
+
+impl Options {
+    /// Reads the file.
+    ///
+    /// # Errors
+    /// [`ConfigError`] naming the file, and the key where there is one.
+    pub fn read(path: &Path) -> Result<Self, ConfigError> {
+        let text =
+            std::fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+        toml::from_str(&text)
+            .map_err(|e| ConfigError::Parse { path: path.to_owned(), reason: e.to_string().trim_end().to_owned() })
+    }
+
+    /// These options, with `below` where they say nothing.
+    #[must_use]
+    pub fn over(self, below: Self) -> Self {
+        Self {
+            instance: self.instance.or(below.instance),
+            socket: self.socket.or(below.socket),
+            state_dir: self.state_dir.or(below.state_dir),
+            run_dir: self.run_dir.or(below.run_dir),
+            bpffs: self.bpffs.or(below.bpffs),
+            trunk: self.trunk.or(below.trunk),
+            access: self.access.or(below.access),
+            init: self.init.or(below.init),
+        }
+    }
+
+    /// Fills in the defaults and checks every value. `program_dir` is where this program lies.
+    ///
+    /// # Errors
+    /// [`Invalid`] naming field, value and rule.
+    pub fn resolve(self, program_dir: &Path) -> Result<Config, Invalid> {
+        let instance = self.instance.unwrap_or_else(|| DEFAULT_INSTANCE.to_owned());
+        check_instance(&instance)?;
+        match &self.trunk {
+            Some(trunk) => {
+                trunk.parse::<NicName>().map_err(|e| e.for_field("trunk"))?;
+            }
+            None if instance.len() > INSTANCE_MAX_OWN_TRUNK => {
+                let rule = format!(
+                    "must be at most {INSTANCE_MAX_OWN_TRUNK} characters when no trunk is given: \
+                     the trunk we make is named after it"
+                );
+                return Err(Invalid::new("instance", instance, rule));
+            }
+            None => {}
+        }
+        let run_dir = absolute("run-dir", self.run_dir.unwrap_or_else(|| default_run_dir(&instance)))?;
+        let socket = absolute("socket", self.socket.unwrap_or_else(|| run_dir.join("api.sock")))?;
+        check_socket_path("socket", &socket)?;
+        let access = match self.access {
+            Some(url) => parse_access(&url)?,
+            None => format!("/run/access-server/{instance}/api.sock"),
+        };
+        Ok(Config {
+            state_dir: absolute(
+                "state-dir",
+                self.state_dir.unwrap_or_else(|| PathBuf::from("/var/lib/tenantd").join(&instance)),
+            )?,
+            bpffs: absolute("bpffs", self.bpffs.unwrap_or_else(|| PathBuf::from("/sys/fs/bpf")))?,
+            init: absolute("init", self.init.unwrap_or_else(|| program_dir.join("tenant-init")))?,
+            trunk: self.trunk,
+            instance,
+            socket,
+            run_dir,
+            access,
+        })
+    }
+}
+
+/// The instance meant when none is named.
+pub const DEFAULT_INSTANCE: &str = "main";
+
+/// Where a client looks for the daemon of `instance`.
+#[must_use]
+pub fn default_socket(instance: &str) -> PathBuf {
+    default_run_dir(instance).join("api.sock")
+}
+
+fn default_run_dir(instance: &str) -> PathBuf {
+    PathBuf::from("/run/tenantd").join(instance)
+}
+
+/// Checks an instance name: a DNS label of at most 15 characters.
+///
+/// # Errors
+/// [`Invalid`] (field `instance`).
+pub fn check_instance(instance: &str) -> Result<(), Invalid> {
+    let label = instance.parse::<stackmap::TenantName>().is_ok();
+    if label && instance.len() <= INSTANCE_MAX {
+        return Ok(());
+    }
+    let rule = "must be a DNS label: a-z, 0-9 and hyphen, no hyphen at the ends, 1..=15 characters";
+    Err(Invalid::new("instance", instance, rule))
+}
+
+fn parse_access(url: &str) -> Result<String, Invalid> {
+    let refuse = |rule: &'static str| Invalid::new("access", url, rule);
+    let path = url.strip_prefix("unix://").ok_or_else(|| refuse("must be unix:///PATH"))?;
+    if !path.starts_with('/') || path.len() < 2 {
+        return Err(refuse("must be unix:///PATH with an absolute path"));
+    }
+    check_socket_path("access", Path::new(path))?;
+    Ok(path.to_owned())
+}
+
+fn check_socket_path(field: &'static str, path: &Path) -> Result<(), Invalid> {
+    let len = path.as_os_str().len();
+    if len > SOCKET_MAX {
+        let rule = format!("a Unix socket's path has at most {SOCKET_MAX} bytes, this has {len}");
+        return Err(Invalid::new(field, path.display(), rule));
+    }
+    Ok(())
+}
+
+fn absolute(field: &'static str, path: PathBuf) -> Result<PathBuf, Invalid> {
+    std::path::absolute(&path).map_err(|e| Invalid::new(field, path.display(), format!("is no path: {e}")))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used)]
+    use super::*;
+
+    fn refused(toml: &str) -> Invalid {
+        toml::from_str::<Options>(toml).unwrap().resolve(Path::new("/bin")).unwrap_err()
+    }
+
+    #[test]
+    fn defaults() {
+        let config = Options::default().resolve(Path::new("/opt/bin")).unwrap();
+        assert_eq!(
+            config,
+            Config {
+                instance: "main".into(),
+                socket: "/run/tenantd/main/api.sock".into(),
+                state_dir: "/var/lib/tenantd/main".into(),
+                run_dir: "/run/tenantd/main".into(),
+                bpffs: "/sys/fs/bpf".into(),
+                trunk: None,
+                access: "/run/access-server/main/api.sock".into(),
+                init: "/opt/bin/tenant-init".into(),
+            }
+        );
+    }
+
+    #[test]
+    fn a_flag_overrides_the_file_and_the_file_the_default() {
+        let file: Options = toml::from_str("instance = \"b\"\ntrunk = \"eth1\"\nstate-dir = \"/x\"").unwrap();
+        let flags = Options { trunk: Some("eth2".into()), ..Options::default() };
+        let config = flags.over(file).resolve(Path::new("/")).unwrap();
+        assert_eq!((config.instance.as_str(), config.trunk.as_deref()), ("b", Some("eth2")));
+        assert_eq!(config.state_dir, Path::new("/x"));
+        assert_eq!(config.socket, Path::new("/run/tenantd/b/api.sock"));
+    }
+
+    #[test]
+    fn unknown_keys_are_refused_by_name() {
+        let error = toml::from_str::<Options>("statedir = \"/x\"").unwrap_err().to_string();
+        assert!(error.contains("statedir") && error.contains("state-dir"), "{error}");
+    }
+
+    #[test]
+    fn the_file_is_named_in_its_errors() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("t.toml");
+        assert!(matches!(Options::read(&path), Err(ConfigError::Read { .. })));
+        std::fs::write(&path, "instance = 5\n").unwrap();
+        let error = Options::read(&path).unwrap_err().to_string();
+        assert!(error.contains("t.toml") && error.contains("instance"), "{error}");
+    }
+
+    #[test]
+    fn values_are_checked() {
+        assert_eq!(refused("instance = \"A\"").field, "instance");
+        assert_eq!(refused("instance = \"abcdefghij\"").field, "instance");
+        assert_eq!(refused("instance = \"abcdefghijklmnop\"\ntrunk = \"eth0\"").field, "instance");
+        assert_eq!(refused("trunk = \"a b\"").field, "trunk");
+        assert_eq!(refused("access = \"http://x\"").field, "access");
+        assert_eq!(refused("access = \"unix://x\"").field, "access");
+        assert_eq!(refused(&format!("socket = \"/{}\"", "s".repeat(107))).field, "socket");
+        let ok: Options = toml::from_str("instance = \"abcdefghij\"\ntrunk = \"eth0\"").unwrap();
+        ok.resolve(Path::new("/")).unwrap();
+    }
+}

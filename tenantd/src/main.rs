@@ -1,0 +1,119 @@
+//! The program: reads the command line, runs one verb, turns its end into an exit code.
+//!
+//! 0 done, 1 refused or failed, 2 wrong usage. `exec` passes on the code of its command.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use tenantd::client::Client;
+use tenantd::commands::{self, Context, Failure, chain};
+use tenantd::config::{DEFAULT_INSTANCE, check_instance, default_socket};
+
+/// Closed networks on one server: each tenant has a stack, a port and a process group of its own
+#[derive(Debug, Parser)]
+#[command(name = "tenantd", version, propagate_version = true, max_term_width = 100,
+    after_help = "Example:\n  tenantd run &\n  \
+        tenantd add-tenant acme --address 192.168.1.1/24 --vlan 600 --tunnel ipip:129.60.2.1\n  \
+        tenantd add-service acme web --template nginx\n  tenantd map\n\n\
+        Exit codes: 0 done, 1 refused or failed, 2 wrong usage.")]
+struct Cli {
+    /// Print what the API says, as JSON (field names in docs/json.md)
+    #[arg(long, global = true)]
+    json: bool,
+    /// The daemon's socket [default: /run/tenantd/INSTANCE/api.sock]
+    #[arg(long, global = true, env = "TENANTD_SOCKET", value_name = "PATH")]
+    socket: Option<PathBuf>,
+    /// The daemon's instance name [default: main]
+    #[arg(long, global = true, env = "TENANTD_INSTANCE", value_name = "NAME")]
+    instance: Option<String>,
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Run the daemon in the foreground
+    Run(commands::run::Run),
+    /// Make a tenant; returns when its stack has answered through its port
+    AddTenant(Box<commands::add_tenant::AddTenant>),
+    /// End a tenant and everything of it
+    RemoveTenant(commands::remove_tenant::RemoveTenant),
+    /// List all tenants
+    List(commands::list::List),
+    /// Show one tenant as it was asked for
+    Show(commands::show::Show),
+    /// Print the three tables
+    Map(commands::map::Map),
+    /// Show what is so: the daemon, or one tenant
+    Status(commands::status::Status),
+    /// Add a site to a tenant, or change the prefixes behind one
+    AddTunnel(commands::add_tunnel::AddTunnel),
+    /// Take a site away from a tenant
+    RemoveTunnel(commands::remove_tunnel::RemoveTunnel),
+    /// Replace the server's addresses in a tenant
+    SetAddress(commands::set_address::SetAddress),
+    /// Replace a tenant's further routes
+    SetRoute(commands::set_route::SetRoute),
+    /// Add and start a service in a tenant
+    AddService(commands::add_service::AddService),
+    /// Stop and forget a service
+    RemoveService(commands::remove_service::RemoveService),
+    /// Stop and start a service
+    RestartService(commands::restart_service::RestartService),
+    /// Print what a service wrote
+    Logs(commands::logs::Logs),
+    /// Run a command in a tenant
+    Exec(commands::exec::Exec),
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let json = cli.json;
+    match dispatch(cli) {
+        Ok(code) => code.into(),
+        Err(failure) if failure.is_broken_pipe() => ExitCode::SUCCESS,
+        Err(failure) => {
+            if json {
+                eprintln!("{}", serde_json::to_string(&failure.problem()).unwrap_or_default());
+            } else {
+                eprintln!("tenantd: {}", chain(&failure));
+            }
+            failure.exit_code().into()
+        }
+    }
+}
+
+fn dispatch(cli: Cli) -> Result<u8, Failure> {
+    let verb = match cli.verb {
+        Verb::Run(args) => return commands::run::run(args, cli.instance, cli.socket).map(|()| 0),
+        verb => verb,
+    };
+    let cx = context(cli.json, cli.socket, cli.instance)?;
+    match verb {
+        Verb::Run(_) => Ok(()),
+        Verb::AddTenant(args) => commands::add_tenant::run(*args, &cx),
+        Verb::RemoveTenant(args) => commands::remove_tenant::run(&args, &cx),
+        Verb::List(args) => commands::list::run(&args, &cx),
+        Verb::Show(args) => commands::show::run(&args, &cx),
+        Verb::Map(args) => commands::map::run(&args, &cx),
+        Verb::Status(args) => commands::status::run(&args, &cx),
+        Verb::AddTunnel(args) => commands::add_tunnel::run(&args, &cx),
+        Verb::RemoveTunnel(args) => commands::remove_tunnel::run(&args, &cx),
+        Verb::SetAddress(args) => commands::set_address::run(&args, &cx),
+        Verb::SetRoute(args) => commands::set_route::run(&args, &cx),
+        Verb::AddService(args) => commands::add_service::run(args, &cx),
+        Verb::RemoveService(args) => commands::remove_service::run(&args, &cx),
+        Verb::RestartService(args) => commands::restart_service::run(&args, &cx),
+        Verb::Logs(args) => commands::logs::run(&args, &cx),
+        Verb::Exec(args) => return commands::exec::run(args, cx),
+    }
+    .map(|()| 0)
+}
+
+fn context(json: bool, socket: Option<PathBuf>, instance: Option<String>) -> Result<Context, Failure> {
+    let instance = instance.unwrap_or_else(|| DEFAULT_INSTANCE.to_owned());
+    check_instance(&instance)?;
+    let client = Client::new(socket.unwrap_or_else(|| default_socket(&instance))).map_err(Failure::Start)?;
+    Ok(Context { client, json })
+}
