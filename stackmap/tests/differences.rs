@@ -206,6 +206,11 @@ fn a_picture_whose_rows_do_not_belong_together_is_not_restored() {
         said(|s| drop(s.lower.pop())),
         "tenant b has no matching pair of upper and lower row"
     );
+    // Two tenants with each other's stacks: every stack has both its rows, no tenant has.
+    assert_eq!(
+        said(|s| s.lower.iter_mut().for_each(|row| row.stack.0 ^= 1)),
+        "tenant acme has no matching pair of upper and lower row"
+    );
     assert_eq!(
         said(|s| s.lower[1].stack.0 = 7),
         "tenant b has no matching pair of upper and lower row"
