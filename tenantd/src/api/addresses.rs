@@ -12,7 +12,7 @@ use crate::problem::Problem;
 use crate::rules::check_address_list;
 
 /// Addresses of a tenant
-#[utoipa::path(get, path = "/v1/tenants/{name}/addresses", tag = "tenants",
+#[utoipa::path(get, path = "/v1/tenants/{name}/addresses", tag = "tenants", operation_id = "list_addresses",
     params(("name" = String, Path, description = "Tenant")),
     responses((status = 200, description = "Its addresses in CIDR form", body = Vec<String>), Refused))]
 pub(super) async fn list(
@@ -23,7 +23,7 @@ pub(super) async fn list(
 }
 
 /// Replace the addresses
-#[utoipa::path(put, path = "/v1/tenants/{name}/addresses", tag = "tenants",
+#[utoipa::path(put, path = "/v1/tenants/{name}/addresses", tag = "tenants", operation_id = "set_addresses",
     params(("name" = String, Path, description = "Tenant")),
     request_body = Vec<String>,
     responses((status = 200, description = "The tenant as it is now", body = Tenant), Refused))]

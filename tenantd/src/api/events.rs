@@ -18,7 +18,7 @@ use crate::control::Handle;
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
 /// Events from now on (server-sent)
-#[utoipa::path(get, path = "/v1/events", tag = "daemon",
+#[utoipa::path(get, path = "/v1/events", tag = "daemon", operation_id = "events",
     responses(
         (status = 200, description = "`event` is the kind, `id` its number, `data` this object; `lagged` tells how \
             many were missed", body = crate::model::Event, content_type = "text/event-stream"),

@@ -133,6 +133,11 @@ fn explain(bytes: &[u8], error: &serde_path_to_error::Error<serde_json::Error>) 
     if let Some(missing) = rule.strip_prefix("missing field `").and_then(|r| r.strip_suffix('`')) {
         return Invalid::new(join(&path, missing), "", "is missing").into();
     }
+    if let Some(twice) = rule.strip_prefix("duplicate field `").and_then(|r| r.strip_suffix('`')) {
+        let field = if ends_with_field(&path, twice) { path } else { join(&path, twice) };
+        let value = at_path(bytes, &field).unwrap_or_default();
+        return Invalid::new(field, value, "is given twice").into();
+    }
     if let Some((name, rest)) = rule.strip_prefix("unknown field `").and_then(|r| r.split_once('`')) {
         let field = if ends_with_field(&path, name) { path } else { join(&path, name) };
         let value = at_path(bytes, &field).unwrap_or_default();
@@ -243,7 +248,7 @@ mod tests {
                 "3",
                 "unknown field",
             ),
-            (with(r#""vlan":1,"vlan":2"#), "vlan", "2", "duplicate field"),
+            (with(r#""vlan":1,"vlan":2"#), "vlan", "2", "given twice"),
             (refused(r#"{"name":"Acme","addresses":[]}"#), "name", "Acme", "DNS label"),
             (refused(r#"{"name":"acme"}"#), "addresses", "", "missing"),
             (refused(r#"{"name":"acme","addresses":"x"}"#), "addresses", "x", "invalid type"),

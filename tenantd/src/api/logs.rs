@@ -29,7 +29,7 @@ const PIECE: usize = 32 * 1024;
 const PAUSE: Duration = Duration::from_millis(250);
 
 /// The last 64 KiB of a service's log; with `follow` also what comes
-#[utoipa::path(get, path = "/v1/tenants/{name}/logs/{service}", tag = "services",
+#[utoipa::path(get, path = "/v1/tenants/{name}/logs/{service}", tag = "services", operation_id = "logs",
     params(
         ("name" = String, Path, description = "Tenant"),
         ("service" = String, Path, description = "Service"),

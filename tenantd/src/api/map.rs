@@ -9,14 +9,14 @@ use crate::model::{MapRow, MapView};
 use crate::problem::Problem;
 
 /// The three tables
-#[utoipa::path(get, path = "/v1/map", tag = "daemon",
+#[utoipa::path(get, path = "/v1/map", tag = "daemon", operation_id = "map",
     responses((status = 200, description = "Upper, lower and access table", body = MapView), Refused))]
 pub(super) async fn all(State(handle): State<Handle>) -> Result<Json<MapView>, Problem> {
     Ok(Json(handle.map().await?))
 }
 
 /// One table
-#[utoipa::path(get, path = "/v1/map/{table}", tag = "daemon",
+#[utoipa::path(get, path = "/v1/map/{table}", tag = "daemon", operation_id = "map_table",
     params(("table" = String, Path, description = "`upper`, `lower` or `access`")),
     responses((status = 200, description = "Its rows", body = Vec<MapRow>), Refused))]
 pub(super) async fn one(State(handle): State<Handle>, Path(table): Path<String>) -> Result<Json<Vec<MapRow>>, Problem> {

@@ -18,6 +18,9 @@ mod tenants;
 mod tunnels;
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used)]
+mod fake;
+#[cfg(test)]
 mod tests;
 
 use axum::Router;
@@ -46,6 +49,12 @@ pub const BODY_MAX: usize = 256 * 1024;
 pub async fn serve(listener: UnixListener, handle: Handle) -> Result<(), ServeError> {
     let router = router(handle, Gate::of_this_host());
     axum::serve(listener, router.into_make_service_with_connect_info::<Peer>()).await.map_err(ServeError::Listen)
+}
+
+/// The OpenAPI 3.1 document, as `/openapi.json` gives it out.
+#[must_use]
+pub fn openapi() -> utoipa::openapi::OpenApi {
+    described().1
 }
 
 /// All routes and their description.

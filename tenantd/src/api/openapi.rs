@@ -17,6 +17,8 @@ use crate::problem::Problem;
         description = "Closed networks on one server: each tenant has a stack, a port and a process group of its own. \
                        Served on a Unix socket for root and members of the group tenantd."
     ),
+    // Referred to by the refusals, which the generator does not follow.
+    components(schemas(Problem)),
     tags(
         (name = "tenants", description = "Closed networks and what belongs to them"),
         (name = "services", description = "Processes kept running inside a tenant"),
@@ -60,7 +62,7 @@ static JSON: LazyLock<Bytes> = LazyLock::new(|| {
 });
 
 /// This document
-#[utoipa::path(get, path = "/openapi.json", tag = "daemon",
+#[utoipa::path(get, path = "/openapi.json", tag = "daemon", operation_id = "openapi",
     responses((status = 200, description = "OpenAPI 3.1", body = serde_json::Value), Refused))]
 pub(super) async fn document() -> Response {
     ([(header::CONTENT_TYPE, "application/json")], JSON.clone()).into_response()

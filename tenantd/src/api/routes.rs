@@ -11,7 +11,7 @@ use crate::problem::Problem;
 use crate::rules::check_routes;
 
 /// Further routes of a tenant
-#[utoipa::path(get, path = "/v1/tenants/{name}/routes", tag = "tenants",
+#[utoipa::path(get, path = "/v1/tenants/{name}/routes", tag = "tenants", operation_id = "list_routes",
     params(("name" = String, Path, description = "Tenant")),
     responses((status = 200, description = "Its further routes", body = Vec<Route>), Refused))]
 pub(super) async fn list(
@@ -22,7 +22,7 @@ pub(super) async fn list(
 }
 
 /// Replace the further routes
-#[utoipa::path(put, path = "/v1/tenants/{name}/routes", tag = "tenants",
+#[utoipa::path(put, path = "/v1/tenants/{name}/routes", tag = "tenants", operation_id = "set_routes",
     params(("name" = String, Path, description = "Tenant")),
     request_body = Vec<Route>,
     responses((status = 200, description = "The tenant as it is now", body = Tenant), Refused))]

@@ -12,7 +12,7 @@ use crate::model::{ServiceRequest, ServiceStatus};
 use crate::problem::Problem;
 
 /// Services of a tenant and what they do now
-#[utoipa::path(get, path = "/v1/tenants/{name}/services", tag = "services",
+#[utoipa::path(get, path = "/v1/tenants/{name}/services", tag = "services", operation_id = "list_services",
     params(("name" = String, Path, description = "Tenant")),
     responses((status = 200, description = "Its services", body = Vec<ServiceStatus>), Refused))]
 pub(super) async fn list(
@@ -23,7 +23,7 @@ pub(super) async fn list(
 }
 
 /// Add and start a service
-#[utoipa::path(post, path = "/v1/tenants/{name}/services", tag = "services",
+#[utoipa::path(post, path = "/v1/tenants/{name}/services", tag = "services", operation_id = "add_service",
     params(("name" = String, Path, description = "Tenant")),
     request_body = ServiceRequest,
     responses((status = 201, description = "Started", body = ServiceStatus), Refused))]
@@ -39,7 +39,7 @@ pub(super) async fn add(
 }
 
 /// What one service does now
-#[utoipa::path(get, path = "/v1/tenants/{name}/services/{service}", tag = "services",
+#[utoipa::path(get, path = "/v1/tenants/{name}/services/{service}", tag = "services", operation_id = "show_service",
     params(("name" = String, Path, description = "Tenant"), ("service" = String, Path, description = "Service")),
     responses((status = 200, description = "The service", body = ServiceStatus), Refused))]
 pub(super) async fn show(
@@ -52,7 +52,7 @@ pub(super) async fn show(
 }
 
 /// Stop and forget a service
-#[utoipa::path(delete, path = "/v1/tenants/{name}/services/{service}", tag = "services",
+#[utoipa::path(delete, path = "/v1/tenants/{name}/services/{service}", tag = "services", operation_id = "remove_service",
     params(("name" = String, Path, description = "Tenant"), ("service" = String, Path, description = "Service")),
     responses((status = 204, description = "Gone"), Refused))]
 pub(super) async fn remove(
@@ -64,7 +64,7 @@ pub(super) async fn remove(
 }
 
 /// Stop and start a service
-#[utoipa::path(post, path = "/v1/tenants/{name}/services/{service}/restart", tag = "services",
+#[utoipa::path(post, path = "/v1/tenants/{name}/services/{service}/restart", tag = "services", operation_id = "restart_service",
     params(("name" = String, Path, description = "Tenant"), ("service" = String, Path, description = "Service")),
     responses((status = 200, description = "Started again", body = ServiceStatus), Refused))]
 pub(super) async fn restart(

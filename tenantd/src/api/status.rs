@@ -10,14 +10,14 @@ use crate::model::{DaemonStatus, TenantStatus};
 use crate::problem::Problem;
 
 /// State of the daemon
-#[utoipa::path(get, path = "/v1/status", tag = "daemon",
+#[utoipa::path(get, path = "/v1/status", tag = "daemon", operation_id = "status",
     responses((status = 200, description = "The daemon", body = DaemonStatus), Refused))]
 pub(super) async fn daemon(State(handle): State<Handle>) -> Result<Json<DaemonStatus>, Problem> {
     Ok(Json(handle.status().await?))
 }
 
 /// State of a tenant, read from the kernel
-#[utoipa::path(get, path = "/v1/tenants/{name}/status", tag = "tenants",
+#[utoipa::path(get, path = "/v1/tenants/{name}/status", tag = "tenants", operation_id = "tenant_status",
     params(("name" = String, Path, description = "Tenant")),
     responses((status = 200, description = "The tenant's state", body = TenantStatus), Refused))]
 pub(super) async fn tenant(

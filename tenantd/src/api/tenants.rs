@@ -12,14 +12,14 @@ use crate::model::{Added, Tenant, TenantRequest};
 use crate::problem::Problem;
 
 /// All tenants, sorted by name
-#[utoipa::path(get, path = "/v1/tenants", tag = "tenants",
+#[utoipa::path(get, path = "/v1/tenants", tag = "tenants", operation_id = "list_tenants",
     responses((status = 200, description = "All tenants", body = Vec<Tenant>), Refused))]
 pub(super) async fn list(State(handle): State<Handle>) -> Result<Json<Vec<Tenant>>, Problem> {
     Ok(Json(handle.list().await?))
 }
 
 /// Make a tenant; answers when its stack has answered a probe through its port
-#[utoipa::path(post, path = "/v1/tenants", tag = "tenants",
+#[utoipa::path(post, path = "/v1/tenants", tag = "tenants", operation_id = "add_tenant",
     params(("dry_run" = Option<bool>, Query, description = "Only plan: check everything, change nothing")),
     request_body = TenantRequest,
     responses(
@@ -43,7 +43,7 @@ pub(super) async fn add(
 }
 
 /// One tenant
-#[utoipa::path(get, path = "/v1/tenants/{name}", tag = "tenants",
+#[utoipa::path(get, path = "/v1/tenants/{name}", tag = "tenants", operation_id = "show_tenant",
     params(("name" = String, Path, description = "Tenant")),
     responses((status = 200, description = "The tenant", body = Tenant), Refused))]
 pub(super) async fn show(
@@ -54,7 +54,7 @@ pub(super) async fn show(
 }
 
 /// End a tenant and everything of it
-#[utoipa::path(delete, path = "/v1/tenants/{name}", tag = "tenants",
+#[utoipa::path(delete, path = "/v1/tenants/{name}", tag = "tenants", operation_id = "remove_tenant",
     params(
         ("name" = String, Path, description = "Tenant"),
         ("force" = Option<bool>, Query, description = "End its processes too; without it, running processes refuse")

@@ -1,1 +1,386 @@
 //! The API over a real Unix socket, with an owner made of memory behind it.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use std::collections::BTreeSet;
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+use std::time::Duration;
+
+use hyper::Method;
+use serde_json::{Value, json};
+
+use super::fake::{self, Served};
+use crate::client::{ClientError, segment};
+use crate::problem::{Problem, ProblemKind};
+
+impl Served {
+    fn ok(&self, method: Method, path: &str, body: Option<Value>) -> Value {
+        let answer = self.client.call(method, path, body.map(|b| b.to_string().into_bytes())).unwrap();
+        if answer.bytes().is_empty() { Value::Null } else { answer.parse().unwrap() }
+    }
+
+    fn get(&self, path: &str) -> Value {
+        self.ok(Method::GET, path, None)
+    }
+
+    fn refused(&self, method: Method, path: &str, body: Option<Value>) -> Problem {
+        match self.client.call(method, path, body.map(|b| b.to_string().into_bytes())) {
+            Err(ClientError::Refused(problem)) => *problem,
+            other => panic!("{path}: {other:?}"),
+        }
+    }
+
+    /// Sends bytes as they are; returns status, head and body. The connection must be closed by the answer.
+    fn raw(&self, request: &[u8]) -> (u16, String, String) {
+        let mut stream = UnixStream::connect(&self.socket).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+        let _ = stream.write_all(request);
+        let mut text = Vec::new();
+        let _ = stream.read_to_end(&mut text);
+        let text = String::from_utf8(text).unwrap();
+        let (head, body) = text.split_once("\r\n\r\n").expect(&text);
+        (head[9..12].parse().unwrap(), head.to_lowercase(), body.to_owned())
+    }
+
+    fn raw_post(&self, path: &str, headers: &str, body: &str) -> (u16, String, String) {
+        let head = format!("POST {path} HTTP/1.1\r\nHost: t\r\nConnection: close\r\n{headers}");
+        self.raw(format!("{head}Content-Length: {}\r\n\r\n{body}", body.len()).as_bytes())
+    }
+
+    fn acme(self) -> Self {
+        self.ok(Method::POST, "/v1/tenants", Some(acme()));
+        self
+    }
+}
+
+fn acme() -> Value {
+    json!({"name": "acme", "addresses": ["192.168.1.1/24"], "vlan": 600, "tunnels": ["ipip:198.51.100.2"]})
+}
+
+fn fields(problem: &Problem) -> (&str, &str, &str) {
+    (
+        problem.field.as_deref().unwrap_or_default(),
+        problem.value.as_deref().unwrap_or_default(),
+        problem.rule.as_deref().unwrap_or_default(),
+    )
+}
+
+#[test]
+fn a_tenant_is_made_shown_listed_and_removed() {
+    let s = fake::serve();
+    assert_eq!(s.get("/v1/tenants"), json!([]));
+    let (status, head, body) = s.raw_post("/v1/tenants", "", &acme().to_string());
+    assert_eq!(status, 201, "{body}");
+    assert!(head.contains("location: /v1/tenants/acme"), "{head}");
+    let added: Value = serde_json::from_str(&body).unwrap();
+    assert_eq!(added["steps"], json!([{"name": "stack", "us": 1100}]));
+    let tenant = s.get("/v1/tenants/acme");
+    assert_eq!(added["tenant"], tenant);
+    assert_eq!((&tenant["vlan"], &tenant["gid"], &tenant["stack"]), (&json!(600), &json!(524_288), &json!("inet0")));
+    assert_eq!(s.get("/v1/tenants"), json!([tenant]));
+    assert_eq!(s.ok(Method::DELETE, "/v1/tenants/acme", None), Value::Null);
+    assert!(s.refused(Method::GET, "/v1/tenants/acme", None).is(ProblemKind::Unknown));
+}
+
+#[test]
+fn a_dry_run_changes_nothing() {
+    let s = fake::serve();
+    let (status, _, body) = s.raw_post("/v1/tenants?dry_run=true", "", &acme().to_string());
+    assert_eq!(status, 200);
+    assert_eq!(serde_json::from_str::<Value>(&body).unwrap()["dry_run"], json!(true));
+    assert_eq!(s.get("/v1/tenants"), json!([]));
+}
+
+#[test]
+fn tunnels_addresses_and_routes() {
+    let s = fake::serve().acme();
+    let spec = "gre:198.51.100.3,key=7,prefix=10.0.0.0/8";
+    let tenant = s.ok(Method::POST, "/v1/tenants/acme/tunnels", Some(json!(spec)));
+    assert_eq!(tenant["generation"], json!(2));
+    let object = json!({"kind": "gre", "remote": "198.51.100.3", "local": null, "key": 7, "prefixes": ["10.0.0.0/8"]});
+    assert_eq!(s.get("/v1/tenants/acme/tunnels")[1], object);
+    s.ok(Method::POST, "/v1/tenants/acme/tunnels", Some(object));
+    assert_eq!(s.get("/v1/tenants/acme/tunnels").as_array().unwrap().len(), 2);
+    let path = format!("/v1/tenants/acme/tunnels/{}", segment(spec));
+    assert_eq!(s.ok(Method::DELETE, &path, None)["tunnels"].as_array().unwrap().len(), 1);
+    assert_eq!(fields(&s.refused(Method::DELETE, &path, None)).0, "tunnel");
+
+    let addresses = json!(["192.168.1.1/24", "fd00::1/64"]);
+    let tenant = s.ok(Method::PUT, "/v1/tenants/acme/addresses", Some(addresses.clone()));
+    assert_eq!(tenant["addresses"], addresses);
+    assert_eq!(s.get("/v1/tenants/acme/addresses"), addresses);
+
+    let routes = json!([{"to": "10.0.0.0/8", "via": "192.168.1.254"}, {"to": "172.16.0.0/12", "via": null}]);
+    s.ok(Method::PUT, "/v1/tenants/acme/routes", Some(routes.clone()));
+    assert_eq!(s.get("/v1/tenants/acme/routes"), routes);
+}
+
+#[test]
+fn services() {
+    let s = fake::serve().acme();
+    let web = json!({"name": "web", "template": "nginx", "set": {"root": "/srv"}});
+    let (status, head, _) = s.raw_post("/v1/tenants/acme/services", "", &web.to_string());
+    assert_eq!(status, 201);
+    assert!(head.contains("location: /v1/tenants/acme/services/web"), "{head}");
+    assert_eq!(s.get("/v1/tenants/acme/services/web")["state"], json!("running"));
+    assert_eq!(s.get("/v1/tenants/acme/services").as_array().unwrap().len(), 1);
+    assert_eq!(s.ok(Method::POST, "/v1/tenants/acme/services/web/restart", None)["restarts"], json!(1));
+    let busy = s.refused(Method::DELETE, "/v1/tenants/acme", None);
+    assert!(busy.is(ProblemKind::Busy), "{busy:?}");
+    assert!(busy.detail.contains("--force"), "{}", busy.detail);
+    s.ok(Method::DELETE, "/v1/tenants/acme/services/web", None);
+    for (method, path) in [(Method::GET, ""), (Method::DELETE, ""), (Method::POST, "/restart")] {
+        let unknown = s.refused(method, &format!("/v1/tenants/acme/services/web{path}"), None);
+        assert_eq!(fields(&unknown), ("service", "web", "must be there"));
+    }
+    s.ok(Method::POST, "/v1/tenants/acme/services", Some(web));
+    s.ok(Method::DELETE, "/v1/tenants/acme?force=true", None);
+}
+
+#[test]
+fn status_and_map() {
+    let s = fake::serve().acme();
+    assert_eq!(s.get("/v1/status")["tenants"], json!(1));
+    let status = s.get("/v1/tenants/acme/status");
+    assert_eq!((&status["state"], &status["netns"]), (&json!("ready"), &json!(fake::INIT.1)));
+    let map = s.get("/v1/map");
+    assert_eq!(map["upper"], json!([{"tenant": "acme", "row": "inet0 <-> gid 524288"}]));
+    for table in ["upper", "lower", "access"] {
+        assert_eq!(s.get(&format!("/v1/map/{table}")), map[table]);
+    }
+    assert_eq!(fields(&s.refused(Method::GET, "/v1/map/middle", None)).0, "table");
+}
+
+#[test]
+fn logs_are_sent_and_followed() {
+    let s = fake::serve().acme();
+    s.ok(Method::POST, "/v1/tenants/acme/services", Some(json!({"name": "web", "command": ["/bin/true"]})));
+    let log = s.dir.path().join("web.log");
+    let read = |path: &str, until: &str| {
+        let mut text = String::new();
+        let end = s.client.stream(path, |piece| {
+            text += std::str::from_utf8(piece).unwrap();
+            if !until.is_empty() && text.contains(until) { Err(std::io::ErrorKind::BrokenPipe.into()) } else { Ok(()) }
+        });
+        assert!(matches!(end, Ok(()) | Err(ClientError::Sink(_))), "{end:?}");
+        text
+    };
+    assert_eq!(read("/v1/tenants/acme/logs/web", ""), "", "no log yet");
+    std::fs::write(&log, "one\n").unwrap();
+    assert_eq!(read("/v1/tenants/acme/logs/web", ""), "one\n");
+    let (path, late) = (log.clone(), Duration::from_millis(50));
+    let writer = std::thread::spawn(move || {
+        std::thread::sleep(late);
+        std::fs::OpenOptions::new().append(true).open(path).unwrap().write_all(b"two\n").unwrap();
+    });
+    assert_eq!(read("/v1/tenants/acme/logs/web?follow=true", "two\n"), "one\ntwo\n");
+    writer.join().unwrap();
+    assert!(s.refused(Method::GET, "/v1/tenants/acme/logs/ftp", None).is(ProblemKind::Unknown));
+    std::fs::remove_file(&log).unwrap();
+    std::os::unix::fs::symlink("/etc/hostname", &log).unwrap();
+    assert!(s.refused(Method::GET, "/v1/tenants/acme/logs/web", None).is(ProblemKind::Io));
+}
+
+#[test]
+fn events_are_sent_as_they_happen() {
+    let s = fake::serve();
+    let mut stream = UnixStream::connect(&s.socket).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+    stream.write_all(b"GET /v1/events HTTP/1.1\r\nHost: t\r\n\r\n").unwrap();
+    let mut text = String::new();
+    let mut read_until = |end: &str| {
+        let mut piece = [0; 4096];
+        while !text.contains(end) {
+            let n = stream.read(&mut piece).unwrap();
+            assert!(n > 0, "{text}");
+            text += std::str::from_utf8(&piece[..n]).unwrap();
+        }
+        text.clone()
+    };
+    // With its head comes the word that the follower is heard: events are from now on.
+    assert!(read_until("\r\n\r\n").contains("content-type: text/event-stream"));
+    s.ok(Method::POST, "/v1/tenants", Some(acme()));
+    s.ok(Method::DELETE, "/v1/tenants/acme", None);
+    let text = read_until("tenant-removed\n");
+    let lines: Vec<&str> = text.lines().map(str::trim).collect();
+    assert!(lines.contains(&"id: 1") && lines.contains(&"event: tenant-added"), "{text}");
+    let data = lines.iter().find_map(|l| l.strip_prefix("data: ")).unwrap();
+    assert_eq!(serde_json::from_str::<Value>(data).unwrap()["tenant"], json!("acme"));
+}
+
+#[test]
+fn bad_values_are_refused_by_field_and_nothing_is_changed() {
+    let s = fake::serve().acme();
+    let with = |key: &str, value: Value| {
+        let mut json = json!({"name": "beta", "addresses": ["192.168.1.1/24"]});
+        json[key] = value;
+        json
+    };
+    let cases = [
+        (with("name", json!("-x")), "name", "-x"),
+        (with("name", json!("x".repeat(49))), "name", &*"x".repeat(49)),
+        (with("vlan", json!(0)), "vlan", "0"),
+        (with("vlan", json!(4095)), "vlan", "4095"),
+        (with("vlan", json!("x")), "vlan", "x"),
+        (with("gid", json!(1000)), "gid", "1000"),
+        (with("addresses", json!(["192.168.1.1"])), "addresses[0]", "192.168.1.1"),
+        (with("addresses", json!(["192.168.1.0/24"])), "address", "192.168.1.0/24"),
+        (with("addresses", json!(["224.0.0.5/24"])), "address", "224.0.0.5/24"),
+        (with("addresses", json!(["10.0.0.1/8", "10.0.0.1/8"])), "address", "10.0.0.1/8"),
+        (with("tunnels", json!(["ipip:198.51.100.2,local=198.51.100.2"])), "tunnels[0].remote", "198.51.100.2"),
+        (with("tunnels", json!(["l2tp:198.51.100.2"])), "tunnels[0].kind", "l2tp"),
+        (with("tunnels", json!(["ipip:198.51.100.2,key=1"])), "tunnels[0].key", "1"),
+        (with("tunnels", json!(["vxlan:198.51.100.2,key=16777216"])), "tunnels[0].key", "16777216"),
+        (with("colour", json!("red")), "colour", "red"),
+        (with("routes", json!([{"to": "10.0.0.0/8", "metric": 5}])), "routes[0].metric", "5"),
+        (with("routes", json!([{"to": "10.0.0.1/8"}])), "route", "10.0.0.1/8"),
+    ];
+    for (body, field, value) in cases {
+        let problem = s.refused(Method::POST, "/v1/tenants", Some(body));
+        assert!(problem.is(ProblemKind::Invalid), "{problem:?}");
+        assert_eq!(problem.status, 422);
+        let (got_field, got_value, rule) = fields(&problem);
+        assert_eq!((got_field, got_value), (field, value), "{problem:?}");
+        assert!(!rule.is_empty(), "{problem:?}");
+        assert_eq!(problem.detail, format!("{field}: {value:?} refused: {rule}"));
+    }
+    assert_eq!(s.get("/v1/tenants").as_array().unwrap().len(), 1);
+
+    let taken = s.refused(Method::POST, "/v1/tenants", Some(with("vlan", json!(600))));
+    assert!(taken.is(ProblemKind::Conflict));
+    assert_eq!(fields(&taken), ("vlan", "600", "is taken by tenant acme"));
+    let half = s.refused(Method::POST, "/v1/tenants", Some(json!({"name": "half", "addresses": ["10.0.0.1/8"]})));
+    assert!(half.is(ProblemKind::HalfDone), "{half:?}");
+}
+
+#[test]
+fn bad_values_elsewhere_are_refused_too() {
+    let s = fake::serve().acme();
+    let cases = [
+        (Method::POST, "/v1/tenants/acme/tunnels", Some(json!("ipip:198.51.100.2,key=1")), "key"),
+        (Method::POST, "/v1/tenants/acme/tunnels", Some(json!({"kind": "ipip"})), "remote"),
+        (Method::DELETE, "/v1/tenants/acme/tunnels/x", None, "tunnel"),
+        (Method::PUT, "/v1/tenants/acme/addresses", Some(json!([])), "address"),
+        (Method::PUT, "/v1/tenants/acme/addresses", Some(json!(["x"])), "[0]"),
+        (Method::PUT, "/v1/tenants/acme/addresses", Some(json!({"a": 1})), "body"),
+        (Method::PUT, "/v1/tenants/acme/routes", Some(json!([{"to": "10.0.0.0/8", "via": "::1"}])), "via"),
+        (Method::POST, "/v1/tenants/acme/services", Some(json!({"name": "web"})), "command"),
+        (Method::POST, "/v1/tenants/acme/services", Some(json!({"name": "a b", "command": ["x"]})), "name"),
+        (Method::GET, "/v1/tenants/Acme", None, "name"),
+        (Method::GET, "/v1/tenants/acme/services/Web", None, "service"),
+        (Method::GET, "/v1/tenants/acme/logs/web?fllow=true", None, "fllow"),
+        (Method::DELETE, "/v1/tenants/acme?force=yes", None, "force"),
+        (Method::POST, "/v1/tenants?dryrun=true", Some(acme()), "dryrun"),
+    ];
+    for (method, path, body, field) in cases {
+        let problem = s.refused(method, path, body);
+        assert!(problem.is(ProblemKind::Invalid), "{path}: {problem:?}");
+        assert_eq!(fields(&problem).0, field, "{path}: {problem:?}");
+    }
+    for path in ["/v1/tenants/beta", "/v1/tenants/beta/status", "/v1/tenants/beta/tunnels", "/v1/tenants/beta/routes"] {
+        assert_eq!(fields(&s.refused(Method::GET, path, None)), ("tenant", "beta", "must be there"));
+    }
+}
+
+#[test]
+fn what_is_no_request_of_ours_is_a_problem_too() {
+    let s = fake::serve().acme();
+    let check = |(status, head, body): (u16, String, String), kind: ProblemKind| {
+        assert!(head.contains("content-type: application/problem+json"), "{head}");
+        let problem: Problem = serde_json::from_str(&body).unwrap();
+        assert!(problem.is(kind), "{problem:?}");
+        assert_eq!(problem.status, status);
+        problem
+    };
+    check(s.raw_post("/v1/tenants", "", "{"), ProblemKind::Malformed);
+    check(s.raw_post("/v1/tenants", "", ""), ProblemKind::Malformed);
+    check(s.raw_post("/v1/tenants", "", &"[".repeat(100_000)), ProblemKind::Invalid);
+    let nested = format!("{{\"name\":{}", "{\"a\":".repeat(10_000));
+    check(s.raw_post("/v1/tenants", "", &nested), ProblemKind::Invalid);
+    check(s.raw_post("/v1/tenants", "Content-Type: text/plain\r\n", "{}"), ProblemKind::MediaType);
+    let long = format!("\"{}\"", "x".repeat(super::BODY_MAX));
+    let problem = check(s.raw_post("/v1/tenants", "", &long), ProblemKind::TooLarge);
+    assert_eq!(fields(&problem).0, "body");
+    check(s.raw(b"GET /v2 HTTP/1.1\r\nHost: t\r\nConnection: close\r\n\r\n"), ProblemKind::Unknown);
+    check(s.raw(b"PATCH /v1/tenants HTTP/1.1\r\nHost: t\r\nConnection: close\r\n\r\n"), ProblemKind::Method);
+    check(s.raw(b"GET /v1/tenants/%ff HTTP/1.1\r\nHost: t\r\nConnection: close\r\n\r\n"), ProblemKind::Malformed);
+    assert_eq!(s.get("/v1/tenants").as_array().unwrap().len(), 1, "still there, still answering");
+}
+
+#[test]
+fn the_openapi_document_holds_every_route() {
+    let s = fake::serve();
+    let document = s.get("/openapi.json");
+    assert_eq!(document["openapi"], json!("3.1.0"));
+    assert!(document["info"]["title"].is_string() && document["info"]["version"].is_string());
+    let routes: BTreeSet<String> = document["paths"]
+        .as_object()
+        .unwrap()
+        .iter()
+        .flat_map(|(path, item)| item.as_object().unwrap().keys().map(move |m| format!("{} {path}", m.to_uppercase())))
+        .collect();
+    let expected: BTreeSet<String> = include_str!("routes.txt").lines().map(str::to_owned).collect();
+    assert_eq!(routes, expected);
+    // Each is there: none of them is answered as an unknown path or method.
+    for route in &routes {
+        let (method, path) = route.split_once(' ').unwrap();
+        if path == "/v1/events" {
+            continue;
+        }
+        let path = path.replace("{name}", "a").replace("{service}", "b").replace("{table}", "upper");
+        let path = path.replace("{spec}", "ipip:198.51.100.2");
+        let (_, _, body) =
+            s.raw(format!("{method} {path} HTTP/1.1\r\nHost: t\r\nConnection: close\r\n\r\n").as_bytes());
+        assert!(!body.contains("GET /openapi.json lists"), "{route}: {body}");
+    }
+}
+
+/// The structural rules of OpenAPI 3.1 that a generator could break: every reference leads somewhere, every operation
+/// has responses and a unique id, every path parameter is declared and required.
+#[test]
+fn the_openapi_document_is_sound() {
+    let (_, document) = super::described();
+    let document = serde_json::to_value(document).unwrap();
+    let mut references = Vec::new();
+    collect_references(&document, &mut references);
+    assert!(!references.is_empty());
+    for reference in references {
+        let pointer = reference.strip_prefix('#').expect(&reference);
+        assert!(document.pointer(pointer).is_some(), "{reference} leads nowhere");
+    }
+    let mut ids = BTreeSet::new();
+    for (path, item) in document["paths"].as_object().unwrap() {
+        for (method, operation) in item.as_object().unwrap() {
+            let id = operation["operationId"].as_str().unwrap();
+            assert!(ids.insert(id.to_owned()), "{id} twice");
+            assert!(operation["summary"].is_string(), "{method} {path}");
+            let responses = operation["responses"].as_object().unwrap();
+            assert!(responses.keys().any(|status| status.starts_with('2')), "{method} {path}");
+            let refusal = &responses["default"]["content"]["application/problem+json"]["schema"]["$ref"];
+            assert_eq!(*refusal, json!("#/components/schemas/Problem"), "{method} {path}");
+            let declared: BTreeSet<_> = operation["parameters"]
+                .as_array()
+                .into_iter()
+                .flatten()
+                .filter(|p| p["in"] == "path" && p["required"] == true)
+                .map(|p| p["name"].as_str().unwrap().to_owned())
+                .collect();
+            let in_path: BTreeSet<_> = path
+                .split('/')
+                .filter_map(|part| part.strip_prefix('{')?.strip_suffix('}').map(str::to_owned))
+                .collect();
+            assert_eq!(declared, in_path, "{method} {path}");
+        }
+    }
+}
+
+fn collect_references(value: &Value, found: &mut Vec<String>) {
+    match value {
+        Value::Object(map) => {
+            found.extend(map.get("$ref").and_then(Value::as_str).map(str::to_owned));
+            map.values().for_each(|v| collect_references(v, found));
+        }
+        Value::Array(items) => items.iter().for_each(|v| collect_references(v, found)),
+        _ => {}
+    }
+}

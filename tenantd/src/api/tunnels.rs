@@ -11,7 +11,7 @@ use crate::model::Tenant;
 use crate::problem::Problem;
 
 /// Tunnels of a tenant
-#[utoipa::path(get, path = "/v1/tenants/{name}/tunnels", tag = "tenants",
+#[utoipa::path(get, path = "/v1/tenants/{name}/tunnels", tag = "tenants", operation_id = "list_tunnels",
     params(("name" = String, Path, description = "Tenant")),
     responses((status = 200, description = "Its tunnels", body = Vec<TunnelSchema>), Refused))]
 pub(super) async fn list(
@@ -22,7 +22,7 @@ pub(super) async fn list(
 }
 
 /// Add a tunnel, or change the prefixes of one that is there
-#[utoipa::path(post, path = "/v1/tenants/{name}/tunnels", tag = "tenants",
+#[utoipa::path(post, path = "/v1/tenants/{name}/tunnels", tag = "tenants", operation_id = "add_tunnel",
     params(("name" = String, Path, description = "Tenant")),
     request_body = TunnelSchema,
     responses((status = 200, description = "The tenant as it is now", body = Tenant), Refused))]
@@ -35,7 +35,7 @@ pub(super) async fn add(
 }
 
 /// Take a tunnel away; its prefixes need not be said
-#[utoipa::path(delete, path = "/v1/tenants/{name}/tunnels/{spec}", tag = "tenants",
+#[utoipa::path(delete, path = "/v1/tenants/{name}/tunnels/{spec}", tag = "tenants", operation_id = "remove_tunnel",
     params(
         ("name" = String, Path, description = "Tenant"),
         ("spec" = String, Path, description = "KIND:REMOTE[,local=ADDR][,key=N], percent-encoded")

@@ -1,0 +1,234 @@
+//! An owner made of memory, for tests of the API: the same commands, the same refusals, no kernel.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::mpsc;
+
+use stackmap::{GidRange, Invalid, StackIndex, TenantName, TunnelSpec, Vlan};
+use tempfile::TempDir;
+
+use crate::client::Client;
+use crate::control::{Command, Handle, OpError};
+use crate::model::*;
+
+/// A served API with a fake owner behind it; ends with the process.
+pub(crate) struct Served {
+    pub(crate) client: Client,
+    pub(crate) socket: PathBuf,
+    pub(crate) dir: TempDir,
+}
+
+/// Serves the API on a socket in a directory of its own. The owner's logs are `SERVICE.log` there.
+pub(crate) fn serve() -> Served {
+    let dir = tempfile::tempdir().unwrap();
+    let socket = dir.path().join("api.sock");
+    let (handle, mut inbox) = Handle::new();
+    let mut owner = Fake { logs: dir.path().to_owned(), tenants: BTreeMap::new(), handle: handle.clone(), events: 0 };
+    let (ready, is_ready) = mpsc::channel();
+    let path = socket.clone();
+    std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async move {
+            let listener = super::bind(&path).await.unwrap();
+            ready.send(()).unwrap();
+            tokio::spawn(async move {
+                while let Some(command) = inbox.recv().await {
+                    owner.obey(command);
+                }
+            });
+            super::serve(listener, handle).await.unwrap();
+        });
+    });
+    is_ready.recv().unwrap();
+    Served { client: Client::new(&socket).unwrap(), socket, dir }
+}
+
+/// The process and namespace that every tenant of the fake seems to have.
+pub(crate) const INIT: (i32, u64) = (4711, 4_026_532_000);
+
+struct Fake {
+    logs: PathBuf,
+    tenants: BTreeMap<TenantName, Tenant>,
+    handle: Handle,
+    events: u64,
+}
+
+impl Fake {
+    fn obey(&mut self, command: Command) {
+        match command {
+            Command::AddTenant { request, dry_run, reply } => drop(reply.send(self.add(*request, dry_run))),
+            Command::RemoveTenant { name, force, reply } => drop(reply.send(self.remove(&name, force))),
+            Command::List { reply } => drop(reply.send(Ok(self.tenants.values().cloned().collect()))),
+            Command::Show { name, reply } => drop(reply.send(self.tenant(&name).cloned())),
+            Command::AddTunnel { name, tunnel, reply } => drop(reply.send(self.change(&name, |t| {
+                t.tunnels.retain(|known| !same(known, &tunnel));
+                t.tunnels.push(tunnel);
+                Ok(())
+            }))),
+            Command::RemoveTunnel { name, tunnel, reply } => drop(reply.send(self.change(&name, |t| {
+                let before = t.tunnels.len();
+                t.tunnels.retain(|known| !same(known, &tunnel));
+                let gone = t.tunnels.len() < before;
+                gone.then_some(()).ok_or(OpError::Unknown { what: "tunnel", name: tunnel.to_string() })
+            }))),
+            Command::SetAddresses { name, addresses, reply } => {
+                drop(reply.send(self.change(&name, |t| {
+                    t.addresses = addresses;
+                    Ok(())
+                })));
+            }
+            Command::SetRoutes { name, routes, reply } => drop(reply.send(self.change(&name, |t| {
+                t.routes = routes;
+                Ok(())
+            }))),
+            Command::AddService { name, service, reply } => {
+                let status = running(&service.name);
+                drop(
+                    reply.send(
+                        self.change(&name, |t| {
+                            t.services.push(*service);
+                            Ok(())
+                        })
+                        .map(|_| status),
+                    ),
+                );
+            }
+            Command::RemoveService { name, service, reply } => {
+                let found = self.service(&name, &service);
+                drop(reply.send(found.and_then(|_| {
+                    self.change(&name, |t| {
+                        t.services.retain(|s| s.name != service);
+                        Ok(())
+                    })
+                    .map(drop)
+                })));
+            }
+            Command::RestartService { name, service, reply } => {
+                let again = |s| ServiceStatus { restarts: 1, ..s };
+                drop(reply.send(self.service(&name, &service).map(again)));
+            }
+            Command::Map { reply } => drop(reply.send(Ok(self.map()))),
+            Command::Status { reply } => drop(reply.send(Ok(DaemonStatus {
+                instance: "main".into(),
+                version: "0".into(),
+                trunk: "trunk-main".into(),
+                access: "connected".into(),
+                tenants: self.tenants.len(),
+                half_done: Vec::new(),
+            }))),
+            Command::TenantStatus { name, reply } => drop(reply.send(self.status(&name))),
+            Command::LogPath { name, service, reply } => {
+                let path = self.logs.join(format!("{service}.log"));
+                drop(reply.send(self.service(&name, &service).map(|_| path)));
+            }
+        }
+    }
+
+    fn tenant(&self, name: &TenantName) -> Result<&Tenant, OpError> {
+        self.tenants.get(name).ok_or_else(|| OpError::Unknown { what: "tenant", name: name.to_string() })
+    }
+
+    fn add(&mut self, r: TenantRequest, dry_run: bool) -> Result<Added, OpError> {
+        if r.name.as_str() == "half" {
+            return Err(OpError::HalfDone { name: r.name, step: "access", cause: "no answer".into() });
+        }
+        if self.tenants.contains_key(&r.name) {
+            return Err(OpError::Invalid(Invalid::new("name", &r.name, "is there already")));
+        }
+        let vlan = r.vlan.map_or_else(|| Vlan::new(600), Ok)?;
+        if let Some(holder) = self.tenants.values().find(|t| t.vlan == Some(vlan)) {
+            let rule = format!("is taken by tenant {}", holder.name);
+            return Err(OpError::Conflict { field: "vlan", value: vlan.to_string(), rule });
+        }
+        let tenant = Tenant {
+            name: r.name,
+            stack: StackIndex(0),
+            vlan: Some(vlan),
+            gid: GidRange::FIRST,
+            device: "dev0".into(),
+            whole_device: false,
+            mac: None,
+            addresses: r.addresses,
+            tunnels: r.tunnels,
+            dns: r.dns,
+            gateway: r.gateway,
+            routes: r.routes,
+            services: Vec::new(),
+            generation: 1,
+        };
+        if !dry_run {
+            self.tenants.insert(tenant.name.clone(), tenant.clone());
+            self.tell("tenant-added", &tenant.name);
+        }
+        let steps = vec![Step { name: "stack".into(), us: if dry_run { 0 } else { 1100 } }];
+        Ok(Added { tenant, steps, dry_run })
+    }
+
+    fn remove(&mut self, name: &TenantName, force: bool) -> Result<(), OpError> {
+        let processes = self.tenant(name)?.services.len();
+        if processes > 0 && !force {
+            return Err(OpError::Busy { name: name.clone(), processes });
+        }
+        self.tenants.remove(name);
+        self.tell("tenant-removed", name);
+        Ok(())
+    }
+
+    fn change(
+        &mut self,
+        name: &TenantName,
+        change: impl FnOnce(&mut Tenant) -> Result<(), OpError>,
+    ) -> Result<Tenant, OpError> {
+        let mut tenant = self.tenant(name)?.clone();
+        change(&mut tenant)?;
+        tenant.generation += 1;
+        self.tenants.insert(name.clone(), tenant.clone());
+        Ok(tenant)
+    }
+
+    fn service(&self, name: &TenantName, service: &TenantName) -> Result<ServiceStatus, OpError> {
+        let found = self.tenant(name)?.services.iter().find(|s| s.name == *service);
+        let unknown = || OpError::Unknown { what: "service", name: service.to_string() };
+        found.map(|s| running(&s.name)).ok_or_else(unknown)
+    }
+
+    fn status(&self, name: &TenantName) -> Result<TenantStatus, OpError> {
+        let tenant = self.tenant(name)?;
+        Ok(TenantStatus {
+            name: name.clone(),
+            state: TenantState::Ready,
+            step: None,
+            cause: None,
+            init_pid: Some(INIT.0),
+            netns: Some(INIT.1),
+            mtu: Some(1480),
+            services: tenant.services.iter().map(|s| running(&s.name)).collect(),
+            counters: Counters::default(),
+        })
+    }
+
+    fn map(&self) -> MapView {
+        let rows = |row: fn(&Tenant) -> String| {
+            self.tenants.values().map(|t| MapRow { tenant: t.name.to_string(), row: row(t) }).collect()
+        };
+        MapView {
+            upper: rows(|t| format!("{} <-> {}", t.stack, t.gid)),
+            lower: rows(|t| format!("({}, {}) <-> vlan600", t.stack, t.device)),
+            access: Vec::new(),
+        }
+    }
+
+    fn tell(&mut self, kind: &str, tenant: &TenantName) {
+        self.events += 1;
+        let (id, kind) = (self.events, kind.to_owned());
+        self.handle.publish(Event { id, at_ms: 0, kind, tenant: Some(tenant.to_string()), detail: String::new() });
+    }
+}
+
+fn same(a: &TunnelSpec, b: &TunnelSpec) -> bool {
+    (a.kind(), a.remote(), a.key()) == (b.kind(), b.remote(), b.key())
+}
+
+fn running(name: &TenantName) -> ServiceStatus {
+    ServiceStatus { name: name.clone(), state: "running".into(), pid: Some(12), restarts: 0, last_exit: None }
+}
