@@ -45,12 +45,7 @@ pub struct OpenOptions {
 impl OpenOptions {
     /// Defaults, with the tables pinned in `pin_dir`.
     pub fn new(pin_dir: impl Into<PathBuf>) -> Self {
-        Self {
-            pin_dir: pin_dir.into(),
-            max_ports: DEFAULT_MAX_PORTS,
-            filter_handle: 1,
-            record_verdicts: false,
-        }
+        Self { pin_dir: pin_dir.into(), max_ports: DEFAULT_MAX_PORTS, filter_handle: 1, record_verdicts: false }
     }
 }
 
@@ -87,11 +82,7 @@ pub struct TrunkConfig {
 impl TrunkConfig {
     /// A trunk that this room has for itself.
     pub fn new(ifindex: u32, mode: TrunkMode) -> Self {
-        Self {
-            ifindex,
-            mode,
-            unknown: UnknownTag::Drop,
-        }
+        Self { ifindex, mode, unknown: UnknownTag::Drop }
     }
 }
 
@@ -116,10 +107,7 @@ pub struct RateLimit {
 impl Default for RateLimit {
     /// 100 a second, 200 at once: a /24 asked for in one go, and a scan held at a tenth of the kernel's 1,024 entries.
     fn default() -> Self {
-        Self {
-            per_second: 100,
-            burst: 200,
-        }
+        Self { per_second: 100, burst: 200 }
     }
 }
 
@@ -134,14 +122,10 @@ impl RateLimit {
 
     pub(crate) fn from_ns(interval: u32, burst: u64) -> Self {
         match interval {
-            0 => Self {
-                per_second: u32::MAX,
-                burst: 1,
-            },
-            ns => Self {
-                per_second: 1_000_000_000 / ns,
-                burst: u32::try_from(burst / u64::from(ns)).unwrap_or(u32::MAX),
-            },
+            0 => Self { per_second: u32::MAX, burst: 1 },
+            ns => {
+                Self { per_second: 1_000_000_000 / ns, burst: u32::try_from(burst / u64::from(ns)).unwrap_or(u32::MAX) }
+            }
         }
     }
 }
@@ -172,10 +156,7 @@ pub struct PortConfig {
 impl PortConfig {
     /// (trunk, VLAN).
     pub fn tag(&self) -> Tag {
-        Tag {
-            trunk: self.trunk,
-            vid: self.vid,
-        }
+        Tag { trunk: self.trunk, vid: self.vid }
     }
 }
 
@@ -191,61 +172,23 @@ pub struct ConfigError {
     pub rule: &'static str,
 }
 
-fn must(
-    ok: bool,
-    field: &'static str,
-    value: impl ToString,
-    rule: &'static str,
-) -> Result<(), ConfigError> {
-    if ok {
-        Ok(())
-    } else {
-        Err(ConfigError {
-            field,
-            value: value.to_string(),
-            rule,
-        })
-    }
+fn must(ok: bool, field: &'static str, value: impl ToString, rule: &'static str) -> Result<(), ConfigError> {
+    if ok { Ok(()) } else { Err(ConfigError { field, value: value.to_string(), rule }) }
 }
 
 fn unicast(mac: [u8; 6], field: &'static str) -> Result<(), ConfigError> {
     let text = mac.map(|byte| format!("{byte:02x}")).join(":");
-    must(
-        mac[0] & 1 == 0 && mac != [0; 6],
-        field,
-        text,
-        "must be a unicast MAC address",
-    )
+    must(mac[0] & 1 == 0 && mac != [0; 6], field, text, "must be a unicast MAC address")
 }
 
 /// As the tables hold it: prefixes without host bits, sorted, each once; a rate as its rounded interval says it.
 pub(crate) fn normalise(config: &PortConfig) -> Result<PortConfig, ConfigError> {
-    must(
-        config.ifindex != 0,
-        "ifindex",
-        config.ifindex,
-        "must not be 0",
-    )?;
-    must(
-        config.trunk != 0 && config.trunk != config.ifindex,
-        "trunk",
-        config.trunk,
-        "must be another device",
-    )?;
+    must(config.ifindex != 0, "ifindex", config.ifindex, "must not be 0")?;
+    must(config.trunk != 0 && config.trunk != config.ifindex, "trunk", config.trunk, "must be another device")?;
     unicast(config.mac, "mac")?;
     unicast(config.gateway_mac, "gateway_mac")?;
-    must(
-        config.mac != config.gateway_mac,
-        "gateway_mac",
-        "",
-        "must differ from mac",
-    )?;
-    must(
-        (MTU_MIN..=MTU_MAX).contains(&config.mtu),
-        "mtu",
-        config.mtu,
-        "must be in 68..=65535",
-    )?;
+    must(config.mac != config.gateway_mac, "gateway_mac", "", "must differ from mac")?;
+    must((MTU_MIN..=MTU_MAX).contains(&config.mtu), "mtu", config.mtu, "must be in 68..=65535")?;
     must(
         config.layer == Layer::Three || config.answer.is_empty(),
         "answer",
@@ -253,26 +196,12 @@ pub(crate) fn normalise(config: &PortConfig) -> Result<PortConfig, ConfigError> 
         "a layer 2 port answers nothing itself",
     )?;
     let rate = config.neighbour_rate;
-    must(
-        rate.per_second >= 1,
-        "neighbour_rate.per_second",
-        rate.per_second,
-        "must be at least 1",
-    )?;
-    must(
-        rate.burst >= 1,
-        "neighbour_rate.burst",
-        rate.burst,
-        "must be at least 1",
-    )?;
+    must(rate.per_second >= 1, "neighbour_rate.per_second", rate.per_second, "must be at least 1")?;
+    must(rate.burst >= 1, "neighbour_rate.burst", rate.burst, "must be at least 1")?;
 
     let mut answer: Vec<IpNet> = config.answer.iter().map(IpNet::trunc).collect();
     answer.sort();
     answer.dedup();
     let neighbour_rate = RateLimit::from_ns(rate.interval_ns(), rate.burst_ns());
-    Ok(PortConfig {
-        answer,
-        neighbour_rate,
-        ..config.clone()
-    })
+    Ok(PortConfig { answer, neighbour_rate, ..config.clone() })
 }

@@ -13,18 +13,12 @@ impl fmt::Display for DropReason {
 impl DropReason {
     /// The reason with this number.
     pub fn from_number(number: u32) -> Option<Self> {
-        Self::ALL
-            .iter()
-            .copied()
-            .find(|reason| *reason as u32 == number)
+        Self::ALL.iter().copied().find(|reason| *reason as u32 == number)
     }
 
     /// The reason with this name.
     pub fn from_name(name: &str) -> Option<Self> {
-        Self::ALL
-            .iter()
-            .copied()
-            .find(|reason| reason.name() == name)
+        Self::ALL.iter().copied().find(|reason| reason.name() == name)
     }
 }
 

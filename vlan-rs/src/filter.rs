@@ -34,11 +34,7 @@ pub(crate) fn device_exists(ifindex: u32) -> bool {
     !found.is_null() && !unsafe { CStr::from_ptr(found) }.is_empty()
 }
 
-fn hook(
-    program: BorrowedFd<'_>,
-    ifindex: u32,
-    handle: u32,
-) -> Result<libbpf_rs::TcHook, FilterError> {
+fn hook(program: BorrowedFd<'_>, ifindex: u32, handle: u32) -> Result<libbpf_rs::TcHook, FilterError> {
     let device = i32::try_from(ifindex).map_err(|_| FilterError {
         ifindex,
         step: "address a filter",
@@ -54,36 +50,19 @@ fn hook(
 
 /// Puts the program on a device, in place of the one that was there. `fresh`: the device has no clsact yet, as far as
 /// we know.
-pub(crate) fn attach(
-    program: BorrowedFd<'_>,
-    ifindex: u32,
-    handle: u32,
-    fresh: bool,
-) -> Result<(), FilterError> {
+pub(crate) fn attach(program: BorrowedFd<'_>, ifindex: u32, handle: u32, fresh: bool) -> Result<(), FilterError> {
     let mut hook = hook(program, ifindex, handle)?;
     if !fresh && hook.attach().is_ok() {
         return Ok(());
     }
     // An existing clsact is fine: create() takes EEXIST for success.
-    hook.create().map_err(|source| FilterError {
-        ifindex,
-        step: "make the clsact queueing discipline",
-        source,
-    })?;
-    hook.attach().map_err(|source| FilterError {
-        ifindex,
-        step: "attach the filter",
-        source,
-    })?;
+    hook.create().map_err(|source| FilterError { ifindex, step: "make the clsact queueing discipline", source })?;
+    hook.attach().map_err(|source| FilterError { ifindex, step: "attach the filter", source })?;
     Ok(())
 }
 
 /// Takes our filter off a device; succeeds when it, or the device, is not there. clsact stays: others may use it.
-pub(crate) fn detach(
-    program: BorrowedFd<'_>,
-    ifindex: u32,
-    handle: u32,
-) -> Result<(), FilterError> {
+pub(crate) fn detach(program: BorrowedFd<'_>, ifindex: u32, handle: u32) -> Result<(), FilterError> {
     if !device_exists(ifindex) {
         return Ok(());
     }
@@ -92,10 +71,6 @@ pub(crate) fn detach(
         // No such filter: ENOENT, and EINVAL when there is no clsact either.
         Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::InvalidInput) => Ok(()),
         Err(_) if !device_exists(ifindex) => Ok(()),
-        Err(source) => Err(FilterError {
-            ifindex,
-            step: "detach the filter",
-            source,
-        }),
+        Err(source) => Err(FilterError { ifindex, step: "detach the filter", source }),
     }
 }

@@ -23,33 +23,20 @@ mod room;
 mod tables;
 mod vid;
 
-#[allow(
-    missing_docs,
-    unreachable_pub,
-    unused_imports,
-    dead_code,
-    clippy::all,
-    clippy::pedantic
-)]
-#[allow(
-    clippy::undocumented_unsafe_blocks,
-    clippy::unwrap_used,
-    clippy::expect_used
-)]
+#[allow(missing_docs, unreachable_pub, unused_imports, dead_code, clippy::all, clippy::pedantic)]
+#[allow(clippy::undocumented_unsafe_blocks, clippy::unwrap_used, clippy::expect_used)]
 mod skel {
     include!(concat!(env!("OUT_DIR"), "/vlan.skel.rs"));
 }
 
 pub use config::{
-    ConfigError, DEFAULT_MAX_PORTS, ENCAPSULATION_MAX, GSO_MAX_SIZE, Layer, MAX_TRUNKS, MTU_MAX,
-    MTU_MIN, OpenOptions, PortConfig, RateLimit, TAG_LENGTH, TrunkConfig, TrunkMode, UnknownTag,
+    ConfigError, DEFAULT_MAX_PORTS, ENCAPSULATION_MAX, GSO_MAX_SIZE, Layer, MAX_TRUNKS, MTU_MAX, MTU_MIN, OpenOptions,
+    PortConfig, RateLimit, TAG_LENGTH, TrunkConfig, TrunkMode, UnknownTag,
 };
 pub use drop_reason::DropReason;
 pub use filter::{FILTER_PRIORITY, FilterError};
 pub use pins::{OpenError, discard};
-pub use room::{
-    Adoption, Change, PortError, PortId, Program, Room, RoomCounters, TrunkError, Usage, Verdict,
-};
+pub use room::{Adoption, Change, PortError, PortId, Program, Room, RoomCounters, TrunkError, Usage, Verdict};
 pub use tables::TableError;
 pub use tables::counters::{Counters, Drops};
 pub use vid::{Tag, Vid, VidError};

@@ -89,10 +89,7 @@ pub enum OpenError {
     Table(#[from] TableError),
 }
 
-fn load_error(
-    step: &'static str,
-    path: Option<&Path>,
-) -> impl FnOnce(libbpf_rs::Error) -> OpenError {
+fn load_error(step: &'static str, path: Option<&Path>) -> impl FnOnce(libbpf_rs::Error) -> OpenError {
     let path = path.map(Path::to_owned);
     move |source| OpenError::Load { step, path, source }
 }
@@ -128,11 +125,7 @@ fn netns_cookie() -> io::Result<u64> {
             &mut length,
         )
     };
-    if rc == 0 {
-        Ok(cookie)
-    } else {
-        Err(io::Error::last_os_error())
-    }
+    if rc == 0 { Ok(cookie) } else { Err(io::Error::last_os_error()) }
 }
 
 fn is_bpffs(path: &Path) -> bool {
@@ -155,10 +148,7 @@ fn adopt(map: &mut OpenMapMut<'_>, pin: &Path) -> Result<bool, OpenError> {
         Err(e) if e.kind() == libbpf_rs::ErrorKind::NotFound => return Ok(false),
         Err(e) => return Err(load_error("open the pin", Some(pin))(e)),
     };
-    let info = pinned
-        .info()
-        .map_err(load_error("look at the pin", Some(pin)))?
-        .info;
+    let info = pinned.info().map_err(load_error("look at the pin", Some(pin)))?.info;
     let fields = [
         ("its type", info.type_, map.map_type().into()),
         ("the size of a key", info.key_size, map.key_size()),
@@ -168,32 +158,20 @@ fn adopt(map: &mut OpenMapMut<'_>, pin: &Path) -> Result<bool, OpenError> {
     for (field, there, here) in fields {
         if there != here {
             let (pinned, ours) = (u64::from(there), u64::from(here));
-            return Err(OpenError::Layout {
-                path: pin.to_owned(),
-                field,
-                pinned,
-                ours,
-            });
+            return Err(OpenError::Layout { path: pin.to_owned(), field, pinned, ours });
         }
     }
-    map.set_max_entries(info.max_entries)
-        .map_err(load_error("size the table as", Some(pin)))?;
-    map.reuse_fd(pinned.as_fd())
-        .map_err(load_error("adopt", Some(pin)))?;
+    map.set_max_entries(info.max_entries).map_err(load_error("size the table as", Some(pin)))?;
+    map.reuse_fd(pinned.as_fd()).map_err(load_error("adopt", Some(pin)))?;
     Ok(true)
 }
 
 fn handle<K: Row, V: Row>(map: &MapMut<'_>) -> Result<Table<K, V>, OpenError> {
-    Ok(Table::new(
-        MapHandle::try_from(map).map_err(load_error("hold a table", None))?,
-    ))
+    Ok(Table::new(MapHandle::try_from(map).map_err(load_error("hold a table", None))?))
 }
 
 /// The tables that are pinned, with the rows they have place for.
-fn pinned_maps<'a, 'obj>(
-    open: &'a mut OpenVlanSkel<'obj>,
-    ports: u32,
-) -> [(&'a mut OpenMapMut<'obj>, u32); 8] {
+fn pinned_maps<'a, 'obj>(open: &'a mut OpenVlanSkel<'obj>, ports: u32) -> [(&'a mut OpenMapMut<'obj>, u32); 8] {
     let slots = ports.saturating_add(MAX_TRUNKS + 1);
     let maps = &mut open.maps;
     [
@@ -216,15 +194,10 @@ pub(crate) fn load(options: &OpenOptions) -> Result<Loaded, OpenError> {
     if !is_bpffs(existing) {
         return Err(OpenError::NotBpffs { path: dir.clone() });
     }
-    std::fs::create_dir_all(dir).map_err(|source| OpenError::PinDirectory {
-        path: dir.clone(),
-        source,
-    })?;
+    std::fs::create_dir_all(dir).map_err(|source| OpenError::PinDirectory { path: dir.clone(), source })?;
 
     let mut storage = MaybeUninit::<OpenObject>::uninit();
-    let mut open = VlanSkelBuilder::default()
-        .open(&mut storage)
-        .map_err(load_error("open the BPF object", None))?;
+    let mut open = VlanSkelBuilder::default().open(&mut storage).map_err(load_error("open the BPF object", None))?;
     if let Some(rodata) = open.maps.rodata_data.as_deref_mut() {
         rodata.record_verdicts = options.record_verdicts;
     }
@@ -232,14 +205,11 @@ pub(crate) fn load(options: &OpenOptions) -> Result<Loaded, OpenError> {
     for (map, rows) in pinned_maps(&mut open, options.max_ports) {
         let name = map.name().to_owned();
         if !adopt(map, &dir.join(&name))? {
-            map.set_max_entries(rows)
-                .map_err(load_error("size a table", None))?;
+            map.set_max_entries(rows).map_err(load_error("size a table", None))?;
             fresh.push(name);
         }
     }
-    let mut skel = open
-        .load()
-        .map_err(load_error("load the BPF programs", None))?;
+    let mut skel = open.load().map_err(load_error("load the BPF programs", None))?;
 
     let room: Table<u32, room_row> = handle(&skel.maps.room)?;
     belongs_here(&room, dir)?;
@@ -263,8 +233,7 @@ pub(crate) fn load(options: &OpenOptions) -> Result<Loaded, OpenError> {
     }
 
     let own = |fd: std::os::fd::BorrowedFd<'_>| {
-        fd.try_clone_to_owned()
-            .map_err(|e| load_error("hold a program", None)(e.into()))
+        fd.try_clone_to_owned().map_err(|e| load_error("hold a program", None)(e.into()))
     };
     Ok(Loaded {
         trunk_program: own(skel.progs.trunk_ingress.as_fd())?,
@@ -285,28 +254,15 @@ fn belongs_here(room: &Table<u32, room_row>, dir: &Path) -> Result<(), OpenError
     let ours = netns_cookie().map_err(OpenError::Namespace)?;
     let row = room.get(&0)?.unwrap_or_default();
     if row.netns_cookie == 0 {
-        let row = room_row {
-            netns_cookie: ours,
-            layout: LAYOUT,
-            pad: 0,
-        };
+        let row = room_row { netns_cookie: ours, layout: LAYOUT, pad: 0 };
         return Ok(room.put(&0, &row)?);
     }
     if row.layout != LAYOUT {
         let (pinned, ours) = (u64::from(row.layout), u64::from(LAYOUT));
-        return Err(OpenError::Layout {
-            path: dir.join("room"),
-            field: "the layout",
-            pinned,
-            ours,
-        });
+        return Err(OpenError::Layout { path: dir.join("room"), field: "the layout", pinned, ours });
     }
     if row.netns_cookie != ours {
-        return Err(OpenError::OtherNamespace {
-            path: dir.to_owned(),
-            pinned: row.netns_cookie,
-            ours,
-        });
+        return Err(OpenError::OtherNamespace { path: dir.to_owned(), pinned: row.netns_cookie, ours });
     }
     Ok(())
 }

@@ -13,9 +13,7 @@ use std::path::{Path, PathBuf};
 
 use ipnet::IpNet;
 
-use crate::config::{
-    ConfigError, MAX_TRUNKS, OpenOptions, PortConfig, TrunkConfig, TrunkMode, normalise,
-};
+use crate::config::{ConfigError, MAX_TRUNKS, OpenOptions, PortConfig, TrunkConfig, TrunkMode, normalise};
 use crate::drop_reason::DropReason;
 use crate::filter::{self, FilterError};
 use crate::pins::{self, Loaded, OpenError};
@@ -236,8 +234,7 @@ impl Room {
     fn read_tables(&mut self) -> Result<(), TableError> {
         for (ifindex, row) in self.loaded.trunks.rows()? {
             self.free_slots.remove(&row.slot);
-            self.trunks
-                .insert(ifindex, (row.slot, trunks::config_of(ifindex, &row)));
+            self.trunks.insert(ifindex, (row.slot, trunks::config_of(ifindex, &row)));
         }
         for (ifindex, row) in self.loaded.by_ifindex.rows()? {
             self.free_slots.remove(&row.slot);
@@ -317,29 +314,17 @@ impl Room {
                 Some(slot) if count(&self.trunks) < MAX_TRUNKS => slot,
                 taken => {
                     self.free_slots.extend(taken);
-                    return Err(TrunkError::Full {
-                        capacity: MAX_TRUNKS,
-                    });
+                    return Err(TrunkError::Full { capacity: MAX_TRUNKS });
                 }
             },
         };
-        self.loaded
-            .trunks
-            .put(&config.ifindex, &trunks::row_of(config, slot))?;
+        self.loaded.trunks.put(&config.ifindex, &trunks::row_of(config, slot))?;
         self.trunks.insert(config.ifindex, (slot, config.clone()));
-        if present
-            .as_ref()
-            .is_none_or(|(_, old)| old.mode != config.mode)
-        {
+        if present.as_ref().is_none_or(|(_, old)| old.mode != config.mode) {
             self.rewrite_ports_of(config)?;
         }
         let program = self.program(Program::Trunk);
-        if let Err(e) = filter::attach(
-            program,
-            config.ifindex,
-            self.filter_handle,
-            present.is_none(),
-        ) {
+        if let Err(e) = filter::attach(program, config.ifindex, self.filter_handle, present.is_none()) {
             if present.is_none() {
                 self.forget_trunk(config.ifindex)?;
             }
@@ -354,16 +339,10 @@ impl Room {
 
     /// The way onto the trunk is in the rows of its ports, to spare each frame a lookup.
     fn rewrite_ports_of(&mut self, trunk: &TrunkConfig) -> Result<(), TableError> {
-        for port in self
-            .ports
-            .values_mut()
-            .filter(|port| port.config.trunk == trunk.ifindex)
-        {
+        for port in self.ports.values_mut().filter(|port| port.config.trunk == trunk.ifindex) {
             let (tag_row, row) = ports::rows_of(&port.config, trunk.mode, port.row.slot);
             self.loaded.by_ifindex.put(&port.config.ifindex, &row)?;
-            self.loaded
-                .by_tag
-                .put(&ports::key_of(port.config.tag()), &tag_row)?;
+            self.loaded.by_tag.put(&ports::key_of(port.config.tag()), &tag_row)?;
             port.row = row;
         }
         Ok(())
@@ -371,16 +350,9 @@ impl Room {
 
     /// Ends a trunk without ports. Detaching what is not attached succeeds.
     pub fn detach_trunk(&mut self, ifindex: u32) -> Result<(), TrunkError> {
-        let ports = self
-            .ports
-            .values()
-            .filter(|port| port.config.trunk == ifindex)
-            .count();
+        let ports = self.ports.values().filter(|port| port.config.trunk == ifindex).count();
         if ports > 0 {
-            return Err(TrunkError::HasPorts {
-                trunk: ifindex,
-                ports,
-            });
+            return Err(TrunkError::HasPorts { trunk: ifindex, ports });
         }
         filter::detach(self.program(Program::Trunk), ifindex, self.filter_handle)?;
         Ok(self.forget_trunk(ifindex)?)
@@ -396,22 +368,14 @@ impl Room {
 
     /// The attached trunks.
     pub fn trunks(&self) -> Result<Vec<TrunkConfig>, TableError> {
-        let mut trunks: Vec<_> = self
-            .loaded
-            .trunks
-            .rows()?
-            .iter()
-            .map(|(ifindex, row)| trunks::config_of(*ifindex, row))
-            .collect();
+        let mut trunks: Vec<_> =
+            self.loaded.trunks.rows()?.iter().map(|(ifindex, row)| trunks::config_of(*ifindex, row)).collect();
         trunks.sort_by_key(|trunk| trunk.ifindex);
         Ok(trunks)
     }
 
     fn trunk_mode(&self, trunk: u32) -> Result<TrunkMode, PortError> {
-        self.trunks
-            .get(&trunk)
-            .map(|(_, config)| config.mode)
-            .ok_or(PortError::NoTrunk { trunk })
+        self.trunks.get(&trunk).map(|(_, config)| config.mode).ok_or(PortError::NoTrunk { trunk })
     }
 
     /// Makes a device the port of a tag, or changes what it is. Frames pass all the time while it changes, unless the
@@ -422,22 +386,15 @@ impl Room {
         let present = self.ports.get(&config.ifindex).cloned();
         let taken = self.loaded.by_tag.get(&ports::key_of(config.tag()))?;
         if let Some(other) = taken.filter(|row| row.port != config.ifindex) {
-            return Err(PortError::TagTaken {
-                tag: config.tag(),
-                port: other.port,
-            });
+            return Err(PortError::TagTaken { tag: config.tag(), port: other.port });
         }
         self.answers_fit(present.as_ref(), &config)?;
         let slot = match &present {
             Some(port) => port.row.slot,
             None if count(&self.ports) >= self.loaded.by_ifindex.capacity() => {
-                return Err(PortError::Full {
-                    capacity: self.loaded.by_ifindex.capacity(),
-                });
+                return Err(PortError::Full { capacity: self.loaded.by_ifindex.capacity() });
             }
-            None => self.take_slot()?.ok_or(PortError::Full {
-                capacity: self.loaded.by_ifindex.capacity(),
-            })?,
+            None => self.take_slot()?.ok_or(PortError::Full { capacity: self.loaded.by_ifindex.capacity() })?,
         };
         match self.write_port(present.as_ref(), &config, mode, slot) {
             Ok(change) => Ok(change),
@@ -455,10 +412,7 @@ impl Room {
         let capacity = self.loaded.answers.capacity();
         let others = self.answer_count - present.map_or(0, |port| count(&port.config.answer));
         if others + count(&config.answer) > capacity {
-            return Err(TableError::Full {
-                table: "answers".into(),
-                capacity,
-            });
+            return Err(TableError::Full { table: "answers".into(), capacity });
         }
         Ok(())
     }
@@ -479,36 +433,16 @@ impl Room {
         // 2. The row by which the port is known, read back and removed.
         self.loaded.by_ifindex.put(&config.ifindex, &row)?;
         self.answer_count = self.answer_count + count(&config.answer) - count(old_answer);
-        self.ports.insert(
-            config.ifindex,
-            Port {
-                row,
-                config: config.clone(),
-            },
-        );
+        self.ports.insert(config.ifindex, Port { row, config: config.clone() });
         // 3. Its answers.
-        answers::replace(
-            &self.loaded.answers,
-            config.ifindex,
-            old_answer,
-            &config.answer,
-        )?;
+        answers::replace(&self.loaded.answers, config.ifindex, old_answer, &config.answer)?;
         // 4. Its way out.
-        filter::attach(
-            self.program(Program::Port),
-            config.ifindex,
-            self.filter_handle,
-            present.is_none(),
-        )?;
+        filter::attach(self.program(Program::Port), config.ifindex, self.filter_handle, present.is_none())?;
         // 5. Its way in.
-        self.loaded
-            .by_tag
-            .put(&ports::key_of(config.tag()), &tag_row)?;
+        self.loaded.by_tag.put(&ports::key_of(config.tag()), &tag_row)?;
         Ok(match present {
             None => Change::Added,
-            Some(old) if ports::same_row(&old.row, &row) && old.config == *config => {
-                Change::Unchanged
-            }
+            Some(old) if ports::same_row(&old.row, &row) && old.config == *config => Change::Unchanged,
             Some(_) => Change::Changed,
         })
     }
@@ -529,11 +463,7 @@ impl Room {
     fn ifindex_of(&self, id: PortId) -> Result<Option<u32>, TableError> {
         Ok(match id {
             PortId::Ifindex(ifindex) => self.ports.contains_key(&ifindex).then_some(ifindex),
-            PortId::Tag(tag) => self
-                .loaded
-                .by_tag
-                .get(&ports::key_of(tag))?
-                .map(|row| row.port),
+            PortId::Tag(tag) => self.loaded.by_tag.get(&ports::key_of(tag))?.map(|row| row.port),
         })
     }
 
@@ -592,17 +522,12 @@ impl Room {
 
     /// Counters of everything.
     pub fn counters(&self) -> Result<RoomCounters, TableError> {
-        let mut all = RoomCounters {
-            room: counters::drops_of(&self.loaded.drops, ROOM_SLOT)?,
-            ..Default::default()
-        };
+        let mut all = RoomCounters { room: counters::drops_of(&self.loaded.drops, ROOM_SLOT)?, ..Default::default() };
         for port in self.ports.values() {
-            all.ports
-                .insert(port.config.tag(), self.counters_of_slot(port.row.slot)?);
+            all.ports.insert(port.config.tag(), self.counters_of_slot(port.row.slot)?);
         }
         for (&ifindex, (slot, _)) in &self.trunks {
-            all.trunks
-                .insert(ifindex, counters::drops_of(&self.loaded.drops, *slot)?);
+            all.trunks.insert(ifindex, counters::drops_of(&self.loaded.drops, *slot)?);
         }
         Ok(all)
     }
@@ -623,10 +548,7 @@ impl Room {
         Ok(match (DropReason::from_number(row.reason), row.device) {
             (Some(reason), _) => Some(Verdict::Dropped(reason)),
             (None, 0) => None,
-            (None, device) => Some(Verdict::Sent {
-                device,
-                peer: row.peer != 0,
-            }),
+            (None, device) => Some(Verdict::Sent { device, peer: row.peer != 0 }),
         })
     }
 }

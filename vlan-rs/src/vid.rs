@@ -23,11 +23,7 @@ impl TryFrom<u16> for Vid {
     type Error = VidError;
 
     fn try_from(number: u16) -> Result<Self, VidError> {
-        if (1..=4094).contains(&number) {
-            Ok(Self(number))
-        } else {
-            Err(VidError(number.to_string()))
-        }
+        if (1..=4094).contains(&number) { Ok(Self(number)) } else { Err(VidError(number.to_string())) }
     }
 }
 
@@ -35,10 +31,7 @@ impl FromStr for Vid {
     type Err = VidError;
 
     fn from_str(text: &str) -> Result<Self, VidError> {
-        text.parse::<u16>()
-            .ok()
-            .and_then(|number| number.try_into().ok())
-            .ok_or_else(|| VidError(text.to_owned()))
+        text.parse::<u16>().ok().and_then(|number| number.try_into().ok()).ok_or_else(|| VidError(text.to_owned()))
     }
 }
 

@@ -30,12 +30,7 @@ fn key_of(port: u32, prefix: &IpNet) -> answer_key {
             IPV6
         }
     };
-    answer_key {
-        prefix_length: FIXED_BITS + u32::from(prefix.prefix_len()),
-        port,
-        family,
-        address,
-    }
+    answer_key { prefix_length: FIXED_BITS + u32::from(prefix.prefix_len()), port, family, address }
 }
 
 fn prefix_of(key: &answer_key) -> Option<IpNet> {
@@ -52,12 +47,7 @@ fn prefix_of(key: &answer_key) -> Option<IpNet> {
 }
 
 /// Makes the port answer for `wanted` instead of `present`; what is in both is never absent meanwhile.
-pub(crate) fn replace(
-    table: &Answers,
-    port: u32,
-    present: &[IpNet],
-    wanted: &[IpNet],
-) -> Result<(), TableError> {
+pub(crate) fn replace(table: &Answers, port: u32, present: &[IpNet], wanted: &[IpNet]) -> Result<(), TableError> {
     for prefix in present.iter().filter(|prefix| !wanted.contains(prefix)) {
         table.remove(&key_of(port, prefix))?;
     }
@@ -69,11 +59,7 @@ pub(crate) fn replace(
 
 /// Every (port, prefix).
 pub(crate) fn dump(table: &Answers) -> Result<Vec<(u32, IpNet)>, TableError> {
-    Ok(table
-        .rows()?
-        .iter()
-        .filter_map(|(key, _)| Some((key.port, prefix_of(key)?)))
-        .collect())
+    Ok(table.rows()?.iter().filter_map(|(key, _)| Some((key.port, prefix_of(key)?))).collect())
 }
 
 #[cfg(test)]
@@ -83,14 +69,7 @@ mod tests {
 
     #[test]
     fn keys_and_prefixes_go_both_ways() {
-        for text in [
-            "0.0.0.0/0",
-            "192.168.1.0/24",
-            "10.0.0.1/32",
-            "::/0",
-            "2001:db8::/64",
-            "fe80::1/128",
-        ] {
+        for text in ["0.0.0.0/0", "192.168.1.0/24", "10.0.0.1/32", "::/0", "2001:db8::/64", "fe80::1/128"] {
             let prefix: IpNet = text.parse().unwrap();
             let key = key_of(7, &prefix);
             assert_eq!((key.port, prefix_of(&key)), (7, Some(prefix)));

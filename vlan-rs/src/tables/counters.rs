@@ -42,15 +42,8 @@ pub type Drops = BTreeMap<DropReason, u64>;
 
 /// A per-processor row, one value a processor.
 fn per_cpu<V: Row>(table: &Table<u32, V>, slot: u32) -> Result<Vec<V>, TableError> {
-    let values = table
-        .map
-        .lookup_percpu(bytes_of(&slot), MapFlags::ANY)
-        .map_err(|e| table.error("read", e))?;
-    Ok(values
-        .unwrap_or_default()
-        .iter()
-        .filter_map(|bytes| row_of(bytes))
-        .collect())
+    let values = table.map.lookup_percpu(bytes_of(&slot), MapFlags::ANY).map_err(|e| table.error("read", e))?;
+    Ok(values.unwrap_or_default().iter().filter_map(|bytes| row_of(bytes)).collect())
 }
 
 /// Adds up what passed.
@@ -80,11 +73,7 @@ pub(crate) fn drops_of(table: &DropsBySlot, slot: u32) -> Result<Drops, TableErr
 }
 
 /// A slot's next owner starts at 0.
-pub(crate) fn clear(
-    traffic_table: &TrafficBySlot,
-    drops: &DropsBySlot,
-    slot: u32,
-) -> Result<(), TableError> {
+pub(crate) fn clear(traffic_table: &TrafficBySlot, drops: &DropsBySlot, slot: u32) -> Result<(), TableError> {
     let cpus = libbpf_rs::num_possible_cpus().map_err(|e| traffic_table.error("clear", e))?;
     let zero = vec![bytes_of(&traffic::default()).to_vec(); cpus];
     traffic_table

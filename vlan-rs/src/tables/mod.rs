@@ -71,10 +71,7 @@ pub(crate) struct Table<K, V> {
 
 impl<K: Row, V: Row> Table<K, V> {
     pub(crate) fn new(map: MapHandle) -> Self {
-        Self {
-            map,
-            rows: PhantomData,
-        }
+        Self { map, rows: PhantomData }
     }
 
     fn name(&self) -> String {
@@ -86,18 +83,11 @@ impl<K: Row, V: Row> Table<K, V> {
     }
 
     pub(crate) fn error(&self, action: &'static str, source: libbpf_rs::Error) -> TableError {
-        TableError::Kernel {
-            table: self.name(),
-            action,
-            source,
-        }
+        TableError::Kernel { table: self.name(), action, source }
     }
 
     pub(crate) fn get(&self, key: &K) -> Result<Option<V>, TableError> {
-        let found = self
-            .map
-            .lookup(bytes_of(key), MapFlags::ANY)
-            .map_err(|e| self.error("read", e))?;
+        let found = self.map.lookup(bytes_of(key), MapFlags::ANY).map_err(|e| self.error("read", e))?;
         Ok(found.and_then(|bytes| row_of(&bytes)))
     }
 
@@ -105,14 +95,8 @@ impl<K: Row, V: Row> Table<K, V> {
         match self.map.update(bytes_of(key), bytes_of(row), MapFlags::ANY) {
             Ok(()) => Ok(()),
             // A full hash says E2BIG. A full trie says ENOSPC, for which libbpf-rs has no kind.
-            Err(e)
-                if e.kind() == ErrorKind::TooBig
-                    || (e.kind() == ErrorKind::Other && no_space()) =>
-            {
-                Err(TableError::Full {
-                    table: self.name(),
-                    capacity: self.capacity(),
-                })
+            Err(e) if e.kind() == ErrorKind::TooBig || (e.kind() == ErrorKind::Other && no_space()) => {
+                Err(TableError::Full { table: self.name(), capacity: self.capacity() })
             }
             Err(e) => Err(self.error("write", e)),
         }

@@ -21,25 +21,13 @@ pub(crate) type ByTag = Table<tag_key, tag_row>;
 pub(crate) type ByIfindex = Table<u32, port_row>;
 
 fn flags(config: &PortConfig, mode: TrunkMode) -> u16 {
-    let layer = if config.layer == Layer::Two {
-        LAYER_2
-    } else {
-        0
-    };
-    let peer = if mode == TrunkMode::Peer {
-        TRUNK_PEER
-    } else {
-        0
-    };
+    let layer = if config.layer == Layer::Two { LAYER_2 } else { 0 };
+    let peer = if mode == TrunkMode::Peer { TRUNK_PEER } else { 0 };
     layer | peer
 }
 
 pub(crate) fn key_of(tag: Tag) -> tag_key {
-    tag_key {
-        trunk: tag.trunk,
-        vid: tag.vid.get(),
-        pad: 0,
-    }
+    tag_key { trunk: tag.trunk, vid: tag.vid.get(), pad: 0 }
 }
 
 /// The two rows of a port.
@@ -79,11 +67,7 @@ pub(crate) fn config_of(ifindex: u32, row: &port_row) -> Option<PortConfig> {
         vid: Vid::try_from(row.vid).ok()?,
         mac: row.mac,
         gateway_mac: row.gateway_mac,
-        layer: if row.flags & LAYER_2 != 0 {
-            Layer::Two
-        } else {
-            Layer::Three
-        },
+        layer: if row.flags & LAYER_2 != 0 { Layer::Two } else { Layer::Three },
         mtu: row.mtu,
         answer: Vec::new(),
         neighbour_rate: RateLimit::from_ns(row.rate_interval_ns, row.rate_burst_ns),

@@ -2,22 +2,23 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod cases;
+mod frames;
+mod packet;
 mod veth;
 mod world;
 
 use libtest_mimic::{Arguments, Failed, Trial};
 
 /// A test, or its name with the reason why it cannot run here.
-fn trial(name: &'static str, test: fn()) -> Trial {
+fn trial(name: impl Into<String>, test: impl FnOnce() + Send + 'static) -> Trial {
     let run = move || {
         test();
         Ok::<(), Failed>(())
     };
     match world::unable() {
         None => Trial::test(name, run),
-        Some(why) => Trial::test(name, run)
-            .with_kind(why)
-            .with_ignored_flag(true),
+        Some(why) => Trial::test(name, run).with_kind(why).with_ignored_flag(true),
     }
 }
 
@@ -26,9 +27,10 @@ fn main() {
     if world::unable().is_none() && !arguments.list {
         world::leave_the_host();
     }
-    let trials = veth::TESTS
-        .iter()
-        .map(|&(name, test)| trial(name, test))
-        .collect();
+    packet::every_reason_has_a_case(&cases::cases());
+    let packets =
+        cases::cases().into_iter().map(|case| trial(format!("packet::{}", case.name), move || packet::check(&case)));
+    let rooms = veth::TESTS.iter().map(|&(name, test)| trial(format!("veth::{name}"), test));
+    let trials = packets.chain(rooms).collect();
     libtest_mimic::run(&arguments, trials).exit();
 }

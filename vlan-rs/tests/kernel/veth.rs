@@ -1,16 +1,29 @@
-//! Two rooms that face each other over one trunk, and tenants with identical addresses behind both.
+//! Two rooms that face each other over one trunk, and tenants with identical addresses behind both. Real devices, the
+//! kernel's own stacks as senders and receivers, tcpdump as the witness on the trunk.
 
-use vlan_rs::{Layer, OpenOptions, PortConfig, RateLimit, Room, TrunkConfig, TrunkMode, Vid};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
+use std::process::{Child, Stdio};
+use std::time::Duration;
+
+use vlan_rs::{Counters, Layer, OpenOptions, PortConfig, RateLimit, Room, Tag, TrunkConfig, TrunkMode, Vid};
 
 use crate::world::{Netns, pin_dir};
 
-pub(crate) const TESTS: &[(&str, fn())] = &[(
-    "tenants_with_identical_addresses",
-    tenants_with_identical_addresses,
-)];
+pub(crate) const TESTS: &[(&str, fn())] = &[
+    ("tenants_with_identical_addresses", tenants_with_identical_addresses),
+    ("transfers_are_identical_with_and_without_offloads", transfers_are_identical_with_and_without_offloads),
+    ("the_trunk_carries_tags_only", the_trunk_carries_tags_only),
+    ("a_layer_3_port_answers_arp_and_nd", a_layer_3_port_answers_arp_and_nd),
+    ("a_trunk_without_peer_hops", a_trunk_without_peer_hops),
+    ("replacing_programs_loses_nothing", replacing_programs_loses_nothing),
+    ("changing_ports_loses_nothing", changing_ports_loses_nothing),
+    ("two_rooms_share_a_trunk", two_rooms_share_a_trunk),
+];
 
-const MTU: u32 = 1400;
+pub(crate) const MTU: u32 = 1400;
 
+/// A layer 2 port.
 pub(crate) fn port(ifindex: u32, trunk: u32, vid: u16, mac_end: u8) -> PortConfig {
     PortConfig {
         ifindex,
@@ -26,52 +39,377 @@ pub(crate) fn port(ifindex: u32, trunk: u32, vid: u16, mac_end: u8) -> PortConfi
 }
 
 /// One end of the trunk with its room.
-struct Side {
-    netns: Netns,
-    room: Room,
-    trunk: u32,
-}
-
-fn side(netns: Netns, trunk: &str, mode: TrunkMode) -> Side {
-    let trunk = netns.ifindex(trunk);
-    let room = netns.run(|| {
-        let mut room = Room::open(&OpenOptions::new(pin_dir())).unwrap();
-        room.attach_trunk(&TrunkConfig::new(trunk, mode)).unwrap();
-        room
-    });
-    Side { netns, room, trunk }
+pub(crate) struct Side {
+    pub(crate) netns: Netns,
+    pub(crate) options: OpenOptions,
+    pub(crate) room: Room,
+    pub(crate) trunk: u32,
 }
 
 impl Side {
-    /// A tenant with one address on one VLAN.
-    fn tenant(&mut self, vid: u16, mac_end: u8, address: &str) -> Netns {
+    fn new(netns: Netns, trunk: &str, mode: TrunkMode) -> Self {
+        let trunk = netns.ifindex(trunk);
+        let options = OpenOptions::new(pin_dir());
+        let room = netns.run(|| {
+            let mut room = Room::open(&options).unwrap();
+            room.attach_trunk(&TrunkConfig::new(trunk, mode)).unwrap();
+            room
+        });
+        Self { netns, options, room, trunk }
+    }
+
+    /// A tenant with a device, an IPv4 and an IPv6 address, and no port yet; the index of the room's end.
+    pub(crate) fn inside(&self, vid: u16, mac_end: u8) -> (Netns, u32) {
         let tenant = Netns::new();
         let ifindex = self.netns.veth(&format!("p{vid}"), &tenant, "dev0", MTU);
-        tenant.ip(&format!(
-            "link set dev0 address 02:00:00:00:00:{mac_end:02x}"
-        ));
-        tenant.ip(&format!("address add {address}/24 dev dev0"));
-        let config = port(ifindex, self.trunk, vid, mac_end);
-        self.netns.run(|| self.room.put_port(&config).unwrap());
+        tenant.ip(&format!("link set dev0 address 02:00:00:00:00:{mac_end:02x}"));
+        tenant.ip(&format!("address add 192.168.1.{mac_end}/24 dev dev0"));
+        tenant.ip(&format!("address add fd00::{mac_end:x}/64 dev dev0 nodad"));
+        (tenant, ifindex)
+    }
+
+    /// A tenant on a layer 2 port: 192.168.1.END and fd00::END (hexadecimal).
+    pub(crate) fn tenant(&mut self, vid: u16, mac_end: u8) -> Netns {
+        let (tenant, ifindex) = self.inside(vid, mac_end);
+        self.put(&port(ifindex, self.trunk, vid, mac_end));
         tenant
+    }
+
+    pub(crate) fn put(&mut self, config: &PortConfig) {
+        let Self { netns, room, .. } = self;
+        netns.run(|| room.put_port(config).unwrap());
+    }
+
+    pub(crate) fn counters(&self, vid: u16) -> Counters {
+        let tag = Tag { trunk: self.trunk, vid: Vid::try_from(vid).unwrap() };
+        self.room.counters_of(tag).unwrap().unwrap()
     }
 }
 
-fn two_rooms() -> (Side, Side) {
+/// Both rooms, over a veth.
+pub(crate) fn two_rooms() -> (Side, Side) {
     let (server, site) = (Netns::silent(), Netns::silent());
     server.veth("trunk", &site, "trunk", 1500);
-    (
-        side(server, "trunk", TrunkMode::Peer),
-        side(site, "trunk", TrunkMode::Peer),
-    )
+    (Side::new(server, "trunk", TrunkMode::Peer), Side::new(site, "trunk", TrunkMode::Peer))
+}
+
+/// Both addresses of a neighbour answer.
+fn ping_both(from: &Netns, mac_end: u8) {
+    from.sh(&format!("ping -c 2 -i 0.1 -W 2 192.168.1.{mac_end}"));
+    from.sh(&format!("ping -c 2 -i 0.1 -W 2 fd00::{mac_end:x}"));
+}
+
+/// A server that says who it is to each who connects, at the tenant's IPv4 and IPv6 address.
+fn say(tenant: &Netns, text: &'static str) {
+    for address in ["192.168.1.1", "fd00::1"] {
+        let address: IpAddr = address.parse().unwrap();
+        let listener = tenant.run(|| TcpListener::bind((address, 80)).unwrap());
+        std::thread::spawn(move || {
+            for stream in listener.incoming() {
+                stream.unwrap().write_all(text.as_bytes()).unwrap();
+            }
+        });
+    }
+}
+
+/// What a server says, over a connection with a given source port: 5-tuples are the same in all tenants.
+fn hear(host: &Netns, address: &str) -> String {
+    let to: SocketAddr = (address.parse::<IpAddr>().unwrap(), 80).into();
+    let from: SocketAddr = match to {
+        SocketAddr::V4(_) => "192.168.1.10:4000".parse().unwrap(),
+        SocketAddr::V6(_) => "[fd00::a]:4000".parse().unwrap(),
+    };
+    let mut stream = host.run(|| {
+        let domain =
+            if to.is_ipv4() { nix::sys::socket::AddressFamily::Inet } else { nix::sys::socket::AddressFamily::Inet6 };
+        connect_from(domain, from, to)
+    });
+    let mut text = String::new();
+    stream.read_to_string(&mut text).unwrap();
+    text
+}
+
+fn connect_from(domain: nix::sys::socket::AddressFamily, from: SocketAddr, to: SocketAddr) -> TcpStream {
+    use nix::sys::socket::{SockFlag, SockType, SockaddrStorage, bind, connect, socket};
+    use std::os::fd::AsRawFd as _;
+    let fd = socket(domain, SockType::Stream, SockFlag::SOCK_CLOEXEC, None).unwrap();
+    bind(fd.as_raw_fd(), &SockaddrStorage::from(from)).unwrap();
+    connect(fd.as_raw_fd(), &SockaddrStorage::from(to)).unwrap();
+    TcpStream::from(fd)
 }
 
 fn tenants_with_identical_addresses() {
     let (mut server, mut site) = two_rooms();
-    let _servers = [600, 601].map(|vid| server.tenant(vid, 1, "192.168.1.1"));
-    let hosts = [600, 601].map(|vid| site.tenant(vid, 10, "192.168.1.10"));
-    for host in &hosts {
-        host.sh("ping -c 3 -i 0.2 -W 1 192.168.1.1");
+    let servers = [600, 601].map(|vid| server.tenant(vid, 1));
+    let hosts = [600, 601].map(|vid| site.tenant(vid, 10));
+    for (tenant, text) in servers.iter().zip(["server of 600", "server of 601"]) {
+        say(tenant, text);
     }
-    println!("{:#?}", server.room.counters().unwrap());
+    for (host, text) in hosts.iter().zip(["server of 600", "server of 601"]) {
+        ping_both(host, 1);
+        assert_eq!(hear(host, "192.168.1.1"), text);
+        assert_eq!(hear(host, "fd00::1"), text);
+    }
+    // A third VLAN has the same host and no server: silence, though two others would answer.
+    let lonely = site.tenant(602, 10);
+    assert!(
+        !lonely
+            .command("ping")
+            .args(["-c", "2", "-i", "0.1", "-W", "1", "192.168.1.1"])
+            .output()
+            .unwrap()
+            .status
+            .success()
+    );
+    let all = server.room.counters().unwrap();
+    assert!(all.trunks[&server.trunk].keys().eq(&[vlan_rs::DropReason::UnknownVlan]), "{all:?}");
+}
+
+/// Bytes that repeat nowhere near, from a small generator.
+fn noise(length: usize) -> Vec<u8> {
+    let mut state = 0x9e37_79b9_u32;
+    let mut next = || {
+        state ^= state << 13;
+        state ^= state >> 17;
+        state ^= state << 5;
+        u8::try_from(state >> 24).unwrap()
+    };
+    (0..length).map(|_| next()).collect()
+}
+
+/// Sends 20 MB from one to the other and compares.
+fn transfer(from: &Netns, to: &Netns, to_address: &str) {
+    let data = noise(20_000_000);
+    let address: IpAddr = to_address.parse().unwrap();
+    let listener = to.run(|| TcpListener::bind((address, 0)).unwrap());
+    let target = listener.local_addr().unwrap();
+    let mut stream = from.run(|| TcpStream::connect_timeout(&target, Duration::from_secs(5)).unwrap());
+    let received = std::thread::spawn(move || {
+        let mut all = Vec::new();
+        listener.accept().unwrap().0.read_to_end(&mut all).unwrap();
+        all
+    });
+    stream.write_all(&data).unwrap();
+    drop(stream);
+    assert!(received.join().unwrap() == data, "{to_address}: bytes differ");
+}
+
+fn transfers_are_identical_with_and_without_offloads() {
+    let (mut server, mut site) = two_rooms();
+    let (tenant, host) = (server.tenant(600, 1), site.tenant(600, 10));
+    for (round, switch) in ["on", "off"].into_iter().enumerate() {
+        for inside in [&tenant, &host] {
+            inside.sh(&format!("ethtool -K dev0 tso {switch} gso {switch} gro {switch} tx {switch} rx {switch}"));
+        }
+        let before = server.counters(600);
+        for (from, to, end) in [(&tenant, &host, 10), (&host, &tenant, 1)] {
+            transfer(from, to, &format!("192.168.1.{end}"));
+            transfer(from, to, &format!("fd00::{end:x}"));
+        }
+        let after = server.counters(600);
+        let size = (after.tx_bytes - before.tx_bytes) / (after.tx_packets - before.tx_packets);
+        assert_eq!(size > u64::from(MTU), round == 0, "{size} bytes a packet with offloads {switch}");
+        assert!(after.drops.is_empty(), "{after:?}");
+    }
+}
+
+/// tcpdump on a device, ready to see; killed when it goes.
+pub(crate) struct Capture(Child);
+
+impl Capture {
+    pub(crate) fn start(netns: &Netns, device: &str) -> Self {
+        let mut child = netns
+            .command("tcpdump")
+            .args(["-i", device, "-n", "-e", "-l", "-Q", "in", "--immediate-mode"])
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let ready =
+            BufReader::new(child.stderr.take().unwrap()).lines().any(|line| line.unwrap().contains("listening on"));
+        assert!(ready, "tcpdump");
+        Self(child)
+    }
+
+    /// Ends it and returns its lines.
+    pub(crate) fn lines(mut self) -> Vec<String> {
+        std::thread::sleep(Duration::from_millis(100));
+        let id = nix::unistd::Pid::from_raw(self.0.id().try_into().unwrap());
+        nix::sys::signal::kill(id, nix::sys::signal::Signal::SIGINT).unwrap();
+        let mut text = String::new();
+        self.0.stdout.take().unwrap().read_to_string(&mut text).unwrap();
+        self.0.wait().unwrap();
+        text.lines().filter(|line| !line.is_empty()).map(str::to_owned).collect()
+    }
+}
+
+impl Drop for Capture {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn the_trunk_carries_tags_only() {
+    let (mut server, mut site) = two_rooms();
+    let tenants = [600, 601].map(|vid| server.tenant(vid, 1));
+    let hosts = [600, 601].map(|vid| site.tenant(vid, 10));
+    let captures = [Capture::start(&site.netns, "trunk"), Capture::start(&server.netns, "trunk")];
+    for host in &hosts {
+        ping_both(host, 1);
+    }
+    for capture in captures {
+        let lines = capture.lines();
+        for vid in [600, 601] {
+            let tag = format!("ethertype 802.1Q (0x8100), length 102: vlan {vid}, p 0, ethertype IPv4 (0x0800)");
+            assert!(lines.iter().any(|line| line.contains(&tag)), "no ping in vlan {vid}: {lines:#?}");
+        }
+        let strange: Vec<_> = lines.iter().filter(|l| !l.contains("vlan 600,") && !l.contains("vlan 601,")).collect();
+        assert!(strange.is_empty(), "{strange:#?}");
+    }
+    drop(tenants);
+}
+
+/// Both sides routed: each tenant asks by ARP and ND for an address that is only behind the other room, and its own
+/// port answers. Nothing of it is on the trunk.
+fn a_layer_3_port_answers_arp_and_nd() {
+    let (mut server, mut site) = two_rooms();
+    let mut inside = Vec::new();
+    for (side, end, other) in [(&mut server, 1, 10), (&mut site, 10, 1)] {
+        let (tenant, ifindex) = side.inside(600, end);
+        let config = PortConfig {
+            layer: Layer::Three,
+            // The other side's port takes frames for its tenant only: the gateway is that tenant, seen from here.
+            gateway_mac: [2, 0, 0, 0, 0, other],
+            answer: ["192.168.1.0/24", "fd00::/64"].map(|p| p.parse().unwrap()).to_vec(),
+            ..port(ifindex, side.trunk, 600, end)
+        };
+        side.put(&config);
+        inside.push(tenant);
+    }
+    let capture = Capture::start(&site.netns, "trunk");
+    ping_both(&inside[0], 10);
+    ping_both(&inside[1], 1);
+    let known = inside[0].sh("ip neigh show dev dev0");
+    for address in ["192.168.1.10", "fd00::a"] {
+        let entry = format!("{address} lladdr 02:00:00:00:00:0a");
+        assert!(known.contains(&entry), "{known}");
+    }
+    let lines = capture.lines();
+    assert!(lines.iter().any(|line| line.contains("ICMP6, echo request")), "{lines:#?}");
+    let asked: Vec<_> = lines.iter().filter(|l| l.contains("ARP") || l.contains("neighbor")).collect();
+    assert!(asked.is_empty(), "{asked:#?}");
+    // Addresses that no prefix covers stay unknown, and are counted.
+    inside[0].ip("route add 10.0.0.0/8 dev dev0");
+    assert!(!inside[0].command("ping").args(["-c", "1", "-W", "1", "10.1.1.1"]).output().unwrap().status.success());
+    assert!(server.counters(600).drops[&vlan_rs::DropReason::ArpOutside] > 0);
+}
+
+/// A trunk that is no veth of ours: plain redirects, through a bridge as a switch would.
+fn a_trunk_without_peer_hops() {
+    let (server, site, switch) = (Netns::silent(), Netns::silent(), Netns::silent());
+    switch.ip("link add br0 type bridge");
+    switch.ip("link set dev br0 up");
+    for (side, name) in [(&server, "a"), (&site, "b")] {
+        side.veth("trunk", &switch, name, 1500);
+        switch.ip(&format!("link set dev {name} master br0"));
+    }
+    let mut server = Side::new(server, "trunk", TrunkMode::Plain);
+    let mut site = Side::new(site, "trunk", TrunkMode::Plain);
+    let (tenant, host) = (server.tenant(600, 1), site.tenant(600, 10));
+    ping_both(&host, 1);
+    transfer(&tenant, &host, "192.168.1.10");
+    assert!(server.counters(600).drops.is_empty());
+}
+
+/// A ping every 2 ms until it is told to stop; how many were sent and answered.
+struct Pings(Child);
+
+impl Pings {
+    fn start(host: &Netns) -> Self {
+        ping_both(host, 1);
+        let mut command = host.command("ping");
+        let child = command.args(["-i", "0.002", "192.168.1.1"]).stdout(Stdio::piped()).spawn().unwrap();
+        std::thread::sleep(Duration::from_millis(200));
+        Self(child)
+    }
+
+    fn none_lost(self, at_least: u32) {
+        let id = nix::unistd::Pid::from_raw(self.0.id().try_into().unwrap());
+        nix::sys::signal::kill(id, nix::sys::signal::Signal::SIGINT).unwrap();
+        let text = String::from_utf8(self.0.wait_with_output().unwrap().stdout).unwrap();
+        let totals = text.lines().find(|line| line.contains("packets transmitted")).unwrap();
+        let numbers: Vec<u32> = totals.split_whitespace().filter_map(|word| word.parse().ok()).collect();
+        let [sent, received] = numbers[..2] else { panic!("{totals}") };
+        // The one that is under way when ping is told to stop is not lost.
+        assert!(sent - received <= 1, "{totals}");
+        assert!(received >= at_least, "{totals}");
+    }
+}
+
+fn replacing_programs_loses_nothing() {
+    let (mut server, mut site) = two_rooms();
+    let (_tenant, host) = (server.tenant(600, 1), site.tenant(600, 10));
+    let pings = Pings::start(&host);
+    for _ in 0..20 {
+        for side in [&mut server, &mut site] {
+            let Side { netns, options, room, .. } = side;
+            // The old process's room goes as a killed process's does: it has nothing to do at its end.
+            *room = netns.run(|| Room::open(options).unwrap());
+            std::thread::sleep(Duration::from_millis(20));
+            assert_eq!(room.adoption().replaced.len(), 2);
+            assert!(room.adoption().failed.is_empty() && room.adoption().gone.is_empty());
+        }
+    }
+    pings.none_lost(100);
+    assert!(server.counters(600).drops.is_empty());
+}
+
+fn changing_ports_loses_nothing() {
+    let (mut server, mut site) = two_rooms();
+    let (_tenant, host) = (server.tenant(600, 1), site.tenant(600, 10));
+    let pings = Pings::start(&host);
+    let own = server.netns.ifindex("p600");
+    for round in 0..20u16 {
+        // A neighbour comes, changes and goes.
+        let (_other, ifindex) = server.inside(700 + round, 1);
+        server.put(&port(ifindex, server.trunk, 700 + round, 1));
+        let Side { netns, room, .. } = &mut server;
+        netns.run(|| room.delete_port(vlan_rs::PortId::Ifindex(ifindex)).unwrap());
+        // The port itself changes in place.
+        let config = port(own, server.trunk, 600, 1);
+        server.put(&PortConfig { mtu: MTU - u32::from(round % 2), ..config });
+    }
+    pings.none_lost(100);
+}
+
+/// Two instances on one trunk, each with its handle; frames that are not ours go on to the other's program.
+fn two_rooms_share_a_trunk() {
+    let (server, site) = (Netns::silent(), Netns::silent());
+    server.veth("trunk", &site, "trunk", 1500);
+    let mut site = Side::new(site, "trunk", TrunkMode::Peer);
+    let hosts = [600, 601].map(|vid| site.tenant(vid, 10));
+    let mut first = Side::new(server, "trunk", TrunkMode::Peer);
+    let trunk = TrunkConfig { unknown: vlan_rs::UnknownTag::Pass, ..TrunkConfig::new(first.trunk, TrunkMode::Peer) };
+    let Side { netns, room, .. } = &mut first;
+    let mut second = netns.run(|| {
+        room.attach_trunk(&trunk).unwrap();
+        let mut second = Room::open(&OpenOptions { filter_handle: 2, ..OpenOptions::new(pin_dir()) }).unwrap();
+        second.attach_trunk(&trunk).unwrap();
+        second
+    });
+    let _tenant = first.tenant(600, 1);
+    let (_other, ifindex) = first.inside(601, 1);
+    let config = port(ifindex, first.trunk, 601, 1);
+    first.netns.run(|| second.put_port(&config).unwrap());
+    for host in &hosts {
+        ping_both(host, 1);
+    }
+    assert_eq!(first.room.ports().unwrap().len(), 1);
+    // The end of one does not touch the other.
+    first.netns.run(|| {
+        second.delete_port(vlan_rs::PortId::Ifindex(ifindex)).unwrap();
+        second.detach_trunk(trunk.ifindex).unwrap();
+    });
+    ping_both(&hosts[0], 1);
 }

@@ -17,12 +17,7 @@ pub(crate) fn unable() -> Option<&'static str> {
     if !nix::unistd::geteuid().is_root() {
         return Some("needs root");
     }
-    if Command::new("ip")
-        .arg("-V")
-        .stdout(Stdio::null())
-        .status()
-        .is_err()
-    {
+    if Command::new("ip").arg("-V").stdout(Stdio::null()).status().is_err() {
         return Some("needs iproute2");
     }
     None
@@ -39,10 +34,7 @@ pub(crate) fn leave_the_host() {
 /// A pin directory of its own.
 pub(crate) fn pin_dir() -> PathBuf {
     static NEXT: AtomicU32 = AtomicU32::new(0);
-    PathBuf::from(format!(
-        "{BPFFS}/room{}",
-        NEXT.fetch_add(1, Ordering::Relaxed)
-    ))
+    PathBuf::from(format!("{BPFFS}/room{}", NEXT.fetch_add(1, Ordering::Relaxed)))
 }
 
 /// A network namespace held open by a file descriptor.
@@ -66,7 +58,7 @@ impl Netns {
             made.join().unwrap()
         });
         let netns = Self { file };
-        netns.ip("link set lo up");
+        netns.ip("link set dev lo up");
         netns
     }
 
@@ -101,11 +93,7 @@ impl Netns {
         let words: Vec<&str> = line.split_whitespace().collect();
         let output = self.command(words[0]).args(&words[1..]).output().unwrap();
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
-        assert!(
-            output.status.success(),
-            "{line}: {text}{}",
-            String::from_utf8_lossy(&output.stderr)
-        );
+        assert!(output.status.success(), "{line}: {text}{}", String::from_utf8_lossy(&output.stderr));
         text
     }
 
@@ -124,8 +112,7 @@ impl Netns {
         let netns = Self::new();
         netns.run(|| {
             for which in ["all", "default"] {
-                std::fs::write(format!("/proc/sys/net/ipv6/conf/{which}/disable_ipv6"), "1")
-                    .unwrap();
+                std::fs::write(format!("/proc/sys/net/ipv6/conf/{which}/disable_ipv6"), "1").unwrap();
             }
         });
         netns
@@ -137,8 +124,8 @@ impl Netns {
             "link add {name} mtu {mtu} type veth peer name {other_name} mtu {mtu} netns {}",
             other.path()
         ));
-        self.ip(&format!("link set {name} up"));
-        other.ip(&format!("link set {other_name} up"));
+        self.ip(&format!("link set dev {name} up"));
+        other.ip(&format!("link set dev {other_name} up"));
         self.ifindex(name)
     }
 }
