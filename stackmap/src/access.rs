@@ -107,10 +107,7 @@ impl TryFrom<RawAccessRow> for AccessRow {
     fn try_from(raw: RawAccessRow) -> Result<Self, Invalid> {
         Ok(Self {
             site: Site::new(raw.tunnel, raw.prefixes)?,
-            segment: Segment {
-                trunk: raw.trunk,
-                vlan: raw.vlan,
-            },
+            segment: Segment { trunk: raw.trunk, vlan: raw.vlan },
             meta: raw.meta,
         })
     }
@@ -161,10 +158,7 @@ impl AccessTable {
     /// [`Conflict::Taken`] when the tunnel leads somewhere already, naming that VLAN.
     pub fn insert(&mut self, row: AccessRow) -> Result<(), Conflict> {
         if let Some(held) = self.get(row.tunnel()) {
-            return Err(Conflict::Taken {
-                key: Key::Tunnel(*row.tunnel()),
-                holder: Holder::Segment(held.segment),
-            });
+            return Err(Conflict::Taken { key: Key::Tunnel(*row.tunnel()), holder: Holder::Segment(held.segment) });
         }
         self.place(row);
         Ok(())
@@ -173,10 +167,7 @@ impl AccessTable {
     /// Takes a row whose tunnel is known to be free.
     pub(crate) fn place(&mut self, row: AccessRow) {
         let tunnel = *row.tunnel();
-        self.by_segment
-            .entry(row.segment)
-            .or_default()
-            .insert(tunnel);
+        self.by_segment.entry(row.segment).or_default().insert(tunnel);
         self.expiry.insert(&row.meta, tunnel);
         self.rows.insert(tunnel, row);
     }

@@ -43,28 +43,19 @@ pub fn check_addresses(addresses: &[IpNet]) -> Result<(), Invalid> {
     for net in addresses {
         check_address(net)?;
         if !seen.insert(net.addr()) {
-            return Err(Invalid::new(
-                "address",
-                net,
-                "is given twice to this tenant",
-            ));
+            return Err(Invalid::new("address", net, "is given twice to this tenant"));
         }
     }
     Ok(())
 }
 
 fn cidr(field: &'static str, s: &str, example: &str) -> Result<IpNet, Invalid> {
-    s.parse()
-        .map_err(|_| Invalid::new(field, s, format!("must be a CIDR such as {example}")))
+    s.parse().map_err(|_| Invalid::new(field, s, format!("must be a CIDR such as {example}")))
 }
 
 pub(crate) fn check_prefix(net: &IpNet) -> Result<(), Invalid> {
     if is_mapped(net.addr()) {
-        return Err(Invalid::new(
-            "prefix",
-            net,
-            "must not be IPv4-mapped: write it as IPv4",
-        ));
+        return Err(Invalid::new("prefix", net, "must not be IPv4-mapped: write it as IPv4"));
     }
     if net.trunc() != *net {
         let rule = format!("has host bits set, {} was probably meant", net.trunc());
@@ -83,12 +74,8 @@ fn check_address(net: &IpNet) -> Result<(), Invalid> {
         return refuse("must not be fe80::1: it is the port's own");
     }
     match net {
-        IpNet::V4(n) if n.prefix_len() < 31 && n.addr() == n.network() => {
-            refuse("must not be the network address")
-        }
-        IpNet::V4(n) if n.prefix_len() < 31 && n.addr() == n.broadcast() => {
-            refuse("must not be the broadcast address")
-        }
+        IpNet::V4(n) if n.prefix_len() < 31 && n.addr() == n.network() => refuse("must not be the network address"),
+        IpNet::V4(n) if n.prefix_len() < 31 && n.addr() == n.broadcast() => refuse("must not be the broadcast address"),
         IpNet::V6(n) if n.prefix_len() < 127 && n.addr() == n.network() => {
             refuse("must not be the network address (subnet-router anycast)")
         }

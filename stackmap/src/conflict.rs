@@ -119,22 +119,15 @@ impl Conflict {
     #[must_use]
     pub fn to_invalid(&self) -> Invalid {
         match self {
-            Self::Taken {
-                key: key @ Key::Segment(segment),
-                holder,
-            } if segment.trunk != TrunkIndex::default() => {
+            Self::Taken { key: key @ Key::Segment(segment), holder } if segment.trunk != TrunkIndex::default() => {
                 let rule = format!("taken on trunk {} by {holder}", segment.trunk);
                 Invalid::new(key.field(), key, rule)
             }
-            Self::Taken { key, holder } => {
-                Invalid::new(key.field(), key, format!("taken by {holder}"))
-            }
+            Self::Taken { key, holder } => Invalid::new(key.field(), key, format!("taken by {holder}")),
             Self::Exhausted(pool) => {
                 let n = pool.capacity();
                 match pool {
-                    Pool::Vlan(trunk) => {
-                        Invalid::new("vlan", "", format!("all {n} of trunk {trunk} are taken"))
-                    }
+                    Pool::Vlan(trunk) => Invalid::new("vlan", "", format!("all {n} of trunk {trunk} are taken")),
                     Pool::Stack => Invalid::new("stack", "", format!("all {n} are taken")),
                     Pool::Gid => Invalid::new("gid", "", format!("all {n} ranges are taken")),
                 }
@@ -148,10 +141,7 @@ impl Conflict {
     }
 
     pub(crate) fn taken_by_tenant(key: Key, holder: &TenantName) -> Self {
-        Self::Taken {
-            key,
-            holder: Holder::Tenant(holder.clone()),
-        }
+        Self::Taken { key, holder: Holder::Tenant(holder.clone()) }
     }
 }
 

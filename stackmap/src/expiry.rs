@@ -12,9 +12,7 @@ pub(crate) struct Expiry<K> {
 
 impl<K> Default for Expiry<K> {
     fn default() -> Self {
-        Self {
-            ends: BTreeSet::new(),
-        }
+        Self { ends: BTreeSet::new() }
     }
 }
 
@@ -33,9 +31,6 @@ impl<K: Ord + Copy> Expiry<K> {
 
     /// Keys of rows expired at `now`, earliest end first.
     pub(crate) fn until(&self, now: u64) -> impl Iterator<Item = K> + '_ {
-        self.ends
-            .iter()
-            .take_while(move |(end, _)| *end <= now)
-            .map(|&(_, key)| key)
+        self.ends.iter().take_while(move |(end, _)| *end <= now).map(|&(_, key)| key)
     }
 }

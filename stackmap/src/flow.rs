@@ -4,10 +4,7 @@ use std::fmt;
 
 use serde::Serialize;
 
-use crate::{
-    AccessRow, GidRange, LowerRow, Meta, NicName, Site, StackIndex, TenantName, TrunkIndex,
-    UpperRow, Vlan,
-};
+use crate::{AccessRow, GidRange, LowerRow, Meta, NicName, Site, StackIndex, TenantName, TrunkIndex, UpperRow, Vlan};
 
 /// The rows of one tenant.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -52,10 +49,7 @@ pub enum LinkRequest {
 
 impl Default for LinkRequest {
     fn default() -> Self {
-        Self::Port {
-            trunk: TrunkIndex::default(),
-            vlan: None,
-        }
+        Self::Port { trunk: TrunkIndex::default(), vlan: None }
     }
 }
 
@@ -80,13 +74,6 @@ impl FlowRequest {
     /// A tenant for which everything is chosen: port on trunk 0, no site.
     #[must_use]
     pub fn new(tenant: TenantName, meta: Meta) -> Self {
-        Self {
-            tenant,
-            link: LinkRequest::default(),
-            stack: None,
-            gid: None,
-            sites: Vec::new(),
-            meta,
-        }
+        Self { tenant, link: LinkRequest::default(), stack: None, gid: None, sites: Vec::new(), meta }
     }
 }

@@ -13,9 +13,7 @@ pub(crate) struct FreeSet {
 impl FreeSet {
     /// Everything in `numbers` is free.
     pub(crate) fn new(numbers: RangeInclusive<u32>) -> Self {
-        Self {
-            free: BTreeMap::from([numbers.into_inner()]),
-        }
+        Self { free: BTreeMap::from([numbers.into_inner()]) }
     }
 
     /// The lowest free number that is not below `from`.

@@ -21,16 +21,8 @@ pub struct Invalid {
 
 impl Invalid {
     /// Names a refused value.
-    pub fn new(
-        field: impl Into<Cow<'static, str>>,
-        value: impl ToString,
-        rule: impl Into<Cow<'static, str>>,
-    ) -> Self {
-        Self {
-            field: field.into(),
-            value: value.to_string(),
-            rule: rule.into(),
-        }
+    pub fn new(field: impl Into<Cow<'static, str>>, value: impl ToString, rule: impl Into<Cow<'static, str>>) -> Self {
+        Self { field: field.into(), value: value.to_string(), rule: rule.into() }
     }
 
     /// The same refusal under the name the value has at the caller's edge, for example `gateway`.

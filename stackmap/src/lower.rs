@@ -8,9 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::conflict::Pool;
 use crate::expiry::Expiry;
 use crate::free::FreeSet;
-use crate::{
-    Conflict, Invalid, Key, Meta, NicName, Segment, StackIndex, TenantName, TrunkIndex, Vlan,
-};
+use crate::{Conflict, Invalid, Key, Meta, NicName, Segment, StackIndex, TenantName, TrunkIndex, Vlan};
 
 /// What a stack's device is tied to.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -119,25 +117,13 @@ impl TryFrom<RawLowerRow> for LowerRow {
                 let rule = format!("the port of {} is {}", raw.stack, raw.stack.port_name());
                 return Err(Invalid::new("device", raw.device, rule));
             }
-            (Some(vlan), trunk) => Link::Port(Segment {
-                trunk: trunk.unwrap_or_default(),
-                vlan,
-            }),
+            (Some(vlan), trunk) => Link::Port(Segment { trunk: trunk.unwrap_or_default(), vlan }),
             (None, Some(trunk)) => {
-                return Err(Invalid::new(
-                    "trunk",
-                    trunk,
-                    "a row without a VLAN has no trunk",
-                ));
+                return Err(Invalid::new("trunk", trunk, "a row without a VLAN has no trunk"));
             }
             (None, None) => Link::Nic(raw.device.parse()?),
         };
-        Ok(Self {
-            tenant: raw.tenant,
-            stack: raw.stack,
-            link,
-            meta: raw.meta,
-        })
+        Ok(Self { tenant: raw.tenant, stack: raw.stack, link, meta: raw.meta })
     }
 }
 

@@ -48,8 +48,7 @@ impl MacAddr {
         let trunk = trunk.get().to_be_bytes();
         let bytes = instance.bytes().chain([0]).chain(trunk);
         let hash = fnv1a_64(bytes);
-        let [_, a, b, c] =
-            ((hash ^ (hash >> 24) ^ (hash >> 48)) as u32 & 0x00ff_ffff).to_be_bytes();
+        let [_, a, b, c] = ((hash ^ (hash >> 24) ^ (hash >> 48)) as u32 & 0x00ff_ffff).to_be_bytes();
         let role: u8 = match role {
             MacRole::Server => 1,
             MacRole::Gateway => 2,
@@ -69,22 +68,14 @@ impl MacAddr {
 fn fnv1a_64(bytes: impl Iterator<Item = u8>) -> u64 {
     const OFFSET_BASIS: u64 = 0xcbf2_9ce4_8422_2325;
     const PRIME: u64 = 0x0000_0100_0000_01b3;
-    bytes.fold(OFFSET_BASIS, |hash, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(PRIME)
-    })
+    bytes.fold(OFFSET_BASIS, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(PRIME))
 }
 
 impl FromStr for MacAddr {
     type Err = Invalid;
 
     fn from_str(s: &str) -> Result<Self, Invalid> {
-        let bad = || {
-            Invalid::new(
-                "mac",
-                s,
-                "must be six pairs of hex digits with colons between",
-            )
-        };
+        let bad = || Invalid::new("mac", s, "must be six pairs of hex digits with colons between");
         let mut octets = [0; 6];
         let mut pairs = s.split(':');
         for octet in &mut octets {
@@ -138,29 +129,18 @@ mod tests {
     #[test]
     fn instance_and_trunk_change_the_address() {
         let vlan = Vlan::new(600).unwrap();
-        let at =
-            |instance, trunk| MacAddr::derive(instance, TrunkIndex(trunk), vlan, MacRole::Server);
+        let at = |instance, trunk| MacAddr::derive(instance, TrunkIndex(trunk), vlan, MacRole::Server);
         assert_ne!(at("main", 0), at("main", 1));
         assert_ne!(at("main", 0), at("other", 0));
     }
 
     #[test]
     fn refuses_what_is_no_unicast_address() {
-        for s in [
-            "ff:ff:ff:ff:ff:ff",
-            "01:00:5e:00:00:01",
-            "00:00:00:00:00:00",
-        ] {
+        for s in ["ff:ff:ff:ff:ff:ff", "01:00:5e:00:00:01", "00:00:00:00:00:00"] {
             assert_eq!(s.parse::<MacAddr>().unwrap_err().value, s);
         }
-        for s in [
-            "",
-            "02:00:00:00:00",
-            "02:00:00:00:00:00:00",
-            "2:0:0:0:0:1",
-            "02-00-00-00-00-01",
-            "+2:00:00:00:00:01",
-        ] {
+        for s in ["", "02:00:00:00:00", "02:00:00:00:00:00:00", "2:0:0:0:0:1", "02-00-00-00-00-01", "+2:00:00:00:00:01"]
+        {
             assert_eq!(s.parse::<MacAddr>().unwrap_err().field, "mac", "{s}");
         }
     }

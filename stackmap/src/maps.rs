@@ -9,8 +9,8 @@ use std::collections::BTreeSet;
 use thiserror::Error;
 
 use crate::{
-    AccessRow, AccessTable, Conflict, Flow, FlowRequest, Holder, Key, Link, LinkRequest, LowerRow,
-    LowerTable, Meta, Row, Segment, Site, Snapshot, TenantName, TunnelId, UpperRow, UpperTable,
+    AccessRow, AccessTable, Conflict, Flow, FlowRequest, Holder, Key, Link, LinkRequest, LowerRow, LowerTable, Meta,
+    Row, Segment, Site, Snapshot, TenantName, TunnelId, UpperRow, UpperTable,
 };
 
 /// Upper, lower and access table of one instance.
@@ -101,10 +101,7 @@ impl Maps {
         Some(Flow {
             upper: self.upper.get(tenant)?.clone(),
             lower: lower.clone(),
-            access: access
-                .flat_map(|s| self.access.by_segment(s))
-                .cloned()
-                .collect(),
+            access: access.flat_map(|s| self.access.by_segment(s)).cloned().collect(),
         })
     }
 
@@ -123,12 +120,7 @@ impl Maps {
         given.extend(request.gid.map(Key::Gid));
         match &request.link {
             LinkRequest::Port { trunk, vlan } => {
-                given.extend(vlan.map(|vlan| {
-                    Key::Segment(Segment {
-                        trunk: *trunk,
-                        vlan,
-                    })
-                }));
+                given.extend(vlan.map(|vlan| Key::Segment(Segment { trunk: *trunk, vlan })));
             }
             LinkRequest::Nic(nic) => given.push(Key::Nic(nic.clone())),
         }
@@ -137,10 +129,7 @@ impl Maps {
         let mut seen = BTreeSet::new();
         for tunnel in request.sites.iter().map(Site::tunnel) {
             if let LinkRequest::Nic(nic) = &request.link {
-                conflicts.push(Conflict::NoVlan {
-                    tunnel: *tunnel,
-                    nic: nic.clone(),
-                });
+                conflicts.push(Conflict::NoVlan { tunnel: *tunnel, nic: nic.clone() });
             } else if let Some(taken) = self.taken(Key::Tunnel(*tunnel)) {
                 conflicts.push(taken);
             } else if !seen.insert(tunnel) {
@@ -164,19 +153,12 @@ impl Maps {
         if let Some(conflict) = self.conflicts(request).into_iter().next() {
             return Err(conflict);
         }
-        let stack = request
-            .stack
-            .map_or_else(|| self.upper.lowest_free_stack(), Ok)?;
-        let gid = request
-            .gid
-            .map_or_else(|| self.upper.lowest_free_gid(), Ok)?;
+        let stack = request.stack.map_or_else(|| self.upper.lowest_free_stack(), Ok)?;
+        let gid = request.gid.map_or_else(|| self.upper.lowest_free_gid(), Ok)?;
         let link = match &request.link {
             LinkRequest::Port { trunk, vlan } => {
                 let vlan = vlan.map_or_else(|| self.lower.lowest_free_vlan(*trunk), Ok)?;
-                Link::Port(Segment {
-                    trunk: *trunk,
-                    vlan,
-                })
+                Link::Port(Segment { trunk: *trunk, vlan })
             }
             LinkRequest::Nic(nic) => Link::Nic(nic.clone()),
         };
@@ -190,18 +172,8 @@ impl Maps {
         }
         access.sort_unstable_by_key(|row| *row.tunnel());
         Ok(Flow {
-            upper: UpperRow {
-                tenant: request.tenant.clone(),
-                stack,
-                gid,
-                meta: request.meta.clone(),
-            },
-            lower: LowerRow {
-                tenant: request.tenant.clone(),
-                stack,
-                link,
-                meta: request.meta.clone(),
-            },
+            upper: UpperRow { tenant: request.tenant.clone(), stack, gid, meta: request.meta.clone() },
+            lower: LowerRow { tenant: request.tenant.clone(), stack, link, meta: request.meta.clone() },
             access,
         })
     }
@@ -225,11 +197,7 @@ impl Maps {
         let upper = self.upper.remove(tenant)?;
         let lower = self.lower.remove(tenant)?;
         let segment = lower.link.segment();
-        Some(Flow {
-            upper,
-            lower,
-            access: segment.map_or_else(Vec::new, |s| self.access.remove_segment(s)),
-        })
+        Some(Flow { upper, lower, access: segment.map_or_else(Vec::new, |s| self.access.remove_segment(s)) })
     }
 
     /// Adds a site to a tenant.
@@ -237,12 +205,7 @@ impl Maps {
     /// # Errors
     /// [`Conflict`] when there is no such tenant, it has a network card, or the tunnel is taken
     /// (also by this tenant).
-    pub fn add_tunnel(
-        &mut self,
-        tenant: &TenantName,
-        site: Site,
-        meta: Meta,
-    ) -> Result<AccessRow, Conflict> {
+    pub fn add_tunnel(&mut self, tenant: &TenantName, site: Site, meta: Meta) -> Result<AccessRow, Conflict> {
         self.refuse_tunnel(tenant, site.tunnel(), false)?;
         self.place_tunnel(tenant, site, meta)
     }
@@ -252,23 +215,13 @@ impl Maps {
     ///
     /// # Errors
     /// [`Conflict`] when there is no such tenant, it has a network card, or another tenant has the tunnel.
-    pub fn put_tunnel(
-        &mut self,
-        tenant: &TenantName,
-        site: Site,
-        meta: Meta,
-    ) -> Result<AccessRow, Conflict> {
+    pub fn put_tunnel(&mut self, tenant: &TenantName, site: Site, meta: Meta) -> Result<AccessRow, Conflict> {
         self.refuse_tunnel(tenant, site.tunnel(), true)?;
         self.access.remove(site.tunnel());
         self.place_tunnel(tenant, site, meta)
     }
 
-    fn refuse_tunnel(
-        &self,
-        tenant: &TenantName,
-        tunnel: &TunnelId,
-        own_is_fine: bool,
-    ) -> Result<(), Conflict> {
+    fn refuse_tunnel(&self, tenant: &TenantName, tunnel: &TunnelId, own_is_fine: bool) -> Result<(), Conflict> {
         self.segment_for(tenant, tunnel)?;
         match self.find(&Key::Tunnel(*tunnel)) {
             Some(holder) if !(own_is_fine && holder == tenant) => {
@@ -280,30 +233,15 @@ impl Maps {
 
     fn segment_for(&self, tenant: &TenantName, tunnel: &TunnelId) -> Result<Segment, Conflict> {
         let lower = self.lower.get(tenant);
-        match &lower
-            .ok_or_else(|| Conflict::UnknownTenant(tenant.clone()))?
-            .link
-        {
+        match &lower.ok_or_else(|| Conflict::UnknownTenant(tenant.clone()))?.link {
             Link::Port(segment) => Ok(*segment),
-            Link::Nic(nic) => Err(Conflict::NoVlan {
-                tunnel: *tunnel,
-                nic: nic.clone(),
-            }),
+            Link::Nic(nic) => Err(Conflict::NoVlan { tunnel: *tunnel, nic: nic.clone() }),
         }
     }
 
-    fn place_tunnel(
-        &mut self,
-        tenant: &TenantName,
-        site: Site,
-        meta: Meta,
-    ) -> Result<AccessRow, Conflict> {
+    fn place_tunnel(&mut self, tenant: &TenantName, site: Site, meta: Meta) -> Result<AccessRow, Conflict> {
         let segment = self.segment_for(tenant, site.tunnel())?;
-        let row = AccessRow {
-            site,
-            segment,
-            meta,
-        };
+        let row = AccessRow { site, segment, meta };
         self.access.place(row.clone());
         Ok(row)
     }
@@ -321,9 +259,7 @@ impl Maps {
     /// # Errors
     /// [`Conflict::UnknownTenant`].
     pub fn renew(&mut self, tenant: &TenantName, meta: &Meta) -> Result<(), Conflict> {
-        let (Some(mut upper), Some(mut lower)) =
-            (self.upper.remove(tenant), self.lower.remove(tenant))
-        else {
+        let (Some(mut upper), Some(mut lower)) = (self.upper.remove(tenant), self.lower.remove(tenant)) else {
             return Err(Conflict::UnknownTenant(tenant.clone()));
         };
         upper.meta = meta.clone();
@@ -387,10 +323,7 @@ impl Maps {
         }
         for row in &snapshot.access {
             if maps.lower.by_segment(row.segment).is_none() {
-                return Err(RestoreError::Nowhere {
-                    tunnel: *row.tunnel(),
-                    segment: row.segment,
-                });
+                return Err(RestoreError::Nowhere { tunnel: *row.tunnel(), segment: row.segment });
             }
             if let Some(taken) = maps.taken(Key::Tunnel(*row.tunnel())) {
                 return Err(taken.into());

@@ -69,9 +69,7 @@ impl FromStr for Generation {
     type Err = Invalid;
 
     fn from_str(s: &str) -> Result<Self, Invalid> {
-        decimal(s)
-            .map(Self)
-            .ok_or_else(|| Invalid::new("generation", s, "must be a 64-bit number"))
+        decimal(s).map(Self).ok_or_else(|| Invalid::new("generation", s, "must be a 64-bit number"))
     }
 }
 
@@ -160,12 +158,7 @@ impl Meta {
     /// An operator's row that stays until removed.
     #[must_use]
     pub const fn operator(owner: Owner, generation: Generation) -> Self {
-        Self {
-            owner,
-            generation,
-            origin: Origin::Operator,
-            lifetime: None,
-        }
+        Self { owner, generation, origin: Origin::Operator, lifetime: None }
     }
 
     /// Whether the row is expired at `now` (seconds).

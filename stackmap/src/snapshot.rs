@@ -85,15 +85,9 @@ impl fmt::Display for Change {
 #[must_use]
 pub fn diff(desired: &Snapshot, actual: &Snapshot) -> Vec<Change> {
     let mut steps = Steps::default();
-    steps.table(&desired.access, &actual.access, Row::Access, |r| {
-        (r.segment, *r.tunnel())
-    });
-    steps.table(&desired.lower, &actual.lower, Row::Lower, |r| {
-        (r.stack, r.link.clone(), r.tenant.clone())
-    });
-    steps.table(&desired.upper, &actual.upper, Row::Upper, |r| {
-        (r.stack, r.gid, r.tenant.clone())
-    });
+    steps.table(&desired.access, &actual.access, Row::Access, |r| (r.segment, *r.tunnel()));
+    steps.table(&desired.lower, &actual.lower, Row::Lower, |r| (r.stack, r.link.clone(), r.tenant.clone()));
+    steps.table(&desired.upper, &actual.upper, Row::Upper, |r| (r.stack, r.gid, r.tenant.clone()));
     steps.in_order()
 }
 
@@ -125,10 +119,7 @@ impl Steps {
         for (k, wanted) in &desired {
             match actual.get(k) {
                 None => additions.push(Change::Add { row: row(wanted) }),
-                Some(is) if is != wanted => self.replacements.push(Change::Replace {
-                    from: row(is),
-                    to: row(wanted),
-                }),
+                Some(is) if is != wanted => self.replacements.push(Change::Replace { from: row(is), to: row(wanted) }),
                 Some(_) => {}
             }
         }

@@ -50,10 +50,7 @@ where
     D: Deserializer<'de>,
     T: FromStr<Err: fmt::Display>,
 {
-    d.deserialize_any(NumberOrText {
-        expecting,
-        value: PhantomData,
-    })
+    d.deserialize_any(NumberOrText { expecting, value: PhantomData })
 }
 
 /// serde as the `Display` text, read back through `FromStr` with its checks.

@@ -92,11 +92,9 @@ pub(crate) fn check_key(kind: TunnelKind, key: Option<u32>) -> Result<(), Invali
     match (kind, key) {
         (TunnelKind::Ipip, Some(k)) => Err(Invalid::new("key", k, "ipip has no key")),
         (TunnelKind::Vxlan, None) => Err(Invalid::new("key", "", "vxlan needs a key (its VNI)")),
-        (TunnelKind::Vxlan, Some(k)) if k > VNI_MAX => Err(Invalid::new(
-            "key",
-            k,
-            "a VNI must be 0..=16777215 (24 bits)",
-        )),
+        (TunnelKind::Vxlan, Some(k)) if k > VNI_MAX => {
+            Err(Invalid::new("key", k, "a VNI must be 0..=16777215 (24 bits)"))
+        }
         _ => Ok(()),
     }
 }
@@ -108,11 +106,9 @@ pub(crate) fn check_end(field: &'static str, addr: IpAddr) -> Result<(), Invalid
     }
     match addr {
         // A link-local address means nothing without its link, which a tunnel does not name.
-        IpAddr::V6(a) if a.is_unicast_link_local() => Err(Invalid::new(
-            field,
-            addr,
-            "must not be a link-local address",
-        )),
+        IpAddr::V6(a) if a.is_unicast_link_local() => {
+            Err(Invalid::new(field, addr, "must not be a link-local address"))
+        }
         _ => Ok(()),
     }
 }
@@ -120,11 +116,7 @@ pub(crate) fn check_end(field: &'static str, addr: IpAddr) -> Result<(), Invalid
 /// Checks the two ends against each other.
 pub(crate) fn check_ends(remote: IpAddr, local: IpAddr) -> Result<(), Invalid> {
     if remote == local {
-        return Err(Invalid::new(
-            "remote",
-            remote,
-            "must not be the local address",
-        ));
+        return Err(Invalid::new("remote", remote, "must not be the local address"));
     }
     if remote.is_ipv4() != local.is_ipv4() {
         let rule = format!("must be of the same family as the remote {remote}");
@@ -152,22 +144,12 @@ impl TunnelId {
     /// # Errors
     /// [`Invalid`] for an end that is no unicast address, ends that are equal or of different
     /// families, a key where the kind has none, no key where it needs one, a VNI above 24 bits.
-    pub fn new(
-        kind: TunnelKind,
-        remote: IpAddr,
-        local: IpAddr,
-        key: Option<u32>,
-    ) -> Result<Self, Invalid> {
+    pub fn new(kind: TunnelKind, remote: IpAddr, local: IpAddr, key: Option<u32>) -> Result<Self, Invalid> {
         check_end("remote", remote)?;
         check_end("local", local)?;
         check_ends(remote, local)?;
         check_key(kind, key)?;
-        Ok(Self {
-            kind,
-            remote,
-            local,
-            key,
-        })
+        Ok(Self { kind, remote, local, key })
     }
 
     /// The kind.

@@ -47,13 +47,7 @@ impl TunnelSpec {
         }
         check_key(kind, key)?;
         let prefixes = checked_prefixes(prefixes)?;
-        Ok(Self {
-            kind,
-            remote,
-            local,
-            key,
-            prefixes,
-        })
+        Ok(Self { kind, remote, local, key, prefixes })
     }
 
     /// The kind.
@@ -181,24 +175,14 @@ impl FromStr for TunnelSpec {
     /// The remote may be IPv6, bare or in brackets; `local`, `key` at most once, in any order.
     fn from_str(s: &str) -> Result<Self, Invalid> {
         let grammar = "must be KIND:REMOTE[,local=ADDR][,key=N][,prefix=CIDR]...";
-        let (kind, rest) = s
-            .split_once(':')
-            .ok_or_else(|| Invalid::new("tunnel", s, grammar))?;
+        let (kind, rest) = s.split_once(':').ok_or_else(|| Invalid::new("tunnel", s, grammar))?;
         let kind = kind.parse()?;
         let mut parts = rest.split(',');
         let remote = parse_end("remote", parts.next().unwrap_or_default())?;
         let (mut local, mut key, mut prefixes) = (None, None, Vec::new());
         for part in parts {
-            let (option, value) = part
-                .split_once('=')
-                .ok_or_else(|| Invalid::new("tunnel", part, grammar))?;
-            let twice = || {
-                Err(Invalid::new(
-                    "tunnel",
-                    part,
-                    format!("{option} is given twice"),
-                ))
-            };
+            let (option, value) = part.split_once('=').ok_or_else(|| Invalid::new("tunnel", part, grammar))?;
+            let twice = || Err(Invalid::new("tunnel", part, format!("{option} is given twice")));
             match option {
                 "local" if local.is_some() => return twice(),
                 "local" => local = Some(parse_end("local", value)?),
@@ -232,9 +216,7 @@ fn parse_key(kind: TunnelKind, s: &str) -> Result<u32, Invalid> {
         TunnelKind::Gre => "a GRE key must be 0..=4294967295 (32 bits)",
         TunnelKind::Vxlan => "a VNI must be 0..=16777215 (24 bits)",
     };
-    decimal(s)
-        .and_then(|n| u32::try_from(n).ok())
-        .ok_or_else(|| Invalid::new("key", s, rule))
+    decimal(s).and_then(|n| u32::try_from(n).ok()).ok_or_else(|| Invalid::new("key", s, rule))
 }
 
 impl fmt::Display for TunnelSpec {
@@ -282,8 +264,7 @@ impl<'de> Visitor<'de> for ObjectOrText {
 
     fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<TunnelSpec, A::Error> {
         let raw = RawTunnelSpec::deserialize(MapAccessDeserializer::new(map))?;
-        TunnelSpec::new(raw.kind, raw.remote, raw.local, raw.key, raw.prefixes)
-            .map_err(serde::de::Error::custom)
+        TunnelSpec::new(raw.kind, raw.remote, raw.local, raw.key, raw.prefixes).map_err(serde::de::Error::custom)
     }
 }
 

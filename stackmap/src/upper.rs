@@ -100,8 +100,7 @@ impl UpperTable {
     /// [`Conflict::Exhausted`].
     pub fn lowest_free_gid(&self) -> Result<GidRange, Conflict> {
         let n = self.free_gids.lowest_from(0);
-        n.and_then(GidRange::nth)
-            .ok_or(Conflict::Exhausted(Pool::Gid))
+        n.and_then(GidRange::nth).ok_or(Conflict::Exhausted(Pool::Gid))
     }
 
     /// Every key of `row` that another row has; empty when [`Self::insert`] would take it.

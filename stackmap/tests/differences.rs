@@ -4,9 +4,7 @@
 mod generate;
 
 use proptest::prelude::*;
-use stackmap::{
-    AccessTable, Change, FlowRequest, LowerTable, Maps, Row, Snapshot, UpperTable, diff,
-};
+use stackmap::{AccessTable, Change, FlowRequest, LowerTable, Maps, Row, Snapshot, UpperTable, diff};
 
 fn maps() -> impl Strategy<Value = Maps> {
     prop::collection::vec(generate::request(), 0..12).prop_map(|requests| {
@@ -64,11 +62,7 @@ impl World {
         match change {
             Change::Remove { row } => self.remove(&row),
             Change::Replace { from, to } => {
-                assert_eq!(
-                    from.to_string(),
-                    to.to_string(),
-                    "both sides of the row stay"
-                );
+                assert_eq!(from.to_string(), to.to_string(), "both sides of the row stay");
                 self.remove(&from);
                 self.add(to);
             }
@@ -127,8 +121,7 @@ proptest! {
 
 #[test]
 fn a_changed_prefix_is_a_replacement_and_prints_as_one() {
-    let meta: stackmap::Meta =
-        serde_json::from_str(r#"{"owner":"tenantd/main","generation":1}"#).unwrap();
+    let meta: stackmap::Meta = serde_json::from_str(r#"{"owner":"tenantd/main","generation":1}"#).unwrap();
     let site = |prefixes: &str| {
         let spec: stackmap::TunnelSpec = format!("ipip:198.51.100.2{prefixes}").parse().unwrap();
         spec.site("203.0.113.1".parse().unwrap()).unwrap()
@@ -139,36 +132,23 @@ fn a_changed_prefix_is_a_replacement_and_prints_as_one() {
     request.sites = vec![site("")];
     maps.add(request).unwrap();
     let before = maps.snapshot();
-    maps.put_tunnel(&name, site(",prefix=10.0.0.0/8"), meta)
-        .unwrap();
+    maps.put_tunnel(&name, site(",prefix=10.0.0.0/8"), meta).unwrap();
     let steps = diff(&maps.snapshot(), &before);
     assert!(matches!(steps[..], [Change::Replace { .. }]), "{steps:?}");
-    assert_eq!(
-        steps[0].to_string(),
-        "~ ipip (198.51.100.2, 203.0.113.1) <-> vlan2"
-    );
+    assert_eq!(steps[0].to_string(), "~ ipip (198.51.100.2, 203.0.113.1) <-> vlan2");
     maps.remove(&name);
-    let steps: Vec<_> = diff(&maps.snapshot(), &before)
-        .iter()
-        .map(ToString::to_string)
-        .collect();
+    let steps: Vec<_> = diff(&maps.snapshot(), &before).iter().map(ToString::to_string).collect();
     assert_eq!(
         steps,
-        [
-            "- ipip (198.51.100.2, 203.0.113.1) <-> vlan2",
-            "- (inet0, dev0) <-> vlan2",
-            "- inet0 <-> gid 524288",
-        ]
+        ["- ipip (198.51.100.2, 203.0.113.1) <-> vlan2", "- (inet0, dev0) <-> vlan2", "- inet0 <-> gid 524288",]
     );
 }
 
 #[test]
 fn a_plan_in_json_names_step_table_and_row() {
-    let meta: stackmap::Meta =
-        serde_json::from_str(r#"{"owner":"tenantd/main","generation":1}"#).unwrap();
+    let meta: stackmap::Meta = serde_json::from_str(r#"{"owner":"tenantd/main","generation":1}"#).unwrap();
     let mut maps = Maps::new();
-    maps.add(FlowRequest::new("acme".parse().unwrap(), meta))
-        .unwrap();
+    maps.add(FlowRequest::new("acme".parse().unwrap(), meta)).unwrap();
     let steps = serde_json::to_value(diff(&maps.snapshot(), &Snapshot::default())).unwrap();
     let meta = serde_json::json!({"owner": "tenantd/main", "generation": 1, "origin": "operator", "lifetime": null});
     assert_eq!(
@@ -182,14 +162,11 @@ fn a_plan_in_json_names_step_table_and_row() {
 
 #[test]
 fn a_picture_whose_rows_do_not_belong_together_is_not_restored() {
-    let meta: stackmap::Meta =
-        serde_json::from_str(r#"{"owner":"tenantd/main","generation":1}"#).unwrap();
+    let meta: stackmap::Meta = serde_json::from_str(r#"{"owner":"tenantd/main","generation":1}"#).unwrap();
     let mut maps = Maps::new();
     for name in ["acme", "b"] {
         let mut request = FlowRequest::new(name.parse().unwrap(), meta.clone());
-        let spec: stackmap::TunnelSpec = format!("gre:198.51.100.2,key={}", maps.len())
-            .parse()
-            .unwrap();
+        let spec: stackmap::TunnelSpec = format!("gre:198.51.100.2,key={}", maps.len()).parse().unwrap();
         request.sites = vec![spec.site("203.0.113.1".parse().unwrap()).unwrap()];
         maps.add(request).unwrap();
     }
@@ -198,29 +175,17 @@ fn a_picture_whose_rows_do_not_belong_together_is_not_restored() {
         change(&mut snapshot);
         Maps::restore(&snapshot).unwrap_err().to_string()
     };
-    assert_eq!(
-        said(|s| drop(s.upper.pop())),
-        "tenant b has no matching pair of upper and lower row"
-    );
-    assert_eq!(
-        said(|s| drop(s.lower.pop())),
-        "tenant b has no matching pair of upper and lower row"
-    );
+    assert_eq!(said(|s| drop(s.upper.pop())), "tenant b has no matching pair of upper and lower row");
+    assert_eq!(said(|s| drop(s.lower.pop())), "tenant b has no matching pair of upper and lower row");
     // Two tenants with each other's stacks: every stack has both its rows, no tenant has.
     assert_eq!(
         said(|s| s.lower.iter_mut().for_each(|row| row.stack.0 ^= 1)),
         "tenant acme has no matching pair of upper and lower row"
     );
-    assert_eq!(
-        said(|s| s.lower[1].stack.0 = 7),
-        "tenant b has no matching pair of upper and lower row"
-    );
+    assert_eq!(said(|s| s.lower[1].stack.0 = 7), "tenant b has no matching pair of upper and lower row");
     assert_eq!(
         said(|s| s.access[1].segment.vlan = 9.try_into().unwrap()),
         "tunnel gre (198.51.100.2, 203.0.113.1, key 1) leads to vlan9, which no tenant has"
     );
-    assert_eq!(
-        said(|s| s.access.push(s.access[0].clone())),
-        "two rows of the snapshot have one key"
-    );
+    assert_eq!(said(|s| s.access.push(s.access[0].clone())), "two rows of the snapshot have one key");
 }

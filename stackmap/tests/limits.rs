@@ -3,25 +3,16 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use stackmap::{
-    Conflict, FlowRequest, Generation, GidRange, LinkRequest, Maps, Meta, Pool, Site, TrunkIndex,
-    TunnelId, TunnelKind, Vlan,
+    Conflict, FlowRequest, Generation, GidRange, LinkRequest, Maps, Meta, Pool, Site, TrunkIndex, TunnelId, TunnelKind,
+    Vlan,
 };
 
 fn request(n: u32, trunk: u16) -> FlowRequest {
     let meta = Meta::operator("tenantd/main".parse().unwrap(), Generation(1));
     let mut request = FlowRequest::new(format!("t{n}").parse().unwrap(), meta);
-    request.link = LinkRequest::Port {
-        trunk: TrunkIndex(trunk),
-        vlan: None,
-    };
+    request.link = LinkRequest::Port { trunk: TrunkIndex(trunk), vlan: None };
     let remote = std::net::Ipv4Addr::from(0xc612_0000 + n).into();
-    let tunnel = TunnelId::new(
-        TunnelKind::Ipip,
-        remote,
-        "203.0.113.1".parse().unwrap(),
-        None,
-    )
-    .unwrap();
+    let tunnel = TunnelId::new(TunnelKind::Ipip, remote, "203.0.113.1".parse().unwrap(), None).unwrap();
     request.sites = vec![Site::new(tunnel, vec![]).unwrap()];
     request
 }
@@ -38,10 +29,7 @@ fn a_trunk_takes_4094_tenants_vlan_1_last() {
     }
     let full = maps.add(request(4094, 0)).unwrap_err();
     assert_eq!(full, Conflict::Exhausted(Pool::Vlan(TrunkIndex(0))));
-    assert_eq!(
-        full.to_string(),
-        r#"vlan: "" refused: all 4094 of trunk 0 are taken"#
-    );
+    assert_eq!(full.to_string(), r#"vlan: "" refused: all 4094 of trunk 0 are taken"#);
     maps.add(request(4094, 1)).expect("another trunk has room");
 
     // The lowest of what was given back comes first.
@@ -49,30 +37,20 @@ fn a_trunk_takes_4094_tenants_vlan_1_last() {
         maps.remove(&format!("t{n}").parse().unwrap()).unwrap();
     }
     let flow = maps.add(request(5000, 0)).unwrap();
-    assert_eq!(
-        flow.lower.link.segment().unwrap().vlan,
-        Vlan::new(9).unwrap()
-    );
-    assert_eq!(
-        (flow.upper.stack.get(), flow.upper.gid.get()),
-        (7, 524_288 + 65_536 * 7)
-    );
+    assert_eq!(flow.lower.link.segment().unwrap().vlan, Vlan::new(9).unwrap());
+    assert_eq!((flow.upper.stack.get(), flow.upper.gid.get()), (7, 524_288 + 65_536 * 7));
 }
 
 #[test]
 fn an_instance_takes_28664_tenants() {
     let mut maps = Maps::new();
     for n in 0..GidRange::COUNT {
-        maps.add(request(n, u16::try_from(n / 4094).unwrap()))
-            .unwrap();
+        maps.add(request(n, u16::try_from(n / 4094).unwrap())).unwrap();
     }
     assert_eq!(maps.len(), 28_664);
     assert_eq!(maps.upper().rows().last().unwrap().gid, GidRange::LAST);
     let full = maps.add(request(GidRange::COUNT, 100)).unwrap_err();
-    assert_eq!(
-        full.to_string(),
-        r#"gid: "" refused: all 28664 ranges are taken"#
-    );
+    assert_eq!(full.to_string(), r#"gid: "" refused: all 28664 ranges are taken"#);
 
     // Forty thousand changes of one tenant among all the others.
     for _ in 0..20_000 {

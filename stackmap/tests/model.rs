@@ -5,8 +5,8 @@ mod generate;
 
 use proptest::prelude::*;
 use stackmap::{
-    AccessRow, Conflict, Flow, FlowRequest, GidRange, Holder, Key, Link, LinkRequest, LowerRow,
-    Maps, Meta, Row, Segment, Site, Snapshot, StackIndex, TenantName, TunnelId, UpperRow, Vlan,
+    AccessRow, Conflict, Flow, FlowRequest, GidRange, Holder, Key, Link, LinkRequest, LowerRow, Maps, Meta, Row,
+    Segment, Site, Snapshot, StackIndex, TenantName, TunnelId, UpperRow, Vlan,
 };
 
 #[derive(Clone)]
@@ -43,11 +43,7 @@ impl Tenant {
             assert!(self.sites.is_empty());
             return Vec::new();
         };
-        let row = |(site, meta): &(Site, Meta)| AccessRow {
-            site: site.clone(),
-            segment,
-            meta: meta.clone(),
-        };
+        let row = |(site, meta): &(Site, Meta)| AccessRow { site: site.clone(), segment, meta: meta.clone() };
         let mut rows: Vec<_> = self.sites.iter().map(row).collect();
         rows.sort_by_key(|r| *r.tunnel());
         rows
@@ -100,17 +96,10 @@ impl Model {
         let free = |key: &Key| self.holder(key).is_none();
         let link = match &r.link {
             LinkRequest::Port { trunk, vlan } => {
-                let at = |v| Segment {
-                    trunk: *trunk,
-                    vlan: Vlan::new(v).unwrap(),
-                };
+                let at = |v| Segment { trunk: *trunk, vlan: Vlan::new(v).unwrap() };
                 let segment = match vlan {
                     Some(v) => at(v.get()),
-                    None => (2..=4094)
-                        .chain([1])
-                        .map(at)
-                        .find(|s| free(&Key::Segment(*s)))
-                        .unwrap(),
+                    None => (2..=4094).chain([1]).map(at).find(|s| free(&Key::Segment(*s))).unwrap(),
                 };
                 self.taken(Key::Segment(segment))?;
                 Link::Port(segment)
@@ -128,10 +117,7 @@ impl Model {
             self.taken(Key::Tunnel(tunnel))?;
             if r.sites[..i].iter().any(|s| *s.tunnel() == tunnel) {
                 let holder = Holder::Tenant(r.tenant.clone());
-                return Err(Conflict::Taken {
-                    key: Key::Tunnel(tunnel),
-                    holder,
-                });
+                return Err(Conflict::Taken { key: Key::Tunnel(tunnel), holder });
             }
         }
         let stack = (0..).find(|n| free(&Key::Stack(StackIndex(*n)))).unwrap();
@@ -143,11 +129,7 @@ impl Model {
             gid: r.gid.unwrap_or(gid),
             link,
             meta: r.meta.clone(),
-            sites: r
-                .sites
-                .iter()
-                .map(|s| (s.clone(), r.meta.clone()))
-                .collect(),
+            sites: r.sites.iter().map(|s| (s.clone(), r.meta.clone())).collect(),
         };
         self.0.push(tenant.clone());
         Ok(tenant.flow())
@@ -178,11 +160,7 @@ impl Model {
         }
         self.0[i].sites.retain(|(s, _)| *s.tunnel() != tunnel);
         self.0[i].sites.push((site.clone(), meta.clone()));
-        Ok(AccessRow {
-            site: site.clone(),
-            segment,
-            meta: meta.clone(),
-        })
+        Ok(AccessRow { site: site.clone(), segment, meta: meta.clone() })
     }
 
     fn remove_tunnel(&mut self, name: &TenantName, tunnel: &TunnelId) -> Option<AccessRow> {
@@ -194,27 +172,19 @@ impl Model {
 
     fn renew(&mut self, name: &TenantName, meta: &Meta) -> Result<(), Conflict> {
         let tenant = self.0.iter_mut().find(|t| t.name == *name);
-        tenant
-            .ok_or_else(|| Conflict::UnknownTenant(name.clone()))?
-            .meta = meta.clone();
+        tenant.ok_or_else(|| Conflict::UnknownTenant(name.clone()))?.meta = meta.clone();
         Ok(())
     }
 
     fn over(meta: &Meta, now: u64) -> bool {
-        meta.lifetime
-            .is_some_and(|l| l.since_s + l.granted_s <= now)
+        meta.lifetime.is_some_and(|l| l.since_s + l.granted_s <= now)
     }
 
     fn expired(&self, now: u64) -> Vec<String> {
         let mut rows = Vec::new();
         for tenant in &self.0 {
             let flow = tenant.flow();
-            rows.extend(
-                flow.access
-                    .iter()
-                    .filter(|r| Self::over(&r.meta, now))
-                    .map(|r| format!("{r:?}")),
-            );
+            rows.extend(flow.access.iter().filter(|r| Self::over(&r.meta, now)).map(|r| format!("{r:?}")));
             if Self::over(&tenant.meta, now) {
                 rows.extend([format!("{:?}", flow.lower), format!("{:?}", flow.upper)]);
             }
@@ -225,19 +195,13 @@ impl Model {
 
     /// Flows by name, then sites that ended alone by when they ended.
     fn expire(&mut self, now: u64) -> (Vec<Flow>, Vec<AccessRow>) {
-        let (over, stay): (Vec<_>, Vec<_>) =
-            self.0.drain(..).partition(|t| Self::over(&t.meta, now));
+        let (over, stay): (Vec<_>, Vec<_>) = self.0.drain(..).partition(|t| Self::over(&t.meta, now));
         self.0 = stay;
         let mut flows: Vec<_> = over.iter().map(Tenant::flow).collect();
         flows.sort_by(|a, b| a.tenant().cmp(b.tenant()));
         let mut sites = Vec::new();
         for tenant in &mut self.0 {
-            sites.extend(
-                tenant
-                    .access()
-                    .into_iter()
-                    .filter(|r| Self::over(&r.meta, now)),
-            );
+            sites.extend(tenant.access().into_iter().filter(|r| Self::over(&r.meta, now)));
             tenant.sites.retain(|(_, meta)| !Self::over(meta, now));
         }
         sites.sort_by_key(|r| (r.meta.lifetime.map(|l| l.ends_at()), *r.tunnel()));
@@ -328,12 +292,7 @@ fn all_keys(model: &Model) -> Vec<Key> {
     let mut keys: Vec<Key> = model.0.iter().flat_map(Tenant::keys).collect();
     keys.extend((0..6).map(|n| Key::Stack(StackIndex(n))));
     keys.extend((0..6).map(|n| Key::Gid(GidRange::new(524_288 + 65_536 * n).unwrap())));
-    keys.extend((1..6).map(|v| {
-        Key::Segment(Segment {
-            trunk: Default::default(),
-            vlan: Vlan::new(v).unwrap(),
-        })
-    }));
+    keys.extend((1..6).map(|v| Key::Segment(Segment { trunk: Default::default(), vlan: Vlan::new(v).unwrap() })));
     keys.extend(["eth1", "dev0"].map(|n| Key::Nic(n.parse().unwrap())));
     keys.extend(["a", "acme", "nobody"].map(|n| Key::Tenant(n.parse().unwrap())));
     keys

@@ -6,8 +6,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use proptest::prelude::*;
 use stackmap::{
-    FlowRequest, Generation, GidRange, IpNet, Lifetime, LinkRequest, Meta, NicName, Origin, Owner,
-    Site, StackIndex, TenantName, TrunkIndex, TunnelId, TunnelKind, TunnelSpec, Vlan,
+    FlowRequest, Generation, GidRange, IpNet, Lifetime, LinkRequest, Meta, NicName, Origin, Owner, Site, StackIndex,
+    TenantName, TrunkIndex, TunnelId, TunnelKind, TunnelSpec, Vlan,
 };
 
 /// Any tunnel kind.
@@ -30,12 +30,7 @@ fn ends() -> impl Strategy<Value = (IpAddr, IpAddr)> {
         .prop_map(|(r, l)| (Ipv4Addr::from(r).into(), Ipv4Addr::from(l).into()));
     let base = u128::from(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 0));
     let v6 = (1u128..1 << 80, 1u128..1 << 80).prop_filter_map("equal", move |(r, l)| {
-        (r != l).then(|| {
-            (
-                Ipv6Addr::from(base + r).into(),
-                Ipv6Addr::from(base + l).into(),
-            )
-        })
+        (r != l).then(|| (Ipv6Addr::from(base + r).into(), Ipv6Addr::from(base + l).into()))
     });
     prop_oneof![v4, v6]
 }
@@ -49,10 +44,8 @@ pub(crate) fn tunnel_id() -> impl Strategy<Value = TunnelId> {
 
 /// Any prefix without host bits, not IPv4-mapped.
 pub(crate) fn prefix() -> impl Strategy<Value = IpNet> {
-    let v4 = (any::<u32>(), 0u8..=32)
-        .prop_map(|(a, len)| IpNet::new(Ipv4Addr::from(a).into(), len).unwrap().trunc());
-    let v6 = (any::<u128>(), 0u8..=128)
-        .prop_map(|(a, len)| IpNet::new(Ipv6Addr::from(a).into(), len).unwrap().trunc());
+    let v4 = (any::<u32>(), 0u8..=32).prop_map(|(a, len)| IpNet::new(Ipv4Addr::from(a).into(), len).unwrap().trunc());
+    let v6 = (any::<u128>(), 0u8..=128).prop_map(|(a, len)| IpNet::new(Ipv6Addr::from(a).into(), len).unwrap().trunc());
     prop_oneof![v4, v6]
 }
 
@@ -70,22 +63,12 @@ pub(crate) fn tunnel_spec() -> impl Strategy<Value = TunnelSpec> {
 
 /// Any meta; lifetimes lie in the first 40 seconds so that histories meet their ends.
 pub(crate) fn meta() -> impl Strategy<Value = Meta> {
-    let lifetime =
-        (0u64..20, 0u64..20).prop_map(|(granted_s, since_s)| Lifetime { granted_s, since_s });
+    let lifetime = (0u64..20, 0u64..20).prop_map(|(granted_s, since_s)| Lifetime { granted_s, since_s });
     let origin = prop_oneof![Just(Origin::Operator), Just(Origin::Registered)];
     let owner = prop::sample::select(vec!["tenantd/main", "portal"]);
-    (
-        owner,
-        0u64..3,
-        origin,
-        prop::option::weighted(0.3, lifetime),
-    )
-        .prop_map(|(owner, generation, origin, lifetime)| Meta {
-            owner: owner.parse::<Owner>().unwrap(),
-            generation: Generation(generation),
-            origin,
-            lifetime,
-        })
+    (owner, 0u64..3, origin, prop::option::weighted(0.3, lifetime)).prop_map(|(owner, generation, origin, lifetime)| {
+        Meta { owner: owner.parse::<Owner>().unwrap(), generation: Generation(generation), origin, lifetime }
+    })
 }
 
 /// One of six tenants.
@@ -112,10 +95,7 @@ pub(crate) fn some_tunnel() -> impl Strategy<Value = TunnelId> {
 
 /// A site at one of the eight tunnels.
 pub(crate) fn some_site() -> impl Strategy<Value = Site> {
-    let prefixes = prop::sample::subsequence(
-        vec!["192.168.1.0/24", "10.0.0.0/8", "2001:db8:1::/48"],
-        0..=2,
-    );
+    let prefixes = prop::sample::subsequence(vec!["192.168.1.0/24", "10.0.0.0/8", "2001:db8:1::/48"], 0..=2);
     (some_tunnel(), prefixes).prop_map(|(tunnel, prefixes)| {
         let prefixes = prefixes.iter().map(|p| p.parse().unwrap()).collect();
         Site::new(tunnel, prefixes).unwrap()
@@ -126,13 +106,11 @@ pub(crate) fn some_site() -> impl Strategy<Value = Site> {
 pub(crate) fn request() -> impl Strategy<Value = FlowRequest> {
     let vlan = prop::sample::select(vec![1u16, 2, 3, 5, 4094]).prop_map(|v| Vlan::new(v).unwrap());
     let trunk = prop_oneof![3 => Just(TrunkIndex(0)), 1 => Just(TrunkIndex(1))];
-    let port = (trunk, prop::option::weighted(0.4, vlan))
-        .prop_map(|(trunk, vlan)| LinkRequest::Port { trunk, vlan });
-    let nic = prop::sample::select(vec!["eth1", "dev0"])
-        .prop_map(|s| LinkRequest::Nic(s.parse::<NicName>().unwrap()));
+    let port = (trunk, prop::option::weighted(0.4, vlan)).prop_map(|(trunk, vlan)| LinkRequest::Port { trunk, vlan });
+    let nic = prop::sample::select(vec!["eth1", "dev0"]).prop_map(|s| LinkRequest::Nic(s.parse::<NicName>().unwrap()));
     let stack = prop::sample::select(vec![0, 1, 2, 4, u32::MAX]).prop_map(StackIndex);
-    let gid = prop::sample::select(vec![524_288u32, 589_824, 720_896, 1_878_982_656])
-        .prop_map(|g| GidRange::new(g).unwrap());
+    let gid =
+        prop::sample::select(vec![524_288u32, 589_824, 720_896, 1_878_982_656]).prop_map(|g| GidRange::new(g).unwrap());
     (
         tenant(),
         prop_oneof![5 => port, 1 => nic],
@@ -141,12 +119,5 @@ pub(crate) fn request() -> impl Strategy<Value = FlowRequest> {
         prop::collection::vec(some_site(), 0..3),
         meta(),
     )
-        .prop_map(|(tenant, link, stack, gid, sites, meta)| FlowRequest {
-            tenant,
-            link,
-            stack,
-            gid,
-            sites,
-            meta,
-        })
+        .prop_map(|(tenant, link, stack, gid, sites, meta)| FlowRequest { tenant, link, stack, gid, sites, meta })
 }
