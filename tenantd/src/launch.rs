@@ -25,9 +25,7 @@ use ipnet::IpNet;
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::socket::{
-    AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, connect, listen, socket,
-};
+use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, connect, listen, socket};
 use stackmap::{GidRange, StackIndex, TenantName};
 use tenant_init::client::{Client, ClientError};
 use tenant_init::protocol::Hello;
@@ -191,10 +189,7 @@ pub fn launch(spec: &LaunchSpec) -> Result<Launched, LaunchError> {
     write_names(spec)?;
     let log = init_log(&spec.state_dir)?;
     let null = OpenOptions::new().read(true).write(true).open("/dev/null");
-    let null = null.map_err(|source| LaunchError::Prepare {
-        step: "open /dev/null",
-        source,
-    })?;
+    let null = null.map_err(|source| LaunchError::Prepare { step: "open /dev/null", source })?;
     let program = CString::new(spec.init_path.as_os_str().as_bytes())?;
     let argv = [
         CString::new("tenant-init")?,
@@ -215,12 +210,7 @@ pub fn launch(spec: &LaunchSpec) -> Result<Launched, LaunchError> {
     };
     // Our child, not reaped: the number cannot mean another process.
     match open_netns(pid) {
-        Ok((netns, netns_inode)) => Ok(Launched {
-            pid,
-            pidfd,
-            netns,
-            netns_inode,
-        }),
+        Ok((netns, netns_inode)) => Ok(Launched { pid, pidfd, netns, netns_inode }),
         Err(source) => {
             let _ = end(&pidfd, Duration::from_secs(5));
             let _ = fs::remove_file(&spec.control_socket);
@@ -232,19 +222,9 @@ pub fn launch(spec: &LaunchSpec) -> Result<Launched, LaunchError> {
 fn named(spec: &LaunchSpec, failure: child::Failure) -> LaunchError {
     match failure {
         child::Failure::Prepare(step, source) => LaunchError::Prepare { step, source },
-        child::Failure::Clone(source) => LaunchError::Clone {
-            stack: spec.stack,
-            source,
-        },
-        child::Failure::Step(step, source) => LaunchError::Child {
-            stack: spec.stack,
-            step,
-            source,
-        },
-        child::Failure::Exec(source) => LaunchError::Exec {
-            path: spec.init_path.clone(),
-            source,
-        },
+        child::Failure::Clone(source) => LaunchError::Clone { stack: spec.stack, source },
+        child::Failure::Step(step, source) => LaunchError::Child { stack: spec.stack, step, source },
+        child::Failure::Exec(source) => LaunchError::Exec { path: spec.init_path.clone(), source },
     }
 }
 
@@ -252,32 +232,14 @@ fn named(spec: &LaunchSpec, failure: child::Failure) -> LaunchError {
 /// tenant's user may pass through it.
 fn directories(spec: &LaunchSpec) -> Result<(), LaunchError> {
     let make = |path: &Path, mode: u32, owner: u32| {
-        let error = |source| LaunchError::Directory {
-            path: path.to_owned(),
-            source,
-        };
-        DirBuilder::new()
-            .recursive(true)
-            .mode(mode)
-            .create(path)
-            .map_err(error)?;
+        let error = |source| LaunchError::Directory { path: path.to_owned(), source };
+        DirBuilder::new().recursive(true).mode(mode).create(path).map_err(error)?;
         fs::set_permissions(path, Permissions::from_mode(mode)).map_err(error)?;
-        if owner != 0 {
-            chown(path, Some(owner), Some(owner)).map_err(error)
-        } else {
-            Ok(())
-        }
+        if owner != 0 { chown(path, Some(owner), Some(owner)).map_err(error) } else { Ok(()) }
     };
     if let Some(parent) = spec.control_socket.parent() {
-        let error = |source| LaunchError::Directory {
-            path: parent.to_owned(),
-            source,
-        };
-        DirBuilder::new()
-            .recursive(true)
-            .mode(0o755)
-            .create(parent)
-            .map_err(error)?;
+        let error = |source| LaunchError::Directory { path: parent.to_owned(), source };
+        DirBuilder::new().recursive(true).mode(0o755).create(parent).map_err(error)?;
     }
     make(&spec.state_dir, 0o711, 0)?;
     make(&spec.state_dir.join("etc"), 0o755, 0)?;
@@ -289,79 +251,48 @@ fn directories(spec: &LaunchSpec) -> Result<(), LaunchError> {
 fn write_names(spec: &LaunchSpec) -> Result<(), LaunchError> {
     write_resolv_conf(&spec.state_dir, &spec.dns)
         .and_then(|()| write_hosts(&spec.state_dir, &spec.name, &spec.addresses))
-        .map_err(|source| LaunchError::Names {
-            path: spec.state_dir.join("etc"),
-            source,
-        })
+        .map_err(|source| LaunchError::Names { path: spec.state_dir.join("etc"), source })
 }
 
 fn init_log(state_dir: &Path) -> Result<File, LaunchError> {
     // Not below `logs`: a service may have any name.
     let path = state_dir.join("init.log");
-    let file = OpenOptions::new()
-        .append(true)
-        .create(true)
-        .mode(0o600)
-        .open(&path);
+    let file = OpenOptions::new().append(true).create(true).mode(0o600).open(&path);
     file.map_err(|source| LaunchError::Log { path, source })
 }
 
 /// The control socket, bound and listening before init exists: whoever connects from now on waits for init.
 fn control_socket(spec: &LaunchSpec) -> Result<OwnedFd, LaunchError> {
     let path = &spec.control_socket;
-    let error = |step| {
-        move |errno: Errno| LaunchError::Socket {
-            path: path.clone(),
-            step,
-            source: errno.into(),
-        }
-    };
-    let make = || {
-        socket(
-            AddressFamily::Unix,
-            SockType::SeqPacket,
-            SockFlag::SOCK_CLOEXEC,
-            None,
-        )
-    };
+    let error = |step| move |errno: Errno| LaunchError::Socket { path: path.clone(), step, source: errno.into() };
+    let make = || socket(AddressFamily::Unix, SockType::SeqPacket, SockFlag::SOCK_CLOEXEC, None);
     let address = UnixAddr::new(path).map_err(error("path, at most 107 bytes"))?;
     let probe = make().map_err(error("socket"))?;
     match connect(probe.as_raw_fd(), &address) {
         Ok(()) => {
-            return Err(LaunchError::Running {
-                name: spec.name.clone(),
-                path: path.clone(),
-            });
+            return Err(LaunchError::Running { name: spec.name.clone(), path: path.clone() });
         }
         Err(Errno::ENOENT) => {}
         // Left by an init that is gone.
-        Err(Errno::ECONNREFUSED) => {
-            fs::remove_file(path).map_err(|source| LaunchError::Socket {
-                path: path.clone(),
-                step: "unlink",
-                source,
-            })?
-        }
+        Err(Errno::ECONNREFUSED) => fs::remove_file(path).map_err(|source| LaunchError::Socket {
+            path: path.clone(),
+            step: "unlink",
+            source,
+        })?,
         Err(errno) => return Err(error("connect")(errno)),
     }
     let control = make().map_err(error("socket"))?;
     // Before bind: the mode of the socket's inode becomes the mode of the file, without a moment in between.
-    nix::sys::stat::fchmod(&control, nix::sys::stat::Mode::from_bits_truncate(0o600))
-        .map_err(error("fchmod"))?;
+    nix::sys::stat::fchmod(&control, nix::sys::stat::Mode::from_bits_truncate(0o600)).map_err(error("fchmod"))?;
     bind(control.as_raw_fd(), &address).map_err(error("bind"))?;
-    Backlog::new(16)
-        .and_then(|backlog| listen(&control, backlog))
-        .map_err(error("listen"))?;
+    Backlog::new(16).and_then(|backlog| listen(&control, backlog)).map_err(error("listen"))?;
     Ok(control)
 }
 
 /// A copy of a descriptor that the child's fixed numbers (0 to 3) do not meet.
 fn above(fd: &impl AsFd) -> Result<OwnedFd, LaunchError> {
     let copy = fcntl(fd, FcntlArg::F_DUPFD_CLOEXEC(child::CONTROL_FD + 1));
-    let copy = copy.map_err(|errno| LaunchError::Prepare {
-        step: "fcntl",
-        source: errno.into(),
-    })?;
+    let copy = copy.map_err(|errno| LaunchError::Prepare { step: "fcntl", source: errno.into() })?;
     // SAFETY: the kernel just gave us this descriptor.
     Ok(unsafe { OwnedFd::from_raw_fd(copy) })
 }
@@ -417,42 +348,24 @@ pub fn adopt(control_socket: &Path, name: &TenantName) -> Result<(Launched, Hell
     let mut client = Client::connect(control_socket)?;
     let hello = client.hello(Duration::from_secs(5))?;
     if hello.name != name.as_str() {
-        return Err(AdoptError::Stranger {
-            path: control_socket.to_owned(),
-            found: hello.name,
-        });
+        return Err(AdoptError::Stranger { path: control_socket.to_owned(), found: hello.name });
     }
     let pid = client.peer_pid().ok_or(ClientError::Unexpected)?;
     let process = |step| move |source| AdoptError::Process { pid, step, source };
     let pidfd = pidfd_open(pid).map_err(process("pidfd_open"))?;
     let (netns, netns_inode) = open_netns(pid).map_err(process("open netns"))?;
     if netns_inode != hello.netns {
-        return Err(AdoptError::Netns {
-            pid,
-            wanted: hello.netns,
-            found: netns_inode,
-        });
+        return Err(AdoptError::Netns { pid, wanted: hello.netns, found: netns_inode });
     }
     // It still answers, so the number meant init all the time.
     client.hello(Duration::from_secs(5))?;
-    Ok((
-        Launched {
-            pid,
-            pidfd,
-            netns,
-            netns_inode,
-        },
-        hello,
-    ))
+    Ok((Launched { pid, pidfd, netns, netns_inode }, hello))
 }
 
 fn pidfd_open(pid: i32) -> io::Result<OwnedFd> {
     // SAFETY: plain system call.
     let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
-    let fd = i32::try_from(fd)
-        .ok()
-        .filter(|fd| *fd >= 0)
-        .ok_or_else(io::Error::last_os_error)?;
+    let fd = i32::try_from(fd).ok().filter(|fd| *fd >= 0).ok_or_else(io::Error::last_os_error)?;
     // SAFETY: the kernel just gave us this descriptor.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
@@ -479,13 +392,7 @@ pub enum EndError {
 pub fn end(pidfd: &OwnedFd, deadline: Duration) -> Result<(), EndError> {
     // SAFETY: plain system call on a live descriptor.
     let sent = unsafe {
-        libc::syscall(
-            libc::SYS_pidfd_send_signal,
-            pidfd.as_raw_fd(),
-            libc::SIGKILL,
-            std::ptr::null::<u8>(),
-            0,
-        )
+        libc::syscall(libc::SYS_pidfd_send_signal, pidfd.as_raw_fd(), libc::SIGKILL, std::ptr::null::<u8>(), 0)
     };
     if sent < 0 && Errno::last() != Errno::ESRCH {
         return Err(EndError::Signal(io::Error::last_os_error()));

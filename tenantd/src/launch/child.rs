@@ -16,76 +16,28 @@ use nix::errno::Errno;
 pub(super) const CONTROL_FD: i32 = 3;
 
 /// Namespaces of a tenant. Its user and cgroup namespaces are not made yet.
-const NAMESPACES: c_int = libc::CLONE_NEWNET
-    | libc::CLONE_NEWNS
-    | libc::CLONE_NEWPID
-    | libc::CLONE_NEWIPC
-    | libc::CLONE_NEWUTS;
+const NAMESPACES: c_int =
+    libc::CLONE_NEWNET | libc::CLONE_NEWNS | libc::CLONE_NEWPID | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS;
 
 /// Bytes; the child's list needs some hundreds.
 const STACK: usize = 64 * 1024;
 
 /// Settings of the new stack. They are written before init runs, so that they hold for every device that is made
 /// after `launch` has returned. /proc/sys/net is the one of whoever looks at it, also in the host's /proc.
-const SETTINGS: [(&CStr, &[u8], Absent); 11] = [
+const SETTINGS: [(&CStr, &[u8], Absent); 9] = [
     // A tenant has all its ports to itself; none of them is privileged.
-    (
-        c"/proc/sys/net/ipv4/ip_unprivileged_port_start",
-        b"0",
-        Absent::Fails,
-    ),
-    // Routes come from the operator only.
-    (
-        c"/proc/sys/net/ipv4/conf/all/accept_redirects",
-        b"0",
-        Absent::Fails,
-    ),
-    (
-        c"/proc/sys/net/ipv4/conf/default/accept_redirects",
-        b"0",
-        Absent::Fails,
-    ),
-    (
-        c"/proc/sys/net/ipv4/conf/all/send_redirects",
-        b"0",
-        Absent::Fails,
-    ),
-    (
-        c"/proc/sys/net/ipv4/conf/default/send_redirects",
-        b"0",
-        Absent::Fails,
-    ),
-    (
-        c"/proc/sys/net/ipv6/conf/all/accept_ra",
-        b"0",
-        Absent::IsFine,
-    ),
-    (
-        c"/proc/sys/net/ipv6/conf/default/accept_ra",
-        b"0",
-        Absent::IsFine,
-    ),
-    (
-        c"/proc/sys/net/ipv6/conf/all/accept_redirects",
-        b"0",
-        Absent::IsFine,
-    ),
-    (
-        c"/proc/sys/net/ipv6/conf/default/accept_redirects",
-        b"0",
-        Absent::IsFine,
-    ),
+    (c"/proc/sys/net/ipv4/ip_unprivileged_port_start", b"0", Absent::Fails),
+    // Routes come from the operator only. IPv4 takes a redirect when either `all` or the device says so; in IPv6 `all`
+    // has no effect and the device's own value counts, which is copied from `default`.
+    (c"/proc/sys/net/ipv4/conf/all/accept_redirects", b"0", Absent::Fails),
+    (c"/proc/sys/net/ipv4/conf/default/accept_redirects", b"0", Absent::Fails),
+    (c"/proc/sys/net/ipv4/conf/all/send_redirects", b"0", Absent::Fails),
+    (c"/proc/sys/net/ipv4/conf/default/send_redirects", b"0", Absent::Fails),
+    (c"/proc/sys/net/ipv6/conf/default/accept_ra", b"0", Absent::IsFine),
+    (c"/proc/sys/net/ipv6/conf/default/accept_redirects", b"0", Absent::IsFine),
     // We own the addresses: duplicate detection only delays them by a second.
-    (
-        c"/proc/sys/net/ipv6/conf/all/accept_dad",
-        b"0",
-        Absent::IsFine,
-    ),
-    (
-        c"/proc/sys/net/ipv6/conf/default/accept_dad",
-        b"0",
-        Absent::IsFine,
-    ),
+    (c"/proc/sys/net/ipv6/conf/all/accept_dad", b"0", Absent::IsFine),
+    (c"/proc/sys/net/ipv6/conf/default/accept_dad", b"0", Absent::IsFine),
 ];
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -105,16 +57,7 @@ pub(super) enum Failure {
 }
 
 /// The steps by number; 0 means that none failed.
-const STEPS: [&str; 8] = [
-    "",
-    "setsid",
-    "sysctl",
-    "dup2",
-    "close_range",
-    "umask",
-    "chdir",
-    "execve",
-];
+const STEPS: [&str; 8] = ["", "setsid", "sysctl", "dup2", "close_range", "umask", "chdir", "execve"];
 const SETSID: i32 = 1;
 const SYSCTL: i32 = 2;
 const DUP2: i32 = 3;
@@ -140,11 +83,7 @@ pub(super) fn clone_and_exec(
     argv: &[CString],
     inherited: &[OwnedFd; 3],
 ) -> Result<(i32, OwnedFd), Failure> {
-    let pointers: Vec<*const libc::c_char> = argv
-        .iter()
-        .map(|word| word.as_ptr())
-        .chain([ptr::null()])
-        .collect();
+    let pointers: Vec<*const libc::c_char> = argv.iter().map(|word| word.as_ptr()).chain([ptr::null()]).collect();
     let [null, log, control] = inherited;
     let shared = Shared {
         program: program.as_ptr(),
@@ -186,13 +125,7 @@ pub(super) fn clone_and_exec(
     let cause = io::Error::from_raw_os_error(shared.errno.load(Ordering::Acquire));
     Err(match step {
         EXECVE => Failure::Exec(cause),
-        _ => Failure::Step(
-            usize::try_from(step)
-                .ok()
-                .and_then(|step| STEPS.get(step))
-                .unwrap_or(&"?"),
-            cause,
-        ),
+        _ => Failure::Step(usize::try_from(step).ok().and_then(|step| STEPS.get(step)).unwrap_or(&"?"), cause),
     })
 }
 
@@ -215,18 +148,11 @@ fn steps(shared: &Shared) -> i32 {
             return SETSID;
         }
         for (path, value, absent) in &SETTINGS {
-            if !write(path, value)
-                && !(*absent == Absent::IsFine && Errno::last_raw() == libc::ENOENT)
-            {
+            if !write(path, value) && !(*absent == Absent::IsFine && Errno::last_raw() == libc::ENOENT) {
                 return SYSCTL;
             }
         }
-        for (from, to) in [
-            (shared.null, 0),
-            (shared.log, 1),
-            (shared.log, 2),
-            (shared.control, CONTROL_FD),
-        ] {
+        for (from, to) in [(shared.null, 0), (shared.log, 1), (shared.log, 2), (shared.control, CONTROL_FD)] {
             if libc::dup2(from, to) < 0 {
                 return DUP2;
             }
@@ -270,16 +196,8 @@ impl Stack {
     fn new() -> io::Result<Stack> {
         let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_STACK;
         // SAFETY: a new mapping somewhere.
-        let base = unsafe {
-            libc::mmap(
-                ptr::null_mut(),
-                GUARD + STACK,
-                libc::PROT_READ | libc::PROT_WRITE,
-                flags,
-                -1,
-                0,
-            )
-        };
+        let base =
+            unsafe { libc::mmap(ptr::null_mut(), GUARD + STACK, libc::PROT_READ | libc::PROT_WRITE, flags, -1, 0) };
         if base == libc::MAP_FAILED {
             return Err(io::Error::last_os_error());
         }

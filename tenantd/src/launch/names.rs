@@ -31,9 +31,8 @@ pub fn write_resolv_conf(state_dir: &Path, dns: &[IpAddr]) -> io::Result<()> {
 /// # Errors
 /// When the file cannot be written.
 pub fn write_hosts(state_dir: &Path, name: &TenantName, addresses: &[IpNet]) -> io::Result<()> {
-    let mut text = String::from(
-        "# Written by tenantd from the tenant's addresses.\n127.0.0.1 localhost\n::1 localhost\n",
-    );
+    let mut text =
+        String::from("# Written by tenantd from the tenant's addresses.\n127.0.0.1 localhost\n::1 localhost\n");
     for address in addresses {
         let _ = writeln!(text, "{} {name}", address.addr());
     }
@@ -42,12 +41,7 @@ pub fn write_hosts(state_dir: &Path, name: &TenantName, addresses: &[IpNet]) -> 
 
 /// The new text first, the old tail off after it: a reader in between sees at worst lines of both.
 fn in_place(path: &Path, text: &str) -> io::Result<()> {
-    let file = OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(0o644)
-        .open(path)?;
+    let file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o644).open(path)?;
     file.write_all_at(text.as_bytes(), 0)?;
     file.set_len(text.len() as u64)
 }
@@ -67,25 +61,14 @@ mod tests {
         write_resolv_conf(root.path(), &dns).unwrap();
         let path = root.path().join("etc/resolv.conf");
         let before = std::fs::metadata(&path).unwrap().ino();
-        assert!(
-            std::fs::read_to_string(&path)
-                .unwrap()
-                .ends_with("nameserver 192.168.1.1\nnameserver fd00::1\n")
-        );
+        assert!(std::fs::read_to_string(&path).unwrap().ends_with("nameserver 192.168.1.1\nnameserver fd00::1\n"));
         write_resolv_conf(root.path(), &[]).unwrap();
-        assert!(
-            !std::fs::read_to_string(&path)
-                .unwrap()
-                .contains("nameserver")
-        );
+        assert!(!std::fs::read_to_string(&path).unwrap().contains("nameserver"));
         assert_eq!(std::fs::metadata(&path).unwrap().ino(), before);
 
         let name = "acme".parse().unwrap();
         write_hosts(root.path(), &name, &["192.168.1.1/24".parse().unwrap()]).unwrap();
         let hosts = std::fs::read_to_string(root.path().join("etc/hosts")).unwrap();
-        assert!(
-            hosts.contains("\n127.0.0.1 localhost\n") && hosts.ends_with("\n192.168.1.1 acme\n"),
-            "{hosts}"
-        );
+        assert!(hosts.contains("\n127.0.0.1 localhost\n") && hosts.ends_with("\n192.168.1.1 acme\n"), "{hosts}");
     }
 }
