@@ -20,4 +20,5 @@ pub mod problem;
 pub mod rules;
 pub mod store;
 pub mod services;
+pub mod templates;
 pub mod world;

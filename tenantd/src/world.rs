@@ -26,7 +26,7 @@ use crate::net::room::{PatchError, PatchRoom, PortRow, port_name};
 use crate::net::stack;
 use crate::plan::{Action, Actual, asks_neighbours, service_of, stack_plan};
 use crate::store::Desired;
-use crate::services;
+use crate::services::{self, Places, ServiceError};
 
 /// How long a stack may take to answer its first probe.
 const PROBE_DEADLINE: Duration = Duration::from_secs(2);
@@ -72,7 +72,7 @@ pub enum StepError {
     Probe(#[from] ProbeError),
     /// A service that cannot be as it is asked for.
     #[error(transparent)]
-    Service(#[from] stackmap::Invalid),
+    Service(#[from] ServiceError),
     /// A device that should be there is not.
     #[error("device {0} is not there")]
     NoDevice(String),
@@ -477,8 +477,12 @@ impl World {
         Ok(())
     }
 
+    fn places(&self, tenant: &Tenant) -> Places {
+        Places { tenant: self.files(&tenant.name), templates: self.config.state_dir.join("templates") }
+    }
+
     fn service_spec(&self, tenant: &Tenant, service: &ServiceRequest) -> Result<ServiceSpec, StepError> {
-        Ok(services::spec(tenant, service, &self.files(&tenant.name))?)
+        Ok(services::spec(tenant, service, &self.places(tenant))?)
     }
 
     /// Render a service's files and start it; answers when its program runs.
@@ -487,6 +491,7 @@ impl World {
         if !ready.ready {
             return Err(StepError::NotReady(ready.failed.unwrap_or_default()));
         }
+        services::write(tenant, service, &self.places(tenant))?;
         let spec = self.service_spec(tenant, service)?;
         self.ask_init(&tenant.name, move |c| c.start(spec, INIT_DEADLINE)).await
     }
