@@ -1,5 +1,6 @@
 //! From bytes to checked values: path parameters, flags of the query, JSON bodies. Whatever is refused leaves as a
 //! problem that names field, value and rule.
+#![allow(clippy::result_large_err, reason = "a refusal is made once a request and leaves at once")]
 
 use std::str::FromStr;
 

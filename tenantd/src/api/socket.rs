@@ -214,6 +214,13 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn supplementary_groups_of_a_peer_are_read() {
+        let (ours, _theirs) = tokio::net::UnixStream::pair().unwrap();
+        let expected: Vec<u32> = nix::unistd::getgroups().unwrap().into_iter().map(Gid::as_raw).collect();
+        assert_eq!(peer_groups(&ours).unwrap(), expected);
+    }
+
+    #[tokio::test]
     async fn the_listener_is_named_and_left_alone() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("deep/api.sock");

@@ -19,7 +19,7 @@ use nix::sched::{CloneFlags, setns};
 use nix::sys::signal::{SigHandler, SigSet, SigmaskHow, Signal, killpg, pthread_sigmask, signal};
 use nix::sys::stat::Mode;
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
-use nix::unistd::{ForkResult, Gid, Pid, Uid, chroot, execvpe, fchdir, fork, setgroups, setresgid, setresuid, setsid};
+use nix::unistd::{ForkResult, Gid, Pid, Uid, chroot, execve, fchdir, fork, setgroups, setresgid, setresuid, setsid};
 use stackmap::TenantName;
 
 use super::{Context, Failure, chain};
@@ -112,6 +112,9 @@ const NAMESPACES: [(&str, CloneFlags); 5] = [
     ("mnt", CloneFlags::CLONE_NEWNS),
 ];
 
+/// Where programs are looked for in a tenant.
+const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
 /// Signals a terminal or a supervisor sends us, meant for the command.
 const HANDED_ON: [Signal; 5] = [Signal::SIGINT, Signal::SIGQUIT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGWINCH];
 
@@ -187,11 +190,7 @@ fn open(name: &TenantName, pid: i32, expected: u64) -> Result<House, ExecError> 
 /// Nothing of the operator's environment goes into a tenant but the terminal and the language.
 fn environment(root: bool) -> Vec<CString> {
     let user = if root { "root" } else { "tenant" };
-    let mut variables = vec![
-        "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".to_owned(),
-        "HOME=/".to_owned(),
-        format!("USER={user}"),
-    ];
+    let mut variables = vec![format!("PATH={PATH}"), "HOME=/".to_owned(), format!("USER={user}")];
     for name in ["TERM", "LANG", "LC_ALL", "COLORTERM"] {
         variables.extend(std::env::var(name).ok().map(|value| format!("{name}={value}")));
     }
@@ -209,16 +208,35 @@ fn fork_and_wait(command: &[CString], environment: &[CString], id: Option<u32>) 
         ForkResult::Child => {
             let code = become_tenant(id, &before).map_or_else(
                 |error| complain(126, &chain(&error)),
-                |()| match execvpe(&command[0], command, environment) {
-                    Err(Errno::ENOENT) => complain(127, &format!("{:?}: command not found in the tenant", command[0])),
-                    Err(errno) => complain(126, &format!("{:?}: cannot be executed: {errno}", command[0])),
-                    Ok(never) => match never {},
+                |()| match execute(command, environment) {
+                    Errno::ENOENT => complain(127, &format!("{:?}: command not found in the tenant", command[0])),
+                    errno => complain(126, &format!("{:?}: cannot be executed: {errno}", command[0])),
                 },
             );
             std::process::exit(code)
         }
         ForkResult::Parent { child } => wait(child, &watched),
     }
+}
+
+/// Searches the tenant's directories, not the operator's (which execvpe(3) would); as there, a directory without the
+/// program is passed over and a refusal is remembered. Returns only why it could not.
+fn execute(command: &[CString], environment: &[CString]) -> Errno {
+    let name = command[0].to_string_lossy();
+    let programs = match name.contains('/') {
+        true => vec![name.to_string()],
+        false => PATH.split(':').map(|dir| format!("{dir}/{name}")).collect(),
+    };
+    let mut refusal = Errno::ENOENT;
+    for program in programs.into_iter().filter_map(|p| CString::new(p).ok()) {
+        match execve(&program, command, environment) {
+            Err(Errno::ENOENT | Errno::ENOTDIR) => {}
+            Err(Errno::EACCES) => refusal = Errno::EACCES,
+            Err(errno) => return errno,
+            Ok(never) => match never {},
+        }
+    }
+    refusal
 }
 
 fn complain(code: i32, text: &str) -> i32 {
