@@ -16,6 +16,7 @@ pub mod client;
 pub mod commands;
 pub mod config;
 pub mod daemon;
+pub mod datapath;
 pub mod gateway;
 pub mod link;
 pub mod lock;

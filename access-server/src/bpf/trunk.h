@@ -1,0 +1,92 @@
+/* The trunk's tag, and the ARP and neighbour messages of servers that are not ours (ours never ask). */
+#ifndef TRUNK_H
+#define TRUNK_H
+
+#include "answers.h"
+#include "counters.h"
+#include "forward.h"
+#include "headers.h"
+#include "prefixes.h"
+#include "vlans.h"
+
+/* Takes the tag off; the VLAN's number or, below 0, the negative drop_reason. */
+always_inline int take_tag(struct __sk_buff *skb)
+{
+	__u32 vlan;
+
+	if (skb->vlan_present) {
+		if (skb->vlan_proto != bpf_htons(ETH_P_8021Q))
+			return -DROP_TAG_TYPE;
+		vlan = skb->vlan_tci & 0xfff;
+	} else {
+		/* The kernel takes tags out of frames before it calls us, but not for its own test runs and not for what
+		 * user space sends out of a device. */
+		__be16 *tag = skb_at(skb, ETH_HLEN - 2, 4);
+
+		if (!tag || tag[0] != bpf_htons(ETH_P_8021Q))
+			return tag && tag[0] == bpf_htons(ETH_P_8021AD) ? -DROP_TAG_TYPE : -DROP_UNTAGGED;
+		vlan = bpf_ntohs(tag[1]) & 0xfff;
+	}
+	if (bpf_skb_vlan_pop(skb))
+		return -DROP_UNTAGGED;
+	return vlan;
+}
+
+/* ARP: bridged to a layer 2 site; in the name of a layer 3 site answered here. */
+always_inline int trunk_arp(struct __sk_buff *skb, const struct vlan_row *row, __u32 vlan)
+{
+	struct arp_packet *arp = skb_at(skb, ETH_HLEN, sizeof(*arp));
+	struct tunnel_out *t;
+	__be32 target;
+
+	if (!arp)
+		return drop(vlan, DROP_ARP_MALFORMED);
+	__builtin_memcpy(&target, arp->target, 4);
+	t = tunnel_out_get(site_find4(row, vlan, target));
+	if (!t)
+		return drop(vlan, DROP_NO_SITE);
+	if (t->id.kind == KIND_VXLAN)
+		return encap_frame(skb, t);
+	if (!arp_question(skb, &target) || link_scope4(target))
+		return drop(vlan, DROP_ARP_CONSUMED);
+	if (!rate_allows(vlan, RATE_NEIGHBOUR))
+		return drop(vlan, DROP_ARP_RATE);
+	return arp_answer(skb, vlan, row->gateway_mac);
+}
+
+/* Neighbour discovery of a VLAN whose site for the target is on layer 3. */
+always_inline int trunk_nd(struct __sk_buff *skb, const struct vlan_row *row, __u32 vlan)
+{
+	__be32 target[4];
+
+	if (!nd_question(skb, target) || link_scope6(target))
+		return drop(vlan, DROP_ARP_CONSUMED);
+	if (!rate_allows(vlan, RATE_NEIGHBOUR))
+		return drop(vlan, DROP_ARP_RATE);
+	return nd_answer(skb, vlan, row->gateway_mac);
+}
+
+/* IPv6: a neighbour question goes where its target lies, not to the multicast group it is sent to. */
+always_inline int trunk_ip6(struct __sk_buff *skb, const struct vlan_row *row, __u32 vlan)
+{
+	__u8 type = nd_type(skb);
+
+	if (type == ND_SOLICITATION || type == ND_ADVERTISEMENT) {
+		struct ipv6hdr *ip = skb_at(skb, ETH_HLEN, sizeof(*ip) + 24);
+		struct nd_message *nd = (void *)(ip + 1);
+		struct tunnel_out *t;
+		__be32 target[4];
+
+		if (!ip)
+			return drop(vlan, DROP_ARP_MALFORMED);
+		copy_ip6(target, &nd->target);
+		t = tunnel_out_get(site_find6(row, vlan, target));
+		if (!t)
+			return drop(vlan, DROP_NO_SITE);
+		if (t->id.kind != KIND_VXLAN)
+			return trunk_nd(skb, row, vlan);
+	}
+	return forward_ip6(skb, row, vlan);
+}
+
+#endif

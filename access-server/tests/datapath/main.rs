@@ -1,0 +1,29 @@
+//! The data path on real packets, in network namespaces of its own. Without root every test is shown as ignored, with
+//! the reason.
+
+#![allow(missing_docs, unreachable_pub, clippy::unwrap_used, clippy::expect_used)]
+
+mod flows;
+mod net;
+mod world;
+
+use std::process::ExitCode;
+
+use libtest_mimic::{Arguments, Trial};
+
+fn main() -> ExitCode {
+    let args = Arguments::from_args();
+    let tests: [(&str, fn()); 1] = [("same_addresses_different_worlds", flows::same_addresses_different_worlds)];
+    let missing = net::missing();
+    if missing.is_none() && !args.list {
+        net::isolate();
+    }
+    let trial = |(name, test): (&str, fn())| match &missing {
+        None => Trial::test(name, move || {
+            test();
+            Ok(())
+        }),
+        Some(why) => Trial::test(format!("{name} ({why})"), || Ok(())).with_ignored_flag(true),
+    };
+    libtest_mimic::run(&args, tests.map(trial).into_iter().collect()).exit_code()
+}
