@@ -102,6 +102,8 @@ impl Daemon {
         let log = File::options().create(true).append(true).open(self.log()).context("cannot open the log")?;
         let (program, arguments) = self.argv.split_first().context("a daemon without a program")?;
         let mut command = Command::new(program);
+        // Logs are read by people and by tests: no colours.
+        command.env("NO_COLOR", "1");
         command.args(arguments).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).process_group(0);
         // SAFETY: between fork and exec only setns(2) is called, which is one system call and allocates nothing.
         unsafe {

@@ -169,6 +169,21 @@ pub fn start_time(pid: i32) -> Option<u64> {
     stat.rsplit_once(')')?.1.split_whitespace().nth(19)?.parse().ok()
 }
 
+/// The lab a command without `--name` means: the only one that stands, else the one named `lab`.
+///
+/// # Errors
+/// The directory of the records cannot be read.
+pub fn meant(name: Option<String>) -> Result<String> {
+    if let Some(name) = name {
+        return Ok(name);
+    }
+    let mut names = names()?;
+    Ok(match (names.pop(), names.is_empty()) {
+        (Some(only), true) => only,
+        _ => "lab".to_owned(),
+    })
+}
+
 /// ` --name X` unless X is the default.
 #[must_use]
 pub fn name_flag(name: &str) -> String {

@@ -3,6 +3,7 @@
 
 use anyhow::{Context as _, Result};
 
+use crate::daemons::STATE_DIR;
 use crate::plan::{Options, SERVER_INNER_V4, SERVER_INNER_V6, Site};
 use crate::world::World;
 
@@ -26,6 +27,25 @@ pub fn add_tenant(options: &Options, site: &Site) -> Vec<String> {
 pub fn add_web(site: &Site) -> Vec<String> {
     let body = format!("body={}", page(site));
     ["tenantd", "add-service", &site.tenant(), "web", "--template", "nginx", "--set", &body].map(String::from).to_vec()
+}
+
+/// Command line that gives a tenant its FTP server.
+#[must_use]
+pub fn add_ftp(site: &Site) -> Vec<String> {
+    ["tenantd", "add-service", &site.tenant(), "ftp", "--template", "vsftpd"].map(String::from).to_vec()
+}
+
+/// Command line that puts a file where that FTP server offers it.
+#[must_use]
+pub fn put_file(site: &Site) -> Vec<String> {
+    let offered = format!("{STATE_DIR}/tenants/{}/services/ftp/pub/hello.txt", site.tenant());
+    ["sh", "-c", &format!("echo '{}' > {offered}", hello(site))].map(String::from).to_vec()
+}
+
+/// What is in that file.
+#[must_use]
+pub fn hello(site: &Site) -> String {
+    format!("A file of {}.", site.tenant())
 }
 
 /// The page that tenant's nginx serves.

@@ -158,6 +158,33 @@ impl World {
         Path::new(&format!("/proc/{}/root", self.record.holder)).join(inside.trim_start_matches('/'))
     }
 
+    /// What one wants to know of the server when something failed: status, counters, the ends of the logs.
+    #[must_use]
+    pub fn report(&self) -> String {
+        let run = |argv: &[&str]| match self.exec("server", argv) {
+            Ok(o) => format!("{}{}", String::from_utf8_lossy(&o.stdout), String::from_utf8_lossy(&o.stderr)),
+            Err(e) => format!("{e:#}\n"),
+        };
+        let last = |daemon: &str| {
+            let log = self.log(daemon);
+            let lines: Vec<&str> = log.lines().collect();
+            lines.iter().skip(lines.len().saturating_sub(12)).map(|l| format!("{l}\n")).collect::<String>()
+        };
+        let mut report = String::new();
+        for argv in [&["tenantd", "status"] as &[&str], &["tenantd", "list"], &["access-server", "counters"]] {
+            report += &format!("--- {}\n{}", argv.join(" "), run(argv));
+        }
+        for site in self.options().sites().take(4) {
+            let gateway = site.gw();
+            let argv = ["access-server", "counters", "--instance", &gateway];
+            report += &format!("--- {}\n{}", argv.join(" "), run(&argv));
+        }
+        for daemon in ["tenantd", "access-server"] {
+            report += &format!("--- log of {daemon}\n{}", last(daemon));
+        }
+        report
+    }
+
     /// What a daemon wrote so far.
     #[must_use]
     pub fn log(&self, daemon: &str) -> String {
@@ -189,6 +216,11 @@ pub struct Running {
 }
 
 impl Running {
+    /// Its standard output, to be read while it runs; it can be taken once.
+    pub fn stdout(&mut self) -> Option<std::process::ChildStdout> {
+        self.child.as_mut()?.stdout.take()
+    }
+
     /// Waits for its end.
     ///
     /// # Errors

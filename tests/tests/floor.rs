@@ -84,24 +84,7 @@ pub(crate) fn with_tenants(stem: &str, options: Options) -> Result<World> {
     Ok(world)
 }
 
-/// What happened on the server, for the report of a test that failed.
+/// Adds what happened on the server to the report of a test that failed.
 pub(crate) fn explain(world: &World, result: Result<()>) -> Result<()> {
-    result.map_err(|e| {
-        let run = |argv: &[&str]| match world.exec("server", argv) {
-            Ok(o) => format!("{}{}", String::from_utf8_lossy(&o.stdout), String::from_utf8_lossy(&o.stderr)),
-            Err(e) => format!("{e:#}"),
-        };
-        let last = |daemon: &str| {
-            let log = world.log(daemon);
-            let lines: Vec<&str> = log.lines().collect();
-            lines[lines.len().saturating_sub(15)..].join("\n")
-        };
-        e.context(format!(
-            "--- tenantd status\n{}--- access-server counters\n{}--- tenantd's log\n{}\n--- access-server's log\n{}\n--- the failure",
-            run(&["tenantd", "status"]),
-            run(&["access-server", "counters"]),
-            last("tenantd"),
-            last("access-server"),
-        ))
-    })
+    result.map_err(|e| e.context(format!("{}--- the failure", world.report())))
 }

@@ -5,9 +5,9 @@ use system_tests::{holder, record};
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Name of the lab.
-    #[arg(long, default_value = "lab", conflicts_with = "all")]
-    name: String,
+    /// Name of the lab [default: the only one that stands, else lab].
+    #[arg(long, conflicts_with = "all")]
+    name: Option<String>,
     /// All labs of this machine.
     #[arg(long)]
     all: bool,
@@ -15,7 +15,7 @@ pub(crate) struct Args {
 
 pub(crate) fn run(args: Args) -> Result<u8> {
     let standing = record::names()?;
-    let names = if args.all { standing.clone() } else { vec![args.name] };
+    let names = if args.all { standing.clone() } else { vec![record::meant(args.name)?] };
     for name in names {
         if !standing.contains(&name) {
             println!("no lab named {name:?} stands; nothing to do");

@@ -1,5 +1,7 @@
 //! `lab`: figure 3 of the specification on one machine, out of network namespaces.
 
+mod answer;
+mod demo;
 mod down;
 mod exec;
 mod status;
@@ -34,6 +36,11 @@ enum Command {
     Status(status::Args),
     /// Takes a lab down.
     Down(down::Args),
+    /// Shows three closed networks on one server, end to end, and leaves the lab standing.
+    Demo(demo::Args),
+    /// Answers every HTTP request with a text (the demo's hosts run it).
+    #[command(name = "__answer", hide = true)]
+    Answer(answer::Args),
     /// The processes that are the world (the lab starts them itself).
     #[command(name = "__hold", hide = true)]
     Hold {
@@ -49,6 +56,8 @@ fn main() -> ExitCode {
         Command::Exec(args) => exec::run(args),
         Command::Status(args) => status::run(args),
         Command::Down(args) => down::run(args),
+        Command::Demo(args) => demo::run(args),
+        Command::Answer(args) => answer::run(&args),
         Command::Hold { options } => up::hold(&options),
     };
     match done {

@@ -10,7 +10,7 @@ use nix::sys::signal::{SigSet, Signal};
 use system_tests::plan::{Gateway, Inner, Kind, Options, Outer, SERVER_INNER_V4, SERVER_INNER_V6};
 use system_tests::record::name_flag;
 use system_tests::world::World;
-use system_tests::{holder, tenants};
+use system_tests::{holder, tenants, world};
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -108,6 +108,9 @@ pub(crate) fn explore(options: &Options, tenants: bool) -> String {
     let (v4, v6) = (SERVER_INNER_V4, format!("'[{SERVER_INNER_V6}]'"));
     let server = if options.inner.v4() { v4.to_owned() } else { v6 };
     let mut lines = vec![format!("Explore ({}):", options.nodes().join(", "))];
+    if let Some(dir) = own_dir_unless_in_path() {
+        lines.push(format!("  PATH={dir}:$PATH"));
+    }
     if tenants {
         lines.push(format!("  lab exec{flag} host-a -- curl -s http://{server}/"));
         lines.push(format!(
@@ -120,6 +123,13 @@ pub(crate) fn explore(options: &Options, tenants: bool) -> String {
     lines.push(format!("  lab exec{flag} gw-a -- tcpdump -ni wan0              # the tunnel"));
     lines.push(format!("Stop:\n  lab down{flag}"));
     lines.join("\n")
+}
+
+/// Where this program is, when typing `lab` would not find it.
+fn own_dir_unless_in_path() -> Option<String> {
+    let dir = world::bin_dir().ok()?;
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    (!std::env::split_paths(&path).any(|d| d == dir)).then(|| dir.display().to_string())
 }
 
 /// The hidden command: watcher and holder. The connection to the maker is standard input.
