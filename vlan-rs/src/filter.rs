@@ -6,8 +6,9 @@
 use std::ffi::CStr;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::{Mutex, PoisonError};
 
-use libbpf_rs::{ErrorKind, TC_INGRESS, TcHookBuilder};
+use libbpf_rs::{ErrorKind, TC_INGRESS, TcHook, TcHookBuilder};
 
 /// Priority of our filters on a device. Another room's filter has the same and another handle.
 pub const FILTER_PRIORITY: u32 = 10;
@@ -34,7 +35,7 @@ pub(crate) fn device_exists(ifindex: u32) -> bool {
     !found.is_null() && !unsafe { CStr::from_ptr(found) }.is_empty()
 }
 
-fn hook(program: BorrowedFd<'_>, ifindex: u32, handle: u32) -> Result<libbpf_rs::TcHook, FilterError> {
+fn hook(program: BorrowedFd<'_>, ifindex: u32, handle: u32) -> Result<TcHook, FilterError> {
     let device = i32::try_from(ifindex).map_err(|_| FilterError {
         ifindex,
         step: "address a filter",
@@ -48,6 +49,17 @@ fn hook(program: BorrowedFd<'_>, ifindex: u32, handle: u32) -> Result<libbpf_rs:
         .hook(TC_INGRESS))
 }
 
+/// A clsact that is there already is fine, and `create()` says so; but libbpf prints the kernel's refusal as an error,
+/// on stderr by default. So its printing is off for this one call, which other threads of this crate wait for.
+fn make_clsact(hook: &mut TcHook) -> Result<(), libbpf_rs::Error> {
+    static PRINTING: Mutex<()> = Mutex::new(());
+    let _one = PRINTING.lock().unwrap_or_else(PoisonError::into_inner);
+    let print = libbpf_rs::set_print(None);
+    let created = hook.create();
+    libbpf_rs::set_print(print);
+    created.map(|_| ())
+}
+
 /// Puts the program on a device, in place of the one that was there. `fresh`: the device has no clsact yet, as far as
 /// we know.
 pub(crate) fn attach(program: BorrowedFd<'_>, ifindex: u32, handle: u32, fresh: bool) -> Result<(), FilterError> {
@@ -55,8 +67,8 @@ pub(crate) fn attach(program: BorrowedFd<'_>, ifindex: u32, handle: u32, fresh: 
     if !fresh && hook.attach().is_ok() {
         return Ok(());
     }
-    // An existing clsact is fine: create() takes EEXIST for success.
-    hook.create().map_err(|source| FilterError { ifindex, step: "make the clsact queueing discipline", source })?;
+    let clsact = "make the clsact queueing discipline";
+    make_clsact(&mut hook).map_err(|source| FilterError { ifindex, step: clsact, source })?;
     hook.attach().map_err(|source| FilterError { ifindex, step: "attach the filter", source })?;
     Ok(())
 }

@@ -354,7 +354,10 @@ impl Room {
         if ports > 0 {
             return Err(TrunkError::HasPorts { trunk: ifindex, ports });
         }
-        filter::detach(self.program(Program::Trunk), ifindex, self.filter_handle)?;
+        // The row is written before the filter is attached and goes after it: no row, no filter.
+        if self.trunks.contains_key(&ifindex) {
+            filter::detach(self.program(Program::Trunk), ifindex, self.filter_handle)?;
+        }
         Ok(self.forget_trunk(ifindex)?)
     }
 

@@ -5,6 +5,8 @@
 mod cases;
 mod frames;
 mod packet;
+mod raw;
+mod rooms;
 mod veth;
 mod world;
 
@@ -30,7 +32,10 @@ fn main() {
     packet::every_reason_has_a_case(&cases::cases());
     let packets =
         cases::cases().into_iter().map(|case| trial(format!("packet::{}", case.name), move || packet::check(&case)));
-    let rooms = veth::TESTS.iter().map(|&(name, test)| trial(format!("veth::{name}"), test));
-    let trials = packets.chain(rooms).collect();
+    let groups = [("rooms", rooms::TESTS), ("veth", veth::TESTS), ("raw", raw::TESTS)];
+    let others = groups
+        .into_iter()
+        .flat_map(|(group, tests)| tests.iter().map(move |&(name, test)| trial(format!("{group}::{name}"), test)));
+    let trials = packets.chain(others).collect();
     libtest_mimic::run(&arguments, trials).exit();
 }
