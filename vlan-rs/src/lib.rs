@@ -15,6 +15,11 @@
 //! Making devices is the caller's: set the MTU of both ends of a port to [`PortConfig::mtu`] and `gso_max_size` of the
 //! tenant's end to [`GSO_MAX_SIZE`].
 
+/// The README's program compiles.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
+
 mod config;
 mod drop_reason;
 mod filter;

@@ -3,12 +3,15 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod cases;
+mod example;
 mod frames;
 mod packet;
 mod raw;
 mod rooms;
 mod veth;
 mod world;
+
+use std::process::ExitCode;
 
 use libtest_mimic::{Arguments, Failed, Trial};
 
@@ -24,7 +27,10 @@ fn trial(name: impl Into<String>, test: impl FnOnce() + Send + 'static) -> Trial
     }
 }
 
-fn main() {
+fn main() -> ExitCode {
+    if let Some(result) = example::when_asked() {
+        return result;
+    }
     let arguments = Arguments::from_args();
     if world::unable().is_none() && !arguments.list {
         world::leave_the_host();
@@ -32,10 +38,10 @@ fn main() {
     packet::every_reason_has_a_case(&cases::cases());
     let packets =
         cases::cases().into_iter().map(|case| trial(format!("packet::{}", case.name), move || packet::check(&case)));
-    let groups = [("rooms", rooms::TESTS), ("veth", veth::TESTS), ("raw", raw::TESTS)];
+    let groups = [("rooms", rooms::TESTS), ("veth", veth::TESTS), ("raw", raw::TESTS), ("example", example::TESTS)];
     let others = groups
         .into_iter()
         .flat_map(|(group, tests)| tests.iter().map(move |&(name, test)| trial(format!("{group}::{name}"), test)));
     let trials = packets.chain(others).collect();
-    libtest_mimic::run(&arguments, trials).exit();
+    libtest_mimic::run(&arguments, trials).exit_code()
 }

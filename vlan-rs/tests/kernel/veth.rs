@@ -47,7 +47,7 @@ pub(crate) struct Side {
 }
 
 impl Side {
-    fn new(netns: Netns, trunk: &str, mode: TrunkMode) -> Self {
+    pub(crate) fn new(netns: Netns, trunk: &str, mode: TrunkMode) -> Self {
         let trunk = netns.ifindex(trunk);
         let options = OpenOptions::new(pin_dir());
         let room = netns.run(|| {
@@ -323,18 +323,19 @@ fn a_trunk_without_peer_hops() {
 }
 
 /// A ping every 2 ms until it is told to stop; how many were sent and answered.
-struct Pings(Child);
+pub(crate) struct Pings(Child);
 
 impl Pings {
-    fn start(host: &Netns) -> Self {
-        ping_both(host, 1);
+    /// Neighbours are known before it starts.
+    pub(crate) fn start(host: &Netns, address: &str) -> Self {
+        host.sh(&format!("ping -c 2 -i 0.1 -W 2 {address}"));
         let mut command = host.command("ping");
-        let child = command.args(["-i", "0.002", "192.168.1.1"]).stdout(Stdio::piped()).spawn().unwrap();
+        let child = command.args(["-i", "0.002", address]).stdout(Stdio::piped()).spawn().unwrap();
         std::thread::sleep(Duration::from_millis(200));
         Self(child)
     }
 
-    fn none_lost(self, at_least: u32) {
+    pub(crate) fn none_lost(self, at_least: u32) {
         let id = nix::unistd::Pid::from_raw(self.0.id().try_into().unwrap());
         nix::sys::signal::kill(id, nix::sys::signal::Signal::SIGINT).unwrap();
         let text = String::from_utf8(self.0.wait_with_output().unwrap().stdout).unwrap();
@@ -350,7 +351,7 @@ impl Pings {
 fn replacing_programs_loses_nothing() {
     let (mut server, mut site) = two_rooms();
     let (_tenant, host) = (server.tenant(600, 1), site.tenant(600, 10));
-    let pings = Pings::start(&host);
+    let pings = Pings::start(&host, "192.168.1.1");
     for _ in 0..20 {
         for side in [&mut server, &mut site] {
             let Side { netns, options, room, .. } = side;
@@ -368,7 +369,7 @@ fn replacing_programs_loses_nothing() {
 fn changing_ports_loses_nothing() {
     let (mut server, mut site) = two_rooms();
     let (_tenant, host) = (server.tenant(600, 1), site.tenant(600, 10));
-    let pings = Pings::start(&host);
+    let pings = Pings::start(&host, "192.168.1.1");
     let own = server.netns.ifindex("p600");
     for round in 0..20u16 {
         // A neighbour comes, changes and goes.
