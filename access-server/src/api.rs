@@ -38,14 +38,8 @@ impl Api {
             .route("/v1/status", get(status::show))
             .route("/v1/counters", get(counters::list))
             .route("/v1/vlans", get(vlans::list))
-            .route(
-                "/v1/vlans/{vlan}",
-                get(vlans::show).put(vlans::put).delete(vlans::delete),
-            )
-            .route(
-                "/v1/vlans/{vlan}/tunnels/{spec}",
-                put(vlans::put_tunnel).delete(vlans::delete_tunnel),
-            )
+            .route("/v1/vlans/{vlan}", get(vlans::show).put(vlans::put).delete(vlans::delete))
+            .route("/v1/vlans/{vlan}/tunnels/{spec}", put(vlans::put_tunnel).delete(vlans::delete_tunnel))
             .route("/v1/owners/{owner}/vlans", put(owners::replace_all))
             .fallback(no_path)
             .method_not_allowed_fallback(no_method)
@@ -56,10 +50,7 @@ impl Api {
     async fn ask(&self, command: Command) -> Result<Reply, Problem> {
         let stopping = || Problem::new(ProblemKind::Stopping, "the daemon is stopping");
         let (reply, answer) = oneshot::channel();
-        self.owner
-            .send(Event::Request(command, reply))
-            .await
-            .map_err(|_| stopping())?;
+        self.owner.send(Event::Request(command, reply)).await.map_err(|_| stopping())?;
         answer.await.map_err(|_| stopping())?.map_err(Problem::from)
     }
 }
@@ -69,27 +60,17 @@ async fn no_path(uri: Uri) -> Problem {
 }
 
 async fn no_method(method: Method, uri: Uri) -> Problem {
-    Problem::new(
-        ProblemKind::MethodNotAllowed,
-        format!("{} has no method {method}", uri.path()),
-    )
+    Problem::new(ProblemKind::MethodNotAllowed, format!("{} has no method {method}", uri.path()))
 }
 
 /// An answer of another sort than the question: a mistake in this program, told as such.
 fn mismatch() -> Problem {
-    Problem::new(
-        ProblemKind::DataPath,
-        "the owner gave an answer of another sort; this is a bug",
-    )
+    Problem::new(ProblemKind::DataPath, "the owner gave an answer of another sort; this is a bug")
 }
 
 impl From<stackmap::Invalid> for Problem {
     fn from(invalid: stackmap::Invalid) -> Self {
-        Self::new(ProblemKind::Invalid, invalid.to_string()).at(
-            invalid.field,
-            invalid.value,
-            invalid.rule,
-        )
+        Self::new(ProblemKind::Invalid, invalid.to_string()).at(invalid.field, invalid.value, invalid.rule)
     }
 }
 
@@ -108,26 +89,18 @@ impl From<Refusal> for Problem {
         let conflict = Self::new(ProblemKind::Conflict, detail.clone());
         match refusal {
             Refusal::Invalid(invalid) => invalid.into(),
-            Refusal::OwnedByOther { asked, .. } => conflict.at(
-                "owner",
-                asked.to_string(),
-                "only the owner of a row may change it",
-            ),
-            Refusal::TunnelBound { tunnel, .. } => conflict.at(
-                "tunnels",
-                tunnel.to_string(),
-                "a tunnel leads to one vlan only",
-            ),
-            Refusal::Older { asked, .. } => conflict.at(
-                "generation",
-                asked.to_string(),
-                "must not be older than what is there",
-            ),
-            Refusal::UnknownVlan { vlan } => Self::new(ProblemKind::NotFound, detail).at(
-                "vlan",
-                vlan.to_string(),
-                "must have a row",
-            ),
+            Refusal::OwnedByOther { asked, .. } => {
+                conflict.at("owner", asked.to_string(), "only the owner of a row may change it")
+            }
+            Refusal::TunnelBound { tunnel, .. } => {
+                conflict.at("tunnels", tunnel.to_string(), "a tunnel leads to one vlan only")
+            }
+            Refusal::Older { asked, .. } => {
+                conflict.at("generation", asked.to_string(), "must not be older than what is there")
+            }
+            Refusal::UnknownVlan { vlan } => {
+                Self::new(ProblemKind::NotFound, detail).at("vlan", vlan.to_string(), "must have a row")
+            }
         }
     }
 }

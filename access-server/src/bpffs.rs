@@ -33,21 +33,14 @@ pub enum BpffsError {
 
 /// Sees to it that `dir` is a BPF file system. Returns whether it had to be mounted.
 pub fn ensure(dir: &Path) -> Result<bool, BpffsError> {
-    let directory = |source| BpffsError::Directory {
-        dir: dir.to_owned(),
-        source,
-    };
+    let directory = |source| BpffsError::Directory { dir: dir.to_owned(), source };
     if is_bpffs(dir) {
         return Ok(false);
     }
     std::fs::create_dir_all(dir).map_err(directory)?;
     let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC | MsFlags::MS_RELATIME;
-    mount(Some("bpf"), dir, Some("bpf"), flags, Some("mode=700")).map_err(|errno| {
-        BpffsError::Mount {
-            dir: dir.to_owned(),
-            source: errno.into(),
-        }
-    })?;
+    mount(Some("bpf"), dir, Some("bpf"), flags, Some("mode=700"))
+        .map_err(|errno| BpffsError::Mount { dir: dir.to_owned(), source: errno.into() })?;
     info!(dir = %dir.display(), "mounted a BPF file system");
     Ok(true)
 }

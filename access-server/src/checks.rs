@@ -93,13 +93,20 @@ pub enum CheckError {
     Release(#[source] std::io::Error),
 }
 
-/// Looks at the machine. Changes nothing.
+/// Looks at what this process may and what the kernel can. Changes nothing.
 ///
 /// # Errors
 /// [`CheckError`] for the first thing that is not as needed.
-pub async fn all(config: &DaemonConfig, handle: &Handle) -> Result<Found, CheckError> {
+pub fn privileges() -> Result<(), CheckError> {
     capabilities()?;
-    kernel()?;
+    kernel()
+}
+
+/// Looks at devices and addresses; may wait for the trunk. Changes nothing.
+///
+/// # Errors
+/// [`CheckError`] for the first thing that is not as needed.
+pub async fn network(config: &DaemonConfig, handle: &Handle) -> Result<Found, CheckError> {
     let least = mtu::wan_min(config.locals.iter().any(IpAddr::is_ipv6));
     let mut wans = Vec::with_capacity(config.wans.len());
     for name in &config.wans {
@@ -117,35 +124,23 @@ fn capabilities() -> Result<(), CheckError> {
     // CAP_SYS_ADMIN contains the newer CAP_BPF and CAP_PERFMON, and mounting needs it anyway.
     let needed = [Capability::CAP_NET_ADMIN, Capability::CAP_SYS_ADMIN];
     let lacks = |cap: &Capability| !caps::has_cap(None, CapSet::Effective, *cap).unwrap_or(false);
-    let missing: Vec<String> = needed
-        .into_iter()
-        .filter(lacks)
-        .map(|cap| cap.to_string())
-        .collect();
+    let missing: Vec<String> = needed.into_iter().filter(lacks).map(|cap| cap.to_string()).collect();
     if missing.is_empty() {
         return Ok(());
     }
-    Err(CheckError::Capabilities {
-        missing: missing.join(", "),
-    })
+    Err(CheckError::Capabilities { missing: missing.join(", ") })
 }
 
 fn kernel() -> Result<(), CheckError> {
-    let release =
-        std::fs::read_to_string("/proc/sys/kernel/osrelease").map_err(CheckError::Release)?;
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").map_err(CheckError::Release)?;
     kernel_release(release.trim())
 }
 
 fn kernel_release(release: &str) -> Result<(), CheckError> {
-    let mut numbers = release
-        .split(|c: char| !c.is_ascii_digit())
-        .map(|part| part.parse().unwrap_or(0));
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|part| part.parse().unwrap_or(0));
     let found: (u32, u32) = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
     if found < KERNEL_LEAST {
-        return Err(CheckError::Kernel {
-            found: release.to_owned(),
-            least: KERNEL_LEAST,
-        });
+        return Err(CheckError::Kernel { found: release.to_owned(), least: KERNEL_LEAST });
     }
     if found < KERNEL_CROSS_FAMILY {
         warn!(
@@ -163,11 +158,7 @@ fn version((major, minor): (u32, u32)) -> String {
 
 async fn device(handle: &Handle, role: &'static str, name: &str) -> Result<Link, CheckError> {
     let found = link::by_name(handle, name).await?;
-    found.ok_or_else(|| CheckError::NoDevice {
-        role,
-        name: name.to_owned(),
-        hint: String::new(),
-    })
+    found.ok_or_else(|| CheckError::NoDevice { role, name: name.to_owned(), hint: String::new() })
 }
 
 fn usable(role: &'static str, link: &Link, least: u32) -> Result<(), CheckError> {
@@ -176,12 +167,7 @@ fn usable(role: &'static str, link: &Link, least: u32) -> Result<(), CheckError>
         return Err(CheckError::Down { role, name: name() });
     }
     if link.mtu < least {
-        return Err(CheckError::Mtu {
-            role,
-            name: name(),
-            mtu: link.mtu,
-            least,
-        });
+        return Err(CheckError::Mtu { role, name: name(), mtu: link.mtu, least });
     }
     Ok(())
 }
@@ -190,19 +176,13 @@ async fn addresses(config: &DaemonConfig, handle: &Handle) -> Result<(), CheckEr
     let present = link::addresses(handle).await?;
     match config.locals.iter().find(|local| !present.contains(local)) {
         None => Ok(()),
-        Some(&address) => Err(CheckError::NotLocal {
-            address,
-            wan: config.wans.first().cloned().unwrap_or_default(),
-        }),
+        Some(&address) => Err(CheckError::NotLocal { address, wan: config.wans.first().cloned().unwrap_or_default() }),
     }
 }
 
 async fn inside(config: &DaemonConfig, handle: &Handle) -> Result<Link, CheckError> {
     let (role, name, wait) = match &config.role {
-        Role::Server {
-            trunk,
-            made_by_tenantd,
-        } => ("trunk", trunk, *made_by_tenantd),
+        Role::Server { trunk, made_by_tenantd } => ("trunk", trunk, *made_by_tenantd),
         Role::Site { lan, .. } => ("lan", lan, false),
     };
     if wait {
@@ -217,28 +197,16 @@ async fn wait_for_trunk(handle: &Handle, name: &str, instance: &str) -> Result<(
     let deadline = tokio::time::Instant::now() + TRUNK_WAIT;
     let mut told = false;
     loop {
-        if link::by_name(handle, name)
-            .await?
-            .is_some_and(|link| link.up)
-        {
+        if link::by_name(handle, name).await?.is_some_and(|link| link.up) {
             return Ok(());
         }
         if tokio::time::Instant::now() >= deadline {
-            let hint = format!(
-                ": `tenantd run --instance {instance}` makes it; or name another device with --trunk DEV"
-            );
-            return Err(CheckError::NoDevice {
-                role: "trunk",
-                name: name.to_owned(),
-                hint,
-            });
+            let hint =
+                format!(": `tenantd run --instance {instance}` makes it; or name another device with --trunk DEV");
+            return Err(CheckError::NoDevice { role: "trunk", name: name.to_owned(), hint });
         }
         if !told {
-            info!(
-                trunk = name,
-                seconds = TRUNK_WAIT.as_secs(),
-                "waiting for tenantd to make the trunk"
-            );
+            info!(trunk = name, seconds = TRUNK_WAIT.as_secs(), "waiting for tenantd to make the trunk");
             told = true;
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
@@ -253,10 +221,7 @@ mod tests {
     #[test]
     fn an_old_kernel_is_named_with_what_is_needed() {
         let text = kernel_release("5.10.0-28-amd64").unwrap_err().to_string();
-        assert!(
-            text.contains("5.10.0-28-amd64") && text.contains("6.1"),
-            "{text}"
-        );
+        assert!(text.contains("5.10.0-28-amd64") && text.contains("6.1"), "{text}");
         for fine in ["6.1.0-18-amd64", "6.18.0", "7.0-rc1"] {
             kernel_release(fine).unwrap();
         }
@@ -264,17 +229,9 @@ mod tests {
 
     #[test]
     fn a_small_mtu_is_told_with_what_lacks() {
-        let link = Link {
-            name: "eth0".into(),
-            mtu: 1200,
-            up: true,
-            ..Link::default()
-        };
+        let link = Link { name: "eth0".into(), mtu: 1200, up: true, ..Link::default() };
         let text = usable("wan", &link, 1300).unwrap_err().to_string();
-        assert_eq!(
-            text,
-            "wan device eth0 has MTU 1200, at least 1300 is needed: 100 too small"
-        );
+        assert_eq!(text, "wan device eth0 has MTU 1200, at least 1300 is needed: 100 too small");
         let link = Link { up: false, ..link };
         assert_eq!(
             usable("trunk", &link, 0).unwrap_err().to_string(),

@@ -11,13 +11,11 @@ use crate::config::Places;
 /// Puts closed networks, reached through IP tunnels, each on its own VLAN.
 #[derive(Debug, Parser)]
 #[command(name = "access-server", version, about, long_about = None, propagate_version = true)]
-#[command(
-    after_help = "Exit codes: 0 done, 1 refused or failed, 2 wrong usage.\n\n\
+#[command(after_help = "Exit codes: 0 done, 1 refused or failed, 2 wrong usage.\n\n\
     Example, one closed network by hand:\n  \
     access-server run --wan eth0 --local 203.0.113.1 --trunk trunk0 &\n  \
     access-server put-tunnel --vlan 600 ipip:198.51.100.2,prefix=192.168.1.0/24\n  \
-    access-server list"
-)]
+    access-server list")]
 pub struct Cli {
     /// What to do.
     #[command(subcommand)]
@@ -64,11 +62,7 @@ pub struct PlaceArgs {
 impl PlaceArgs {
     /// The names and places they stand for.
     pub fn places(&self) -> Places<'_> {
-        Places {
-            instance: &self.instance,
-            run_dir: &self.run_dir,
-            socket: self.socket.as_deref(),
-        }
+        Places { instance: &self.instance, run_dir: &self.run_dir, socket: self.socket.as_deref() }
     }
 }
 
@@ -95,10 +89,8 @@ pub struct DaemonArgs {
 
 /// `access-server run`.
 #[derive(Debug, Args)]
-#[command(
-    after_help = "Example:\n  access-server run --wan eth0 --local 203.0.113.1 --local 2001:db8::1\n\n\
-    SIGTERM ends the daemon; the data path stays in the kernel and goes on. See `access-server detach`."
-)]
+#[command(after_help = "Example:\n  access-server run --wan eth0 --local 203.0.113.1 --local 2001:db8::1\n\n\
+    SIGTERM ends the daemon; the data path stays in the kernel and goes on. See `access-server detach`.")]
 pub struct RunArgs {
     /// What every daemon takes.
     #[command(flatten)]
@@ -110,11 +102,9 @@ pub struct RunArgs {
 
 /// `access-server site`.
 #[derive(Debug, Args)]
-#[command(
-    after_help = "Example, a LAN whose hosts reach their server 192.168.1.1 through the tunnel:\n  \
+#[command(after_help = "Example, a LAN whose hosts reach their server 192.168.1.1 through the tunnel:\n  \
     access-server site --lan eth1 --wan eth0 --local 198.51.100.2 \\\n      \
-    --tunnel ipip:203.0.113.1 --server 192.168.1.1"
-)]
+    --tunnel ipip:203.0.113.1 --server 192.168.1.1")]
 pub struct SiteArgs {
     /// What every daemon takes.
     #[command(flatten)]

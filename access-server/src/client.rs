@@ -18,11 +18,7 @@ use crate::problem::Problem;
 use crate::socket::{GROUP, group_name};
 
 /// Everything but RFC 3986's unreserved characters.
-const IN_PATH: &AsciiSet = &NON_ALPHANUMERIC
-    .remove(b'-')
-    .remove(b'.')
-    .remove(b'_')
-    .remove(b'~');
+const IN_PATH: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
 /// A request that was not done.
 #[derive(Debug, Error)]
@@ -86,10 +82,7 @@ impl Client {
             "main" => String::new(),
             other => format!(" --instance {other}"),
         };
-        Self {
-            socket: places.socket(),
-            instance,
-        }
+        Self { socket: places.socket(), instance }
     }
 
     /// Asks and reads the answer.
@@ -97,15 +90,15 @@ impl Client {
     /// # Errors
     /// [`ClientError`].
     pub async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
-        self.json(Method::GET, path).await
+        self.send(Method::GET, path, Bytes::new()).await?.read()
     }
 
-    /// Puts something whose whole description is its path, and reads the answer.
+    /// Puts `body` there, or what the path alone describes when it is empty, and reads the answer.
     ///
     /// # Errors
     /// [`ClientError`].
-    pub async fn put<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
-        self.json(Method::PUT, path).await
+    pub async fn put<T: DeserializeOwned>(&self, path: &str, body: impl Into<Bytes>) -> Result<T, ClientError> {
+        self.send(Method::PUT, path, body.into()).await?.read()
     }
 
     /// Deletes something.
@@ -113,65 +106,49 @@ impl Client {
     /// # Errors
     /// [`ClientError`].
     pub async fn delete(&self, path: &str) -> Result<(), ClientError> {
-        self.send(Method::DELETE, path).await.map(|_| ())
+        self.send(Method::DELETE, path, Bytes::new()).await.map(|_| ())
     }
 
-    async fn json<T: DeserializeOwned>(
-        &self,
-        method: Method,
-        path: &str,
-    ) -> Result<T, ClientError> {
-        let (status, body) = self.send(method, path).await?;
-        serde_json::from_slice(&body).map_err(|source| ClientError::Answer { status, source })
-    }
-
-    async fn send(&self, method: Method, path: &str) -> Result<(StatusCode, Bytes), ClientError> {
-        let stream = UnixStream::connect(&self.socket)
-            .await
-            .map_err(|error| self.no_connection(error))?;
-        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
-            .await
-            .map_err(ClientError::Http)?;
+    async fn send(&self, method: Method, path: &str, body: Bytes) -> Result<Answer, ClientError> {
+        let stream = UnixStream::connect(&self.socket).await.map_err(|error| self.no_connection(error))?;
+        let (mut sender, connection) =
+            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(ClientError::Http)?;
         let connection = tokio::spawn(connection);
         let request = Request::builder()
             .method(method)
             .uri(path)
             .header(header::HOST, "access-server")
-            .body(Full::<Bytes>::default())
+            .header(header::CONTENT_TYPE, "application/json")
+            .body(Full::new(body))
             .map_err(ClientError::Request)?;
-        let response = sender
-            .send_request(request)
-            .await
-            .map_err(ClientError::Http)?;
+        let response = sender.send_request(request).await.map_err(ClientError::Http)?;
         let status = response.status();
-        let body = response
-            .into_body()
-            .collect()
-            .await
-            .map_err(ClientError::Http)?
-            .to_bytes();
+        let body = response.into_body().collect().await.map_err(ClientError::Http)?.to_bytes();
         connection.abort();
-        if status.is_success() {
-            return Ok((status, body));
-        }
-        let problem = serde_json::from_slice(&body)
-            .map_err(|source| ClientError::Answer { status, source })?;
-        Err(ClientError::Refused(problem))
+        let answer = Answer { status, body };
+        if status.is_success() { Ok(answer) } else { Err(ClientError::Refused(answer.read()?)) }
     }
 
     fn no_connection(&self, source: io::Error) -> ClientError {
         let socket = self.socket.clone();
         match source.kind() {
-            io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => ClientError::NoDaemon {
-                socket,
-                instance: self.instance.clone(),
-            },
-            io::ErrorKind::PermissionDenied => ClientError::Permission {
-                group: group_of(&socket),
-                socket,
-            },
+            io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
+                ClientError::NoDaemon { socket, instance: self.instance.clone() }
+            }
+            io::ErrorKind::PermissionDenied => ClientError::Permission { group: group_of(&socket), socket },
             _ => ClientError::Connect { socket, source },
         }
+    }
+}
+
+struct Answer {
+    status: StatusCode,
+    body: Bytes,
+}
+
+impl Answer {
+    fn read<T: DeserializeOwned>(&self) -> Result<T, ClientError> {
+        serde_json::from_slice(&self.body).map_err(|source| ClientError::Answer { status: self.status, source })
     }
 }
 
@@ -183,7 +160,5 @@ pub fn encode(text: &str) -> String {
 fn group_of(socket: &Path) -> String {
     let groups = std::fs::read_to_string("/etc/group").unwrap_or_default();
     let gid = std::fs::metadata(socket).map(|meta| meta.gid());
-    gid.ok()
-        .and_then(|gid| group_name(&groups, gid))
-        .unwrap_or_else(|| GROUP.to_owned())
+    gid.ok().and_then(|gid| group_name(&groups, gid)).unwrap_or_else(|| GROUP.to_owned())
 }

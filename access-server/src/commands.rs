@@ -21,10 +21,8 @@ use crate::client::{Client, ClientError};
 /// # Errors
 /// Whatever stopped it; the chain of causes is meant for the user.
 pub fn dispatch(cli: Cli) -> anyhow::Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .context("cannot start the event loop")?;
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start the event loop")?;
     runtime.block_on(async {
         match cli.verb {
             Verb::Run(args) => run::run(args).await,
@@ -41,17 +39,11 @@ pub fn dispatch(cli: Cli) -> anyhow::Result<()> {
 }
 
 fn print_json<T: Serialize>(value: &T) -> anyhow::Result<()> {
-    println!(
-        "{}",
-        serde_json::to_string_pretty(value).context("cannot write JSON")?
-    );
+    println!("{}", serde_json::to_string_pretty(value).context("cannot write JSON")?);
     Ok(())
 }
 
 /// Whether a daemon answers for the instance.
 async fn daemon_answers(client: &Client) -> bool {
-    !matches!(
-        client.get::<serde_json::Value>("/v1/status").await,
-        Err(ClientError::NoDaemon { .. })
-    )
+    !matches!(client.get::<serde_json::Value>("/v1/status").await, Err(ClientError::NoDaemon { .. }))
 }

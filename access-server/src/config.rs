@@ -71,8 +71,7 @@ impl Places<'_> {
 
     /// The API socket of the instance.
     pub fn socket(&self) -> PathBuf {
-        self.socket
-            .map_or_else(|| self.run_dir().join("api.sock"), Path::to_owned)
+        self.socket.map_or_else(|| self.run_dir().join("api.sock"), Path::to_owned)
     }
 }
 
@@ -103,21 +102,13 @@ impl DaemonConfig {
                 return Err(Invalid::new("wan", wan, "is given twice"));
             }
             if wan == self.inside_device() {
-                return Err(Invalid::new(
-                    "wan",
-                    wan,
-                    "must not be the trunk or LAN device as well",
-                ));
+                return Err(Invalid::new("wan", wan, "must not be the trunk or LAN device as well"));
             }
         }
         let mut seen = BTreeSet::new();
         for local in &self.locals {
             if local.is_unspecified() || local.is_multicast() || local.is_loopback() {
-                return Err(Invalid::new(
-                    "local",
-                    local,
-                    "must be a unicast address of this host",
-                ));
+                return Err(Invalid::new("local", local, "must be a unicast address of this host"));
             }
             if !seen.insert(local) {
                 return Err(Invalid::new("local", local, "is given twice"));
@@ -140,17 +131,14 @@ impl DaemonConfig {
 pub fn default_trunk(instance: &str) -> Result<String, Invalid> {
     let name = format!("trunk-{instance}");
     if name.len() > DEVICE_NAME_MAX {
-        let rule =
-            "must be at most 9 characters when the trunk is named after it; or give --trunk DEV";
+        let rule = "must be at most 9 characters when the trunk is named after it; or give --trunk DEV";
         return Err(Invalid::new("instance", instance, rule));
     }
     Ok(name)
 }
 
 fn check_instance(instance: &str) -> Result<(), Invalid> {
-    let label = instance
-        .bytes()
-        .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
+    let label = instance.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
     let ends = instance.starts_with('-') || instance.ends_with('-');
     if instance.is_empty() || instance.len() > INSTANCE_MAX || !label || ends {
         let rule = "must be a DNS label (a-z, 0-9, hyphen inside) of at most 15 characters";
@@ -161,17 +149,8 @@ fn check_instance(instance: &str) -> Result<(), Invalid> {
 
 fn check_device(field: &'static str, name: &str) -> Result<(), Invalid> {
     let bad = |b: u8| b == b'/' || b == b':' || b.is_ascii_whitespace();
-    if name.is_empty()
-        || name.len() > DEVICE_NAME_MAX
-        || name == "."
-        || name == ".."
-        || name.bytes().any(bad)
-    {
-        return Err(Invalid::new(
-            field,
-            name,
-            "must be a device name: 1..=15 bytes without slash, colon, space",
-        ));
+    if name.is_empty() || name.len() > DEVICE_NAME_MAX || name == "." || name == ".." || name.bytes().any(bad) {
+        return Err(Invalid::new(field, name, "must be a device name: 1..=15 bytes without slash, colon, space"));
     }
     Ok(())
 }

@@ -116,6 +116,8 @@ pub struct Device {
     pub mtu: u32,
     /// Whether it is up.
     pub up: bool,
+    /// A veth whose other end is in another network namespace.
+    pub veth_across: bool,
 }
 
 /// Why the owner did not do what was asked.
@@ -143,10 +145,7 @@ pub struct Survey {
 /// The network as the owner needs it: the routing table and the devices.
 pub trait Network: Clone + Send + Sync + 'static {
     /// The paths between these ends.
-    fn paths(
-        &self,
-        ends: HashSet<Ends>,
-    ) -> impl Future<Output = HashMap<Ends, Option<Path>>> + Send;
+    fn paths(&self, ends: HashSet<Ends>) -> impl Future<Output = HashMap<Ends, Option<Path>>> + Send;
     /// The devices, and the paths between these ends.
     fn survey(&self, ends: HashSet<Ends>) -> impl Future<Output = Survey> + Send;
 }
@@ -186,10 +185,7 @@ impl<T: Table, N: Network> Daemon<T, N> {
         let expired = daemon.gateway.expire(unix_now());
         daemon.apply(expired)?;
         daemon.take(survey)?;
-        info!(
-            rows = daemon.gateway.rows().len(),
-            "rows read back from the data path"
-        );
+        info!(rows = daemon.gateway.rows().len(), "rows read back from the data path");
         Ok(daemon)
     }
 
@@ -198,10 +194,7 @@ impl<T: Table, N: Network> Daemon<T, N> {
         let mut survey_timer = tokio::time::interval(SURVEY_EVERY);
         survey_timer.reset();
         loop {
-            let until_expiry = self
-                .gateway
-                .next_expiry()
-                .map(|at| at.saturating_sub(unix_now()));
+            let until_expiry = self.gateway.next_expiry().map(|at| at.saturating_sub(unix_now()));
             tokio::select! {
                 event = inbox.recv() => match event {
                     None | Some(Event::Stop) => return self.table,
@@ -246,9 +239,7 @@ impl<T: Table, N: Network> Daemon<T, N> {
                 trunk: self.devices.trunk.clone(),
                 vlans: self.gateway.rows().len(),
             })),
-            Command::Rows => Ok(Reply::Rows(
-                self.gateway.rows().map(|row| self.live(row)).collect(),
-            )),
+            Command::Rows => Ok(Reply::Rows(self.gateway.rows().map(|row| self.live(row)).collect())),
             Command::Row(vlan) => Ok(self.reply_row(vlan)?),
             Command::Put(request) => {
                 self.learn(&request.tunnels).await;
@@ -277,18 +268,10 @@ impl<T: Table, N: Network> Daemon<T, N> {
                     self.learn(&row.tunnels).await;
                 }
                 let plan = self.gateway.replace_all(unix_now(), &owner, &rows)?;
-                let (added, changed, removed) = (
-                    plan.added.clone(),
-                    plan.changed.clone(),
-                    plan.removed.clone(),
-                );
+                let (added, changed, removed) = (plan.added.clone(), plan.changed.clone(), plan.removed.clone());
                 self.apply(plan)?;
                 info!(%owner, added = added.len(), changed = changed.len(), removed = removed.len(), "rows replaced");
-                Ok(Reply::Replaced {
-                    added,
-                    changed,
-                    removed,
-                })
+                Ok(Reply::Replaced { added, changed, removed })
             }
             Command::Counters => Ok(Reply::Counters(self.table.counters()?)),
         }
@@ -330,10 +313,7 @@ impl<T: Table, N: Network> Daemon<T, N> {
 
     /// Looks up the paths of tunnels the core has none for yet.
     async fn learn(&mut self, specs: &[TunnelSpec]) {
-        let ends: HashSet<Ends> = specs
-            .iter()
-            .filter_map(|spec| self.gateway.unknown_ends(spec))
-            .collect();
+        let ends: HashSet<Ends> = specs.iter().filter_map(|spec| self.gateway.unknown_ends(spec)).collect();
         if ends.is_empty() {
             return;
         }
@@ -348,11 +328,7 @@ impl<T: Table, N: Network> Daemon<T, N> {
             return;
         }
         self.surveying = Some(false);
-        let (network, ends, events) = (
-            self.network.clone(),
-            self.gateway.ends(),
-            self.events.clone(),
-        );
+        let (network, ends, events) = (self.network.clone(), self.gateway.ends(), self.events.clone());
         tokio::spawn(async move {
             let survey = network.survey(ends).await;
             // Only fails when the owner has left, and then nobody wants it.
@@ -364,28 +340,18 @@ impl<T: Table, N: Network> Daemon<T, N> {
         let paths = std::mem::take(&mut survey.paths);
         report_changes(&self.devices, &survey);
         let old = self.gateway.settings();
-        let wan_mtu = survey
-            .wan
-            .iter()
-            .filter(|device| device.ifindex != 0)
-            .map(|device| device.mtu)
-            .min();
-        let trunk_mtu = survey
-            .trunk
-            .as_ref()
-            .filter(|device| device.ifindex != 0)
-            .map(|device| device.mtu);
-        let (wan_mtu, trunk_mtu) = (
-            wan_mtu.unwrap_or(old.wan_mtu),
-            trunk_mtu.unwrap_or(old.trunk_mtu),
-        );
+        let wan_mtu = survey.wan.iter().filter(|device| device.ifindex != 0).map(|device| device.mtu).min();
+        let trunk_mtu = survey.trunk.as_ref().filter(|device| device.ifindex != 0).map(|device| device.mtu);
+        let (wan_mtu, trunk_mtu) = (wan_mtu.unwrap_or(old.wan_mtu), trunk_mtu.unwrap_or(old.trunk_mtu));
+        if let Some(inside) = &survey.trunk
+            && self.table.follow(&survey.wan, inside)?
+        {
+            info!("the data path follows its devices");
+        }
         self.devices = survey;
         let plan = self.gateway.repath(paths, wan_mtu, trunk_mtu);
         if !plan.steps.is_empty() {
-            info!(
-                rows = plan.steps.len(),
-                "rows follow a change of the network"
-            );
+            info!(rows = plan.steps.len(), "rows follow a change of the network");
         }
         self.apply(plan)
     }
@@ -396,29 +362,11 @@ impl<T: Table, N: Network> Daemon<T, N> {
     }
 
     fn live(&self, row: &VlanRow) -> LiveRow {
-        let name = |ifindex: u32| {
-            Some((
-                ifindex,
-                self.devices
-                    .wan
-                    .iter()
-                    .find(|d| d.ifindex == ifindex)?
-                    .name
-                    .clone(),
-            ))
-        };
+        let name = |ifindex: u32| Some((ifindex, self.devices.wan.iter().find(|d| d.ifindex == ifindex)?.name.clone()));
         LiveRow {
             row: row.clone(),
-            path_mtus: row
-                .tunnels
-                .iter()
-                .map(|tunnel| self.table.path_mtu(&tunnel.id))
-                .collect(),
-            devices: row
-                .tunnels
-                .iter()
-                .filter_map(|tunnel| name(tunnel.next_hop?.ifindex))
-                .collect(),
+            path_mtus: row.tunnels.iter().map(|tunnel| self.table.path_mtu(&tunnel.id)).collect(),
+            devices: row.tunnels.iter().filter_map(|tunnel| name(tunnel.next_hop?.ifindex)).collect(),
             now: unix_now(),
         }
     }
@@ -426,11 +374,7 @@ impl<T: Table, N: Network> Daemon<T, N> {
 
 fn report_changes(old: &Survey, new: &Survey) {
     for device in new.wan.iter().chain(&new.trunk) {
-        let before = old
-            .wan
-            .iter()
-            .chain(&old.trunk)
-            .find(|d| d.name == device.name);
+        let before = old.wan.iter().chain(&old.trunk).find(|d| d.name == device.name);
         match before {
             Some(before) if before != device => {
                 warn!(
@@ -460,7 +404,5 @@ pub fn chain(error: &dyn std::error::Error) -> String {
 
 fn unix_now() -> u64 {
     // A clock before 1970 makes rows live longer, which is the harmless side.
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |since| since.as_secs())
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }

@@ -6,6 +6,7 @@
 
 mod attach;
 mod counters;
+mod detach;
 mod drop_reason;
 mod load;
 mod map;
@@ -30,6 +31,7 @@ use thiserror::Error;
 use crate::mtu;
 use crate::row::VlanRow;
 
+pub use detach::detach;
 pub use drop_reason::DropReason;
 pub use map::MapError;
 

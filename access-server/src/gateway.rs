@@ -7,10 +7,8 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
 
-use stackmap::{
-    Generation, Invalid, MacAddr, MacRole, Origin, Owner, TrunkIndex, TunnelId, TunnelSpec, Vlan,
-    check_prefixes,
-};
+use ipnet::IpNet;
+use stackmap::{Generation, Invalid, MacAddr, MacRole, Origin, Owner, TrunkIndex, TunnelId, TunnelSpec, Vlan};
 use thiserror::Error;
 
 use crate::mtu;
@@ -172,10 +170,8 @@ impl Gateway {
 
     fn remember(&mut self, row: VlanRow) {
         self.forget(row.vlan);
-        self.bound
-            .extend(row.tunnels.iter().map(|tunnel| (tunnel.id, row.vlan)));
-        self.expiries
-            .extend(row.expires_at.map(|at| (at, row.vlan)));
+        self.bound.extend(row.tunnels.iter().map(|tunnel| (tunnel.id, row.vlan)));
+        self.expiries.extend(row.expires_at.map(|at| (at, row.vlan)));
         self.rows.insert(row.vlan, row);
     }
 
@@ -221,10 +217,7 @@ impl Gateway {
 
     /// The ends of all tunnels, each once: what must be resolved again when the routing table changed.
     pub fn ends(&self) -> HashSet<Ends> {
-        self.bound
-            .keys()
-            .map(|id| (id.local(), id.remote()))
-            .collect()
+        self.bound.keys().map(|id| (id.local(), id.remote())).collect()
     }
 
     /// Notes the path between two ends; `None` when there is no route.
@@ -262,12 +255,7 @@ impl Gateway {
     ///
     /// # Errors
     /// [`Refusal`], as for [`Self::put`].
-    pub fn put_tunnel(
-        &self,
-        vlan: Vlan,
-        owner: &Owner,
-        spec: &TunnelSpec,
-    ) -> Result<Plan, Refusal> {
+    pub fn put_tunnel(&self, vlan: Vlan, owner: &Owner, spec: &TunnelSpec) -> Result<Plan, Refusal> {
         let mut row = match self.rows.get(&vlan) {
             Some(row) => row.clone(),
             None => self.empty_row(vlan, owner),
@@ -278,7 +266,8 @@ impl Gateway {
             Some(old) => *old = tunnel,
             None => row.tunnels.push(tunnel),
         }
-        self.check_sites(&row)?;
+        row.tunnels.sort_by_key(|tunnel| tunnel.id);
+        check_sites(&row)?;
         self.admit(&row, &HashMap::new())?;
         let mut plan = Plan::default();
         self.plan_put(row, &mut plan);
@@ -289,12 +278,7 @@ impl Gateway {
     ///
     /// # Errors
     /// [`Refusal::Invalid`] when the identity cannot be, [`Refusal::OwnedByOther`].
-    pub fn delete_tunnel(
-        &self,
-        vlan: Vlan,
-        owner: &Owner,
-        spec: &TunnelSpec,
-    ) -> Result<Plan, Refusal> {
+    pub fn delete_tunnel(&self, vlan: Vlan, owner: &Owner, spec: &TunnelSpec) -> Result<Plan, Refusal> {
         let id = spec.resolve_among(&self.settings.locals)?;
         let mut plan = Plan::default();
         let Some(row) = self.rows.get(&vlan) else {
@@ -315,12 +299,7 @@ impl Gateway {
     ///
     /// # Errors
     /// [`Refusal`] for the first request that cannot be; then none of them is planned.
-    pub fn replace_all(
-        &self,
-        now: u64,
-        owner: &Owner,
-        requests: &[RowRequest],
-    ) -> Result<Plan, Refusal> {
+    pub fn replace_all(&self, now: u64, owner: &Owner, requests: &[RowRequest]) -> Result<Plan, Refusal> {
         let mut desired: BTreeMap<Vlan, VlanRow> = BTreeMap::new();
         let mut taken: HashMap<TunnelId, Vlan> = HashMap::new();
         for (index, request) in requests.iter().enumerate() {
@@ -331,11 +310,7 @@ impl Gateway {
             }
             for tunnel in &row.tunnels {
                 if let Some(&vlan) = taken.get(&tunnel.id) {
-                    return Err(Refusal::TunnelBound {
-                        tunnel: tunnel.id,
-                        vlan,
-                        holder: owner.clone(),
-                    });
+                    return Err(Refusal::TunnelBound { tunnel: tunnel.id, vlan, holder: owner.clone() });
                 }
                 taken.insert(tunnel.id, row.vlan);
             }
@@ -343,9 +318,8 @@ impl Gateway {
         }
         let mine = || self.rows.values().filter(|row| row.owner == *owner);
         // What the owner has today binds nothing tomorrow, except to the same owner's new rows, checked above.
-        let released: HashMap<TunnelId, Vlan> = mine()
-            .flat_map(|row| row.tunnels.iter().map(|tunnel| (tunnel.id, row.vlan)))
-            .collect();
+        let released: HashMap<TunnelId, Vlan> =
+            mine().flat_map(|row| row.tunnels.iter().map(|tunnel| (tunnel.id, row.vlan))).collect();
         for row in desired.values() {
             self.admit(row, &released)?;
         }
@@ -386,12 +360,7 @@ impl Gateway {
     }
 
     /// Takes freshly resolved paths for all ends and new MTUs of the devices, and plans the rows they change.
-    pub fn repath(
-        &mut self,
-        paths: HashMap<Ends, Option<Path>>,
-        wan_mtu: u32,
-        trunk_mtu: u32,
-    ) -> Plan {
+    pub fn repath(&mut self, paths: HashMap<Ends, Option<Path>>, wan_mtu: u32, trunk_mtu: u32) -> Plan {
         self.settings.wan_mtu = wan_mtu;
         self.settings.trunk_mtu = trunk_mtu;
         // Ends put in use while the paths were looked up keep what they have until the next time.
@@ -417,42 +386,32 @@ impl Gateway {
         let empty = self.empty_row(request.vlan, &request.owner);
         let mut tunnels: Vec<TunnelRow> = Vec::with_capacity(request.tunnels.len());
         for (index, spec) in request.tunnels.iter().enumerate() {
-            let tunnel = self
-                .tunnel_row(spec)
-                .map_err(|invalid| within_tunnels(index, invalid))?;
+            let tunnel = self.tunnel_row(spec).map_err(|invalid| within_tunnels(index, invalid))?;
             if tunnels.iter().any(|other| other.id == tunnel.id) {
-                return Err(
-                    Invalid::new(format!("tunnels[{index}]"), tunnel.id, "is given twice").into(),
-                );
+                return Err(Invalid::new(format!("tunnels[{index}]"), tunnel.id, "is given twice").into());
             }
             tunnels.push(tunnel);
         }
+        // In the order in which the table gives them back, so that the same row is the same value.
+        tunnels.sort_by_key(|tunnel| tunnel.id);
         let row = VlanRow {
             generation: request.generation,
             origin: request.origin,
-            expires_at: request
-                .lifetime_s
-                .map(|seconds| now.saturating_add(seconds)),
+            expires_at: request.lifetime_s.map(|seconds| now.saturating_add(seconds)),
             server_mac: request.server_mac.unwrap_or(empty.server_mac),
             gateway_mac: request.gateway_mac.unwrap_or(empty.gateway_mac),
             tunnels,
             ..empty
         };
         if row.server_mac == row.gateway_mac {
-            return Err(Invalid::new(
-                "gateway_mac",
-                row.gateway_mac,
-                "must not be the server's address",
-            )
-            .into());
+            return Err(Invalid::new("gateway_mac", row.gateway_mac, "must not be the server's address").into());
         }
-        self.check_sites(&row)?;
+        check_sites(&row)?;
         Ok(row)
     }
 
     fn empty_row(&self, vlan: Vlan, owner: &Owner) -> VlanRow {
-        let mac =
-            |role| MacAddr::derive(&self.settings.instance, TrunkIndex::default(), vlan, role);
+        let mac = |role| MacAddr::derive(&self.settings.instance, TrunkIndex::default(), vlan, role);
         VlanRow {
             vlan,
             owner: owner.clone(),
@@ -468,41 +427,19 @@ impl Gateway {
     fn tunnel_row(&self, spec: &TunnelSpec) -> Result<TunnelRow, Invalid> {
         let id = spec.resolve_among(&self.settings.locals)?;
         if self.settings.locals.contains(&id.remote()) {
-            return Err(Invalid::new(
-                "remote",
-                id.remote(),
-                "must not be an address of this access server",
-            ));
+            return Err(Invalid::new("remote", id.remote(), "must not be an address of this access server"));
         }
-        let mut tunnel = TunnelRow {
-            id,
-            prefixes: spec.effective_prefixes(),
-            mtu: 0,
-            next_hop: None,
-        };
+        let mut tunnel = TunnelRow { id, prefixes: spec.effective_prefixes(), mtu: 0, next_hop: None };
         self.route(&mut tunnel);
         Ok(tunnel)
     }
 
     /// Fills in what follows from the path between the tunnel's ends.
     fn route(&self, tunnel: &mut TunnelRow) {
-        let path = self
-            .paths
-            .get(&(tunnel.id.local(), tunnel.id.remote()))
-            .copied()
-            .flatten();
+        let path = self.paths.get(&(tunnel.id.local(), tunnel.id.remote())).copied().flatten();
         let outer = path.map_or(self.settings.wan_mtu, |path| path.mtu);
         tunnel.next_hop = path.map(|path| path.next_hop);
         tunnel.mtu = mtu::inner(&tunnel.id, outer).min(self.settings.trunk_mtu);
-    }
-
-    fn check_sites(&self, row: &VlanRow) -> Result<(), Invalid> {
-        let specs = row
-            .tunnels
-            .iter()
-            .map(spec_of)
-            .collect::<Result<Vec<_>, _>>()?;
-        check_prefixes(&specs)
     }
 
     /// Checks `row` against all others, as if the bindings in `released` did not exist.
@@ -519,10 +456,7 @@ impl Gateway {
             }
         }
         for tunnel in &row.tunnels {
-            let holder = self
-                .bound
-                .get(&tunnel.id)
-                .and_then(|vlan| self.rows.get(vlan));
+            let holder = self.bound.get(&tunnel.id).and_then(|vlan| self.rows.get(vlan));
             match holder {
                 Some(other) if other.vlan != row.vlan && !released.contains_key(&tunnel.id) => {
                     return Err(Refusal::TunnelBound {
@@ -559,23 +493,21 @@ fn owned(row: &VlanRow, owner: &Owner) -> Result<(), Refusal> {
     if row.owner == *owner {
         return Ok(());
     }
-    Err(Refusal::OwnedByOther {
-        vlan: row.vlan,
-        holder: row.owner.clone(),
-        asked: owner.clone(),
-    })
+    Err(Refusal::OwnedByOther { vlan: row.vlan, holder: row.owner.clone(), asked: owner.clone() })
 }
 
-/// The tunnel of a row as it could have been asked for.
-fn spec_of(tunnel: &TunnelRow) -> Result<TunnelSpec, Invalid> {
-    let TunnelRow { id, prefixes, .. } = tunnel;
-    TunnelSpec::new(
-        id.kind(),
-        id.remote(),
-        Some(id.local()),
-        id.key(),
-        prefixes.clone(),
-    )
+/// One prefix behind two tunnels would leave open where a packet goes, on layer 2 as on layer 3.
+fn check_sites(row: &VlanRow) -> Result<(), Invalid> {
+    let mut behind: HashMap<IpNet, TunnelId> = HashMap::new();
+    for tunnel in &row.tunnels {
+        for prefix in &tunnel.prefixes {
+            if let Some(other) = behind.insert(*prefix, tunnel.id) {
+                let rule = format!("lies behind tunnel {other} already; each site needs prefixes of its own");
+                return Err(Invalid::new("prefix", prefix, rule));
+            }
+        }
+    }
+    Ok(())
 }
 
 fn within_tunnels(index: usize, invalid: Invalid) -> Invalid {
@@ -592,3 +524,6 @@ fn within_rows(index: usize, refusal: Refusal) -> Refusal {
         other => other,
     }
 }
+
+#[cfg(test)]
+mod tests;

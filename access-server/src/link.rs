@@ -42,11 +42,8 @@ pub struct Link {
 
 impl Link {
     fn of(message: LinkMessage) -> Self {
-        let mut link = Self {
-            ifindex: message.header.index,
-            up: message.header.flags.contains(LinkFlags::Up),
-            ..Self::default()
-        };
+        let mut link =
+            Self { ifindex: message.header.index, up: message.header.flags.contains(LinkFlags::Up), ..Self::default() };
         let mut across = false;
         for attribute in message.attributes {
             match attribute {
@@ -55,9 +52,7 @@ impl Link {
                 LinkAttribute::GroMaxSize(size) => link.gro_max_size = Some(size),
                 LinkAttribute::LinkNetNsId(_) => across = true,
                 LinkAttribute::LinkInfo(infos) => {
-                    link.veth = infos
-                        .iter()
-                        .any(|info| matches!(info, LinkInfo::Kind(InfoKind::Veth)));
+                    link.veth = infos.iter().any(|info| matches!(info, LinkInfo::Kind(InfoKind::Veth)));
                 }
                 _ => {}
             }
@@ -72,13 +67,7 @@ impl Link {
 /// # Errors
 /// [`NetlinkError`] for anything but its absence.
 pub async fn by_name(handle: &Handle, name: &str) -> Result<Option<Link>, NetlinkError> {
-    let found = handle
-        .link()
-        .get()
-        .match_name(name)
-        .execute()
-        .try_next()
-        .await;
+    let found = handle.link().get().match_name(name).execute().try_next().await;
     present(found, || format!("look up device {name}"))
 }
 
@@ -87,13 +76,7 @@ pub async fn by_name(handle: &Handle, name: &str) -> Result<Option<Link>, Netlin
 /// # Errors
 /// [`NetlinkError`] for anything but its absence.
 pub async fn by_index(handle: &Handle, ifindex: u32) -> Result<Option<Link>, NetlinkError> {
-    let found = handle
-        .link()
-        .get()
-        .match_index(ifindex)
-        .execute()
-        .try_next()
-        .await;
+    let found = handle.link().get().match_index(ifindex).execute().try_next().await;
     present(found, || format!("look up device number {ifindex}"))
 }
 
@@ -104,10 +87,7 @@ fn present(
     match found {
         Ok(message) => Ok(message.map(Link::of)),
         Err(rtnetlink::Error::NetlinkError(error)) if error.raw_code() == -libc::ENODEV => Ok(None),
-        Err(source) => Err(NetlinkError {
-            what: what(),
-            source,
-        }),
+        Err(source) => Err(NetlinkError { what: what(), source }),
     }
 }
 
@@ -116,24 +96,16 @@ fn present(
 /// # Errors
 /// [`NetlinkError`].
 pub async fn addresses(handle: &Handle) -> Result<Vec<IpAddr>, NetlinkError> {
-    let failed = |source| NetlinkError {
-        what: "list the addresses".to_owned(),
-        source,
-    };
+    let failed = |source| NetlinkError { what: "list the addresses".to_owned(), source };
     let mut found = Vec::new();
     let mut messages = std::pin::pin!(handle.address().get().execute());
     while let Some(message) = messages.try_next().await.map_err(failed)? {
-        found.extend(
-            message
-                .attributes
-                .iter()
-                .filter_map(|attribute| match attribute {
-                    // For IPv4 the address is the peer's on a point-to-point device; the host's own is the local one.
-                    AddressAttribute::Local(address) => Some(*address),
-                    AddressAttribute::Address(address) if address.is_ipv6() => Some(*address),
-                    _ => None,
-                }),
-        );
+        found.extend(message.attributes.iter().filter_map(|attribute| match attribute {
+            // For IPv4 the address is the peer's on a point-to-point device; the host's own is the local one.
+            AddressAttribute::Local(address) => Some(*address),
+            AddressAttribute::Address(address) if address.is_ipv6() => Some(*address),
+            _ => None,
+        }));
     }
     Ok(found)
 }
@@ -147,19 +119,9 @@ pub async fn bound_gro(handle: &Handle, link: &Link) -> Result<(), NetlinkError>
         return Ok(());
     }
     let attribute = LinkAttribute::GroMaxSize(GRO_MAX_SIZE);
-    let message = LinkUnspec::new_with_index(link.ifindex)
-        .append_extra_attribute(attribute)
-        .build();
-    let failed = |source| NetlinkError {
-        what: format!("set gro_max_size of device {}", link.name),
-        source,
-    };
-    handle
-        .link()
-        .change(message)
-        .execute()
-        .await
-        .map_err(failed)
+    let message = LinkUnspec::new_with_index(link.ifindex).append_extra_attribute(attribute).build();
+    let failed = |source| NetlinkError { what: format!("set gro_max_size of device {}", link.name), source };
+    handle.link().change(message).execute().await.map_err(failed)
 }
 
 /// Makes `link` take frames to every Ethernet address, or only its own again.
@@ -167,17 +129,7 @@ pub async fn bound_gro(handle: &Handle, link: &Link) -> Result<(), NetlinkError>
 /// # Errors
 /// [`NetlinkError`].
 pub async fn set_promiscuous(handle: &Handle, link: &Link, on: bool) -> Result<(), NetlinkError> {
-    let message = LinkUnspec::new_with_index(link.ifindex)
-        .promiscuous(on)
-        .build();
-    let failed = |source| NetlinkError {
-        what: format!("set promiscuous mode of device {}", link.name),
-        source,
-    };
-    handle
-        .link()
-        .change(message)
-        .execute()
-        .await
-        .map_err(failed)
+    let message = LinkUnspec::new_with_index(link.ifindex).promiscuous(on).build();
+    let failed = |source| NetlinkError { what: format!("set promiscuous mode of device {}", link.name), source };
+    handle.link().change(message).execute().await.map_err(failed)
 }

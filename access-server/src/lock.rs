@@ -49,23 +49,12 @@ pub enum LockError {
 impl InstanceLock {
     /// Takes the lock of `instance` in `dir` (made if missing) and writes the process id and `role` into it.
     pub fn take(dir: &Path, instance: &str, role: &str) -> Result<Self, LockError> {
-        std::fs::create_dir_all(dir).map_err(|source| LockError::RunDir {
-            dir: dir.to_owned(),
-            source,
-        })?;
+        std::fs::create_dir_all(dir).map_err(|source| LockError::RunDir { dir: dir.to_owned(), source })?;
         let path = dir.join("lock");
-        let failed = |source| LockError::File {
-            path: path.clone(),
-            source,
-        };
+        let failed = |source| LockError::File { path: path.clone(), source };
         // Not truncated on open: the text in it is the holder's until the lock is ours.
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .open(&path)
-            .map_err(failed)?;
+        let file =
+            OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path).map_err(failed)?;
         let mut file = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
             Ok(file) => file,
             Err((mut file, nix::errno::Errno::EWOULDBLOCK)) => {
@@ -75,11 +64,7 @@ impl InstanceLock {
                     "" => "an unnamed process".to_owned(),
                     named => named.to_owned(),
                 };
-                return Err(LockError::Held {
-                    instance: instance.to_owned(),
-                    holder,
-                    path,
-                });
+                return Err(LockError::Held { instance: instance.to_owned(), holder, path });
             }
             Err((_, errno)) => return Err(failed(errno.into())),
         };
@@ -101,10 +86,7 @@ mod tests {
         let held = InstanceLock::take(dir.path(), "main", "access-server run").unwrap();
         let error = InstanceLock::take(dir.path(), "main", "access-server run").unwrap_err();
         let text = error.to_string();
-        assert!(
-            text.contains(&format!("pid {} (access-server run)", std::process::id())),
-            "{text}"
-        );
+        assert!(text.contains(&format!("pid {} (access-server run)", std::process::id())), "{text}");
         assert!(text.contains("instance main"), "{text}");
         drop(held);
         InstanceLock::take(dir.path(), "main", "access-server site").unwrap();

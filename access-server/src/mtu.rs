@@ -48,11 +48,7 @@ mod tests {
 
     fn inner_of(spec: &str, path: u32) -> u32 {
         let spec: TunnelSpec = spec.parse().unwrap();
-        let local = if spec.remote().is_ipv6() {
-            "2001:db8::1"
-        } else {
-            "203.0.113.1"
-        };
+        let local = if spec.remote().is_ipv6() { "2001:db8::1" } else { "203.0.113.1" };
         inner(&spec.resolve(local.parse().unwrap()).unwrap(), path)
     }
 

@@ -56,37 +56,15 @@ pub enum ProblemKind {
 impl ProblemKind {
     fn facts(self) -> (&'static str, &'static str, StatusCode) {
         match self {
-            Self::Malformed => (
-                "malformed",
-                "The request cannot be read",
-                StatusCode::BAD_REQUEST,
-            ),
-            Self::Invalid => (
-                "invalid",
-                "A value is not valid",
-                StatusCode::UNPROCESSABLE_ENTITY,
-            ),
-            Self::Conflict => (
-                "conflict",
-                "The request contradicts what is there",
-                StatusCode::CONFLICT,
-            ),
+            Self::Malformed => ("malformed", "The request cannot be read", StatusCode::BAD_REQUEST),
+            Self::Invalid => ("invalid", "A value is not valid", StatusCode::UNPROCESSABLE_ENTITY),
+            Self::Conflict => ("conflict", "The request contradicts what is there", StatusCode::CONFLICT),
             Self::NotFound => ("not-found", "There is no such thing", StatusCode::NOT_FOUND),
-            Self::MethodNotAllowed => (
-                "method-not-allowed",
-                "This path has no such method",
-                StatusCode::METHOD_NOT_ALLOWED,
-            ),
-            Self::DataPath => (
-                "data-path",
-                "The data path could not be changed",
-                StatusCode::INTERNAL_SERVER_ERROR,
-            ),
-            Self::Stopping => (
-                "stopping",
-                "The daemon is stopping",
-                StatusCode::SERVICE_UNAVAILABLE,
-            ),
+            Self::MethodNotAllowed => {
+                ("method-not-allowed", "This path has no such method", StatusCode::METHOD_NOT_ALLOWED)
+            }
+            Self::DataPath => ("data-path", "The data path could not be changed", StatusCode::INTERNAL_SERVER_ERROR),
+            Self::Stopping => ("stopping", "The daemon is stopping", StatusCode::SERVICE_UNAVAILABLE),
         }
     }
 }
@@ -108,12 +86,7 @@ impl Problem {
 
     /// The same problem, naming the field, the value it had and the rule it breaks.
     #[must_use]
-    pub fn at(
-        mut self,
-        field: impl Into<Box<str>>,
-        value: impl Into<Box<str>>,
-        rule: impl Into<Box<str>>,
-    ) -> Self {
+    pub fn at(mut self, field: impl Into<Box<str>>, value: impl Into<Box<str>>, rule: impl Into<Box<str>>) -> Self {
         self.field = Some(field.into());
         self.value = Some(value.into());
         self.rule = Some(rule.into());
@@ -125,9 +98,7 @@ impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let status = StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let mut response = (status, Json(self)).into_response();
-        response
-            .headers_mut()
-            .insert(header::CONTENT_TYPE, HeaderValue::from_static(MEDIA_TYPE));
+        response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(MEDIA_TYPE));
         response
     }
 }

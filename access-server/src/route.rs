@@ -8,9 +8,7 @@ use std::time::Duration;
 use futures::{FutureExt, StreamExt, TryStreamExt, stream};
 use rtnetlink::packet_core::NetlinkPayload;
 use rtnetlink::packet_route::RouteNetlinkMessage;
-use rtnetlink::packet_route::route::{
-    RouteAddress, RouteAttribute, RouteMessage, RouteMetric, RouteType, RouteVia,
-};
+use rtnetlink::packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteMetric, RouteType, RouteVia};
 use rtnetlink::{Handle, MulticastGroup, RouteMessageBuilder, new_multicast_connection};
 use tokio::sync::mpsc;
 use tracing::{debug, warn};
@@ -37,11 +35,7 @@ pub struct Routes {
 impl Routes {
     /// A view of the routing table that takes paths through `wans` only and also reports the state of `trunk`.
     pub fn new(handle: Handle, wans: &[String], trunk: &str) -> Self {
-        Self {
-            handle,
-            wans: wans.into(),
-            trunk: trunk.into(),
-        }
+        Self { handle, wans: wans.into(), trunk: trunk.into() }
     }
 
     /// The path between `ends`; `None` without a route through one of the WAN devices.
@@ -70,55 +64,38 @@ impl Routes {
             return None;
         }
         let mtu = route_mtu.map_or(device.mtu, |mtu| mtu.min(device.mtu));
-        Some(Path {
-            next_hop: NextHop { ifindex, via },
-            mtu,
-        })
+        Some(Path { next_hop: NextHop { ifindex, via }, mtu })
     }
 
-    async fn ask(
-        &self,
-        local: Option<IpAddr>,
-        remote: IpAddr,
-    ) -> Result<Option<RouteMessage>, rtnetlink::Error> {
+    async fn ask(&self, local: Option<IpAddr>, remote: IpAddr) -> Result<Option<RouteMessage>, rtnetlink::Error> {
         let question = match (local, remote) {
-            (Some(IpAddr::V4(local)), IpAddr::V4(remote)) => {
-                RouteMessageBuilder::<std::net::Ipv4Addr>::new()
-                    .source_prefix(local, 32)
-                    .destination_prefix(remote, 32)
-                    .build()
-            }
-            (Some(IpAddr::V6(local)), IpAddr::V6(remote)) => {
-                RouteMessageBuilder::<std::net::Ipv6Addr>::new()
-                    .source_prefix(local, 128)
-                    .destination_prefix(remote, 128)
-                    .build()
-            }
-            (_, IpAddr::V4(remote)) => RouteMessageBuilder::<std::net::Ipv4Addr>::new()
+            (Some(IpAddr::V4(local)), IpAddr::V4(remote)) => RouteMessageBuilder::<std::net::Ipv4Addr>::new()
+                .source_prefix(local, 32)
                 .destination_prefix(remote, 32)
                 .build(),
-            (_, IpAddr::V6(remote)) => RouteMessageBuilder::<std::net::Ipv6Addr>::new()
+            (Some(IpAddr::V6(local)), IpAddr::V6(remote)) => RouteMessageBuilder::<std::net::Ipv6Addr>::new()
+                .source_prefix(local, 128)
                 .destination_prefix(remote, 128)
                 .build(),
+            (_, IpAddr::V4(remote)) => {
+                RouteMessageBuilder::<std::net::Ipv4Addr>::new().destination_prefix(remote, 32).build()
+            }
+            (_, IpAddr::V6(remote)) => {
+                RouteMessageBuilder::<std::net::Ipv6Addr>::new().destination_prefix(remote, 128).build()
+            }
         };
-        std::pin::pin!(self.handle.route().get(question).execute())
-            .try_next()
-            .await
+        std::pin::pin!(self.handle.route().get(question).execute()).try_next().await
     }
 
     async fn device(&self, name: &str) -> Device {
-        let gone = || Device {
-            name: name.to_owned(),
-            ifindex: 0,
-            mtu: 0,
-            up: false,
-        };
+        let gone = || Device { name: name.to_owned(), ifindex: 0, mtu: 0, up: false, veth_across: false };
         match link::by_name(&self.handle, name).await {
             Ok(Some(link)) => Device {
                 name: link.name,
                 ifindex: link.ifindex,
                 mtu: link.mtu,
                 up: link.up,
+                veth_across: link.veth_across,
             },
             Ok(None) => gone(),
             Err(error) => {
@@ -131,11 +108,7 @@ impl Routes {
 
 impl Network for Routes {
     async fn paths(&self, ends: HashSet<Ends>) -> HashMap<Ends, Option<Path>> {
-        stream::iter(ends)
-            .map(async |ends| (ends, self.path(ends).await))
-            .buffer_unordered(AT_ONCE)
-            .collect()
-            .await
+        stream::iter(ends).map(async |ends| (ends, self.path(ends).await)).buffer_unordered(AT_ONCE).collect().await
     }
 
     async fn survey(&self, ends: HashSet<Ends>) -> Survey {
@@ -144,11 +117,7 @@ impl Network for Routes {
             wan.push(self.device(name).await);
         }
         let trunk = Some(self.device(&self.trunk).await);
-        Survey {
-            wan,
-            trunk,
-            paths: self.paths(ends).await,
-        }
+        Survey { wan, trunk, paths: self.paths(ends).await }
     }
 }
 
@@ -213,12 +182,12 @@ pub fn watch(devices: Vec<String>, owner: mpsc::Sender<Event>) -> std::io::Resul
 fn matters(payload: &NetlinkPayload<RouteNetlinkMessage>, devices: &[String]) -> bool {
     use rtnetlink::packet_route::link::LinkAttribute;
     match payload {
-        NetlinkPayload::InnerMessage(
-            RouteNetlinkMessage::NewLink(link) | RouteNetlinkMessage::DelLink(link),
-        ) => link.attributes.iter().any(|attribute| match attribute {
-            LinkAttribute::IfName(name) => devices.contains(name),
-            _ => false,
-        }),
+        NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewLink(link) | RouteNetlinkMessage::DelLink(link)) => {
+            link.attributes.iter().any(|attribute| match attribute {
+                LinkAttribute::IfName(name) => devices.contains(name),
+                _ => false,
+            })
+        }
         // Routes and rules; and an overrun, after which anything may have changed.
         _ => true,
     }

@@ -13,10 +13,12 @@ use crate::api::Api;
 use crate::checks::{self, Found};
 use crate::config::{DaemonConfig, Role};
 use crate::daemon::{Command, Daemon, Event};
+use crate::datapath::{self, DatapathConfig};
 use crate::gateway::{RowRequest, Settings};
 use crate::lock::InstanceLock;
 use crate::route::{self, Routes};
 use crate::table::Table;
+use crate::table::kernel::{KernelTable, trunk_dev};
 use crate::{bpffs, link, socket};
 
 /// Events that may wait for the owner before those who send more have to.
@@ -37,15 +39,15 @@ pub struct Extras {
 /// The step that failed, with its cause.
 pub async fn serve(config: &DaemonConfig, extras: Extras) -> anyhow::Result<()> {
     config.check()?;
+    checks::privileges()?;
     let name = match config.role {
         Role::Server { .. } => "access-server run",
         Role::Site { .. } => "access-server site",
     };
     let _lock = InstanceLock::take(&config.run_dir, &config.instance, name)?;
-    let (connection, handle, _) =
-        rtnetlink::new_connection().context("cannot open a netlink socket")?;
+    let (connection, handle, _) = rtnetlink::new_connection().context("cannot open a netlink socket")?;
     tokio::spawn(connection);
-    let found = checks::all(config, &handle).await?;
+    let found = checks::network(config, &handle).await?;
     prepare_devices(config, &found, &handle).await?;
     bpffs::ensure(&config.bpffs)?;
     let table = open_table(config, &found)?;
@@ -70,22 +72,13 @@ fn settings(config: &DaemonConfig, found: &Found) -> Settings {
     Settings {
         instance: config.instance.clone(),
         locals: config.locals.clone(),
-        wan_mtu: found
-            .wans
-            .iter()
-            .map(|wan| wan.mtu)
-            .min()
-            .unwrap_or_default(),
+        wan_mtu: found.wans.iter().map(|wan| wan.mtu).min().unwrap_or_default(),
         trunk_mtu: found.inside.mtu,
     }
 }
 
 /// Sets what may be set on devices that are ours; the WAN and a NIC are not.
-async fn prepare_devices(
-    config: &DaemonConfig,
-    found: &Found,
-    handle: &Handle,
-) -> anyhow::Result<()> {
+async fn prepare_devices(config: &DaemonConfig, found: &Found, handle: &Handle) -> anyhow::Result<()> {
     match &config.role {
         Role::Server { .. } if found.inside.veth => link::bound_gro(handle, &found.inside).await?,
         Role::Server { .. } => {}
@@ -98,8 +91,20 @@ async fn prepare_devices(
     Ok(())
 }
 
-fn open_table(_config: &DaemonConfig, _found: &Found) -> anyhow::Result<impl Table> {
-    Ok(crate::table::fake::FakeTable::default())
+fn open_table(config: &DaemonConfig, found: &Found) -> anyhow::Result<impl Table> {
+    let inside = trunk_dev(found.inside.ifindex, found.inside.veth_across);
+    let role = match &config.role {
+        Role::Server { .. } => datapath::Role::Server { trunk: inside },
+        Role::Site { servers, .. } => datapath::Role::Site { lan: inside, server_addrs: servers.clone() },
+    };
+    let config = DatapathConfig {
+        pin_dir: config.pin_dir(),
+        instance: config.instance.clone(),
+        role,
+        wans: found.wans.iter().map(|wan| wan.ifindex).collect(),
+        locals: config.locals.clone(),
+    };
+    KernelTable::open(config).context("cannot start the data path")
 }
 
 fn listen(path: &Path) -> anyhow::Result<UnixListener> {
@@ -132,19 +137,13 @@ async fn own_rows(owner: mpsc::Sender<Event>, extras: Extras, config: DaemonConf
     }
     info!(instance = config.instance, socket = %config.socket.display(), "ready");
     if extras.announce {
-        println!(
-            "{}",
-            serde_json::json!({ "ready": true, "instance": config.instance, "socket": config.socket })
-        );
+        println!("{}", serde_json::json!({ "ready": true, "instance": config.instance, "socket": config.socket }));
     }
 }
 
 async fn ask(owner: &mpsc::Sender<Event>, command: Command) -> anyhow::Result<()> {
     let (reply, answer) = oneshot::channel();
-    owner
-        .send(Event::Request(command, reply))
-        .await
-        .map_err(|_| anyhow!("the owner has left"))?;
+    owner.send(Event::Request(command, reply)).await.map_err(|_| anyhow!("the owner has left"))?;
     answer.await.context("the owner has left")??;
     Ok(())
 }

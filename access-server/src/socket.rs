@@ -44,13 +44,7 @@ pub enum SocketError {
 
 /// Listens on `path`, mode 0660, owned by root and by the group [`GROUP`] if the host has it.
 pub fn listen(path: &Path) -> Result<UnixListener, SocketError> {
-    let failed = |step| {
-        move |source| SocketError::Make {
-            step,
-            path: path.to_owned(),
-            source,
-        }
-    };
+    let failed = |step| move |source| SocketError::Make { step, path: path.to_owned(), source };
     if let Some(dir) = path.parent().filter(|dir| !dir.as_os_str().is_empty()) {
         std::fs::create_dir_all(dir).map_err(failed("make the directory"))?;
     }
@@ -60,25 +54,15 @@ pub fn listen(path: &Path) -> Result<UnixListener, SocketError> {
     let fresh = path.with_extension(format!("new.{}", std::process::id()));
     let _ = std::fs::remove_file(&fresh);
     let listener = UnixListener::bind(&fresh).map_err(failed("bind"))?;
-    std::fs::set_permissions(&fresh, std::fs::Permissions::from_mode(0o660))
-        .map_err(failed("set the mode"))?;
-    match group_id(
-        &std::fs::read_to_string("/etc/group").unwrap_or_default(),
-        GROUP,
-    ) {
+    std::fs::set_permissions(&fresh, std::fs::Permissions::from_mode(0o660)).map_err(failed("set the mode"))?;
+    match group_id(&std::fs::read_to_string("/etc/group").unwrap_or_default(), GROUP) {
         Some(gid) => {
-            chown(&fresh, None, Some(Gid::from_raw(gid)))
-                .map_err(|errno| failed("set the group")(errno.into()))?;
+            chown(&fresh, None, Some(Gid::from_raw(gid))).map_err(|errno| failed("set the group")(errno.into()))?;
         }
-        None => info!(
-            group = GROUP,
-            "the host has no such group: the socket is for root only"
-        ),
+        None => info!(group = GROUP, "the host has no such group: the socket is for root only"),
     }
     std::fs::rename(&fresh, path).map_err(failed("move into place"))?;
-    listener
-        .set_nonblocking(true)
-        .map_err(failed("set non-blocking mode"))?;
+    listener.set_nonblocking(true).map_err(failed("set non-blocking mode"))?;
     Ok(listener)
 }
 
@@ -87,29 +71,14 @@ fn refuse_living(path: &Path) -> Result<(), SocketError> {
     match std::fs::symlink_metadata(path) {
         Err(_) => return Ok(()),
         Ok(meta) if !meta.file_type().is_socket() => {
-            return Err(SocketError::NotASocket {
-                path: path.to_owned(),
-            });
+            return Err(SocketError::NotASocket { path: path.to_owned() });
         }
         Ok(_) => {}
     }
     match UnixStream::connect(path) {
-        Ok(_) => Err(SocketError::Answered {
-            path: path.to_owned(),
-        }),
-        Err(error)
-            if matches!(
-                error.kind(),
-                io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound
-            ) =>
-        {
-            Ok(())
-        }
-        Err(source) => Err(SocketError::Make {
-            step: "probe the old one",
-            path: path.to_owned(),
-            source,
-        }),
+        Ok(_) => Err(SocketError::Answered { path: path.to_owned() }),
+        Err(error) if matches!(error.kind(), io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound) => Ok(()),
+        Err(source) => Err(SocketError::Make { step: "probe the old one", path: path.to_owned(), source }),
     }
 }
 
@@ -150,18 +119,11 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("deep/api.sock");
         let first = listen(&path).unwrap();
-        assert_eq!(
-            std::fs::metadata(&path).unwrap().permissions().mode() & 0o777,
-            0o660
-        );
+        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o660);
         assert!(matches!(listen(&path), Err(SocketError::Answered { .. })));
         drop(first);
         listen(&path).unwrap();
-        assert_eq!(
-            std::fs::read_dir(path.parent().unwrap()).unwrap().count(),
-            1,
-            "nothing left beside it"
-        );
+        assert_eq!(std::fs::read_dir(path.parent().unwrap()).unwrap().count(), 1, "nothing left beside it");
     }
 
     #[test]

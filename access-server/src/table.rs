@@ -1,6 +1,7 @@
 //! The seam between the daemon and the kernel: what the daemon needs of a data path, and nothing more.
 
 pub mod fake;
+pub mod kernel;
 
 use std::collections::BTreeMap;
 
@@ -8,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use stackmap::{TunnelId, Vlan};
 use thiserror::Error;
 
+use crate::daemon::Device;
 use crate::row::VlanRow;
 
 /// A table of VLAN rows that is obeyed: the eBPF data path, or a stand-in for it.
@@ -38,6 +40,13 @@ pub trait Table {
 
     /// The path MTU learnt from ICMP for the outer packets of `tunnel`, in bytes, while it is believed.
     fn path_mtu(&self, tunnel: &TunnelId) -> Option<u32>;
+
+    /// Works on these devices from now on, if they are others than before: a device that was removed and made again
+    /// has another number. `true` when something had to be done; rows are untouched.
+    ///
+    /// # Errors
+    /// [`TableError`]; it then works on the devices it had.
+    fn follow(&mut self, wan: &[Device], inside: &Device) -> Result<bool, TableError>;
 }
 
 /// A failed operation on the table; the cause is its source.
@@ -51,14 +60,8 @@ pub struct TableError {
 
 impl TableError {
     /// The operation `what` (read after "cannot") failed because of `source`.
-    pub fn new(
-        what: impl Into<String>,
-        source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
-    ) -> Self {
-        Self {
-            what: what.into(),
-            source: source.into(),
-        }
+    pub fn new(what: impl Into<String>, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
+        Self { what: what.into(), source: source.into() }
     }
 }
 

@@ -56,11 +56,8 @@ impl RowsBody {
     /// The rows as requests of `owner`.
     pub(super) fn requests(self, owner: &Owner) -> Result<Vec<RowRequest>, Invalid> {
         let rows = self.rows.into_iter().enumerate();
-        rows.map(|(index, row)| {
-            row.request_of(owner)
-                .map_err(|invalid| under(format!("rows[{index}]"), invalid))
-        })
-        .collect()
+        rows.map(|(index, row)| row.request_of(owner).map_err(|invalid| under(format!("rows[{index}]"), invalid)))
+            .collect()
     }
 }
 
@@ -68,34 +65,18 @@ impl RowBody {
     /// The row as a request for `vlan`, which the path named.
     pub(super) fn request_for(self, vlan: Vlan) -> Result<RowRequest, Invalid> {
         if let Some(other) = self.vlan.filter(|&id| id != u64::from(vlan.get())) {
-            return Err(Invalid::new(
-                "vlan",
-                other,
-                format!("must be {vlan} as in the path, or left out"),
-            ));
+            return Err(Invalid::new("vlan", other, format!("must be {vlan} as in the path, or left out")));
         }
-        let owner = self
-            .owner
-            .as_deref()
-            .ok_or_else(|| Invalid::new("owner", "", "must be given"))?
-            .parse()?;
+        let owner = self.owner.as_deref().ok_or_else(|| Invalid::new("owner", "", "must be given"))?.parse()?;
         self.request(vlan, owner)
     }
 
     /// The row as a request of `owner`, whom the path named.
     fn request_of(self, owner: &Owner) -> Result<RowRequest, Invalid> {
         if let Some(other) = self.owner.as_deref().filter(|&name| name != owner.as_str()) {
-            return Err(Invalid::new(
-                "owner",
-                other,
-                format!("must be {owner} as in the path, or left out"),
-            ));
+            return Err(Invalid::new("owner", other, format!("must be {owner} as in the path, or left out")));
         }
-        let vlan = self
-            .vlan
-            .ok_or_else(|| Invalid::new("vlan", "", "must be given"))?
-            .to_string()
-            .parse()?;
+        let vlan = self.vlan.ok_or_else(|| Invalid::new("vlan", "", "must be given"))?.to_string().parse()?;
         self.request(vlan, owner.clone())
     }
 
@@ -110,11 +91,7 @@ impl RowBody {
             server_mac: optional("server_mac", self.server_mac)?,
             gateway_mac: optional("gateway_mac", self.gateway_mac)?,
             tunnels: tunnels
-                .map(|(index, tunnel)| {
-                    tunnel
-                        .spec()
-                        .map_err(|invalid| under(format!("tunnels[{index}]"), invalid))
-                })
+                .map(|(index, tunnel)| tunnel.spec().map_err(|invalid| under(format!("tunnels[{index}]"), invalid)))
                 .collect::<Result<_, _>>()?,
         })
     }
@@ -124,38 +101,21 @@ impl TunnelBody {
     fn spec(self) -> Result<TunnelSpec, Invalid> {
         let kind = self.kind.parse()?;
         let remote = address("remote", &self.remote)?;
-        let local = self
-            .local
-            .as_deref()
-            .map(|local| address("local", local))
-            .transpose()?;
-        let key = self.key.map(|key| {
-            u32::try_from(key)
-                .map_err(|_| Invalid::new("key", key, "must be 0..=4294967295 (32 bits)"))
-        });
-        let prefixes = self
-            .prefixes
-            .iter()
-            .map(|prefix| parse_prefix(prefix))
-            .collect::<Result<_, _>>();
+        let local = self.local.as_deref().map(|local| address("local", local)).transpose()?;
+        let key = self
+            .key
+            .map(|key| u32::try_from(key).map_err(|_| Invalid::new("key", key, "must be 0..=4294967295 (32 bits)")));
+        let prefixes = self.prefixes.iter().map(|prefix| parse_prefix(prefix)).collect::<Result<_, _>>();
         TunnelSpec::new(kind, remote, local, key.transpose()?, prefixes?)
     }
 }
 
 fn address(field: &'static str, text: &str) -> Result<IpAddr, Invalid> {
-    text.parse()
-        .map_err(|_| Invalid::new(field, text, "must be an IPv4 or IPv6 address"))
+    text.parse().map_err(|_| Invalid::new(field, text, "must be an IPv4 or IPv6 address"))
 }
 
-fn optional<T: FromStr<Err = Invalid>>(
-    field: &'static str,
-    text: Option<String>,
-) -> Result<Option<T>, Invalid> {
-    text.map(|text| {
-        text.parse::<T>()
-            .map_err(|invalid| invalid.for_field(field))
-    })
-    .transpose()
+fn optional<T: FromStr<Err = Invalid>>(field: &'static str, text: Option<String>) -> Result<Option<T>, Invalid> {
+    text.map(|text| text.parse::<T>().map_err(|invalid| invalid.for_field(field))).transpose()
 }
 
 fn under(parent: String, invalid: Invalid) -> Invalid {
@@ -166,38 +126,28 @@ fn under(parent: String, invalid: Invalid) -> Invalid {
 /// Reads a JSON body.
 pub(super) fn read<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
     let mut reader = serde_json::Deserializer::from_slice(bytes);
-    let body =
-        serde_path_to_error::deserialize(&mut reader).map_err(|error| refuse(bytes, &error))?;
+    let body = serde_path_to_error::deserialize(&mut reader).map_err(|error| refuse(bytes, &error))?;
     reader.end().map_err(|error| malformed(&error))?;
     Ok(body)
 }
 
 fn malformed(error: &serde_json::Error) -> Problem {
-    Problem::new(
-        ProblemKind::Malformed,
-        format!("the body is not JSON: {error}"),
-    )
+    Problem::new(ProblemKind::Malformed, format!("the body is not JSON: {error}"))
 }
 
 fn refuse(bytes: &[u8], error: &serde_path_to_error::Error<serde_json::Error>) -> Problem {
     if !error.inner().is_data() {
         return malformed(error.inner());
     }
-    let (field, rule) = (error.path().to_string(), error.inner().to_string());
-    let value = serde_json::from_slice::<Value>(bytes)
-        .ok()
-        .and_then(|body| at(&body, error.path()));
+    let (path, told) = (error.path().to_string(), error.inner().to_string());
+    if let Some(name) = told.strip_prefix("missing field `").and_then(|rest| rest.split('`').next()) {
+        let field = if path == "." { name.to_owned() } else { format!("{path}.{name}") };
+        return Invalid::new(field, "", "must be given").into();
+    }
+    let value = serde_json::from_slice::<Value>(bytes).ok().and_then(|body| at(&body, error.path()));
     // serde_json ends its messages with the place, which a person finds by the field's name.
-    let rule = rule
-        .split(" at line ")
-        .next()
-        .unwrap_or_default()
-        .to_owned();
-    Problem::new(ProblemKind::Invalid, format!("{field}: {rule}")).at(
-        field,
-        value.unwrap_or_default(),
-        rule,
-    )
+    let rule = told.split(" at line ").next().unwrap_or_default().to_owned();
+    Invalid::new(path, value.unwrap_or_default(), rule).into()
 }
 
 /// The value at `path` as JSON text.

@@ -19,15 +19,7 @@ pub(super) async fn replace_all(
     let owner: Owner = owner.parse()?;
     let rows = body::read::<RowsBody>(&bytes)?.requests(&owner)?;
     match api.ask(Command::ReplaceAll(owner, rows)).await? {
-        Reply::Replaced {
-            added,
-            changed,
-            removed,
-        } => Ok(Json(ReplacedView {
-            added,
-            changed,
-            removed,
-        })),
+        Reply::Replaced { added, changed, removed } => Ok(Json(ReplacedView { added, changed, removed })),
         _ => Err(mismatch()),
     }
 }

@@ -125,27 +125,19 @@ impl RowView {
     /// The view of a row.
     pub fn of(live: &LiveRow) -> Self {
         let row = &live.row;
-        let tunnels = row
-            .tunnels
-            .iter()
-            .zip(&live.path_mtus)
-            .map(|(tunnel, &path_mtu)| TunnelView {
-                kind: tunnel.id.kind(),
-                remote: tunnel.id.remote(),
-                local: tunnel.id.local(),
-                key: tunnel.id.key(),
-                prefixes: tunnel.prefixes.clone(),
-                mtu: tunnel.mtu,
-                path_mtu,
-                next_hop: tunnel.next_hop.map(|hop| NextHopView {
-                    device: live
-                        .devices
-                        .get(&hop.ifindex)
-                        .cloned()
-                        .unwrap_or_else(|| format!("if{}", hop.ifindex)),
-                    via: hop.via,
-                }),
-            });
+        let tunnels = row.tunnels.iter().zip(&live.path_mtus).map(|(tunnel, &path_mtu)| TunnelView {
+            kind: tunnel.id.kind(),
+            remote: tunnel.id.remote(),
+            local: tunnel.id.local(),
+            key: tunnel.id.key(),
+            prefixes: tunnel.prefixes.clone(),
+            mtu: tunnel.mtu,
+            path_mtu,
+            next_hop: tunnel.next_hop.map(|hop| NextHopView {
+                device: live.devices.get(&hop.ifindex).cloned().unwrap_or_else(|| format!("if{}", hop.ifindex)),
+                via: hop.via,
+            }),
+        });
         Self {
             vlan: row.vlan,
             owner: row.owner.clone(),
@@ -168,11 +160,7 @@ fn layer_of(tunnels: &[TunnelRow]) -> Option<LayerView> {
     };
     let first = layer(tunnels.first()?);
     let same = tunnels.iter().all(|tunnel| layer(tunnel) == first);
-    Some(if same {
-        LayerView::One(first)
-    } else {
-        LayerView::Mixed(Mixed::Mixed)
-    })
+    Some(if same { LayerView::One(first) } else { LayerView::Mixed(Mixed::Mixed) })
 }
 
 impl StatusView {
@@ -191,10 +179,6 @@ impl StatusView {
 
 impl DeviceView {
     fn of(device: &Device) -> Self {
-        Self {
-            device: device.name.clone(),
-            mtu: device.mtu,
-            up: device.up,
-        }
+        Self { device: device.name.clone(), mtu: device.mtu, up: device.up }
     }
 }

@@ -21,9 +21,7 @@ pub(super) struct Who {
 
 impl Who {
     fn owner(self) -> Result<Owner, Invalid> {
-        let asked = self
-            .owner
-            .ok_or_else(|| Invalid::new("owner", "", "must be given as ?owner=OWNER"))?;
+        let asked = self.owner.ok_or_else(|| Invalid::new("owner", "", "must be given as ?owner=OWNER"))?;
         asked.parse()
     }
 }
@@ -35,10 +33,7 @@ pub(super) async fn list(State(api): State<Api>) -> Result<Json<Vec<RowView>>, P
     }
 }
 
-pub(super) async fn show(
-    State(api): State<Api>,
-    Path(vlan): Path<String>,
-) -> Result<Json<RowView>, Problem> {
+pub(super) async fn show(State(api): State<Api>, Path(vlan): Path<String>) -> Result<Json<RowView>, Problem> {
     row(&api, Command::Row(vlan.parse()?)).await
 }
 
@@ -75,11 +70,7 @@ pub(super) async fn delete_tunnel(
     Query(who): Query<Who>,
 ) -> Result<StatusCode, Problem> {
     let spec: TunnelSpec = spec.parse()?;
-    done(
-        &api,
-        Command::DeleteTunnel(vlan.parse()?, who.owner()?, spec),
-    )
-    .await
+    done(&api, Command::DeleteTunnel(vlan.parse()?, who.owner()?, spec)).await
 }
 
 async fn row(api: &Api, command: Command) -> Result<Json<RowView>, Problem> {

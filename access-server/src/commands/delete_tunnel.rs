@@ -7,9 +7,7 @@ use super::print_json;
 use super::put_tunnel::path;
 
 pub(super) async fn delete_tunnel(args: &TunnelArgs) -> anyhow::Result<()> {
-    Client::new(&args.client.place.places())
-        .delete(&path(args))
-        .await?;
+    Client::new(&args.client.place.places()).delete(&path(args)).await?;
     if args.client.json {
         return print_json(&serde_json::json!({ "deleted": args.tunnel }));
     }

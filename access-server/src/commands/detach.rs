@@ -2,10 +2,11 @@
 
 use std::path::Path;
 
-use anyhow::bail;
+use anyhow::{Context, bail};
 
 use crate::cli::DetachArgs;
 use crate::client::Client;
+use crate::datapath;
 use crate::lock::InstanceLock;
 
 use super::{daemon_answers, print_json};
@@ -15,24 +16,18 @@ pub(super) async fn detach(args: &DetachArgs) -> anyhow::Result<()> {
     // The lock says who holds the instance; the socket tells of a daemon with another run directory.
     let _lock = InstanceLock::take(&places.run_dir(), places.instance, "access-server detach")?;
     if daemon_answers(&Client::new(&places)).await {
-        bail!(
-            "a daemon answers on {}: stop it first",
-            places.socket().display()
-        );
+        bail!("a daemon answers on {}: stop it first", places.socket().display());
     }
-    let pin_dir = args.bpffs.join("access-server").join(places.instance);
-    remove(&pin_dir)?;
+    remove(&args.bpffs, places.instance)?;
     if args.client.json {
-        return print_json(&serde_json::json!({ "detached": places.instance, "pins": pin_dir }));
+        return print_json(&serde_json::json!({ "detached": places.instance }));
     }
-    println!(
-        "instance {} has no data path in the kernel",
-        places.instance
-    );
+    println!("instance {} has no data path in the kernel", places.instance);
     Ok(())
 }
 
-/// Removes programs, maps and pins below `pin_dir`. Nothing there is no error.
-pub(super) fn remove(_pin_dir: &Path) -> anyhow::Result<()> {
-    bail!("detaching is not wired to the data path yet")
+/// Removes programs, maps and pins of `instance`. Nothing there is no error.
+pub(super) fn remove(bpffs: &Path, instance: &str) -> anyhow::Result<()> {
+    let pin_dir = bpffs.join("access-server").join(instance);
+    datapath::detach(&pin_dir, instance).context("cannot take the data path away")
 }

@@ -9,7 +9,7 @@ use super::show::print_row;
 
 pub(super) async fn put_tunnel(args: &TunnelArgs) -> anyhow::Result<()> {
     let client = Client::new(&args.client.place.places());
-    let row: RowView = client.put(&path(args)).await?;
+    let row: RowView = client.put(&path(args), Vec::new()).await?;
     if args.client.json {
         return print_json(&row);
     }
@@ -19,9 +19,6 @@ pub(super) async fn put_tunnel(args: &TunnelArgs) -> anyhow::Result<()> {
 
 /// The resource of the tunnel the command line names.
 pub(super) fn path(args: &TunnelArgs) -> String {
-    let (spec, owner) = (
-        encode(&args.tunnel.to_string()),
-        encode(args.owner.as_str()),
-    );
+    let (spec, owner) = (encode(&args.tunnel.to_string()), encode(args.owner.as_str()));
     format!("/v1/vlans/{}/tunnels/{spec}?owner={owner}", args.vlan)
 }

@@ -10,21 +10,8 @@ pub(super) async fn run(args: RunArgs) -> anyhow::Result<()> {
         None => (default_trunk(&args.daemon.place.instance)?, true),
     };
     let announce = args.daemon.json;
-    let config = config(
-        args.daemon,
-        Role::Server {
-            trunk,
-            made_by_tenantd,
-        },
-    );
-    service::serve(
-        &config,
-        Extras {
-            announce,
-            ..Extras::default()
-        },
-    )
-    .await
+    let config = config(args.daemon, Role::Server { trunk, made_by_tenantd });
+    service::serve(&config, Extras { announce, ..Extras::default() }).await
 }
 
 /// The configuration of a daemon in `role`.

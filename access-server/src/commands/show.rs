@@ -19,13 +19,8 @@ pub(super) async fn show(args: &ShowArgs) -> anyhow::Result<()> {
 
 /// One row, a line a site.
 pub(super) fn print_row(row: &RowView) {
-    let mtu = row
-        .mtu
-        .map_or_else(|| "-".to_owned(), |mtu| mtu.to_string());
-    println!(
-        "vlan{} owner {} generation {} origin {} mtu {mtu}",
-        row.vlan, row.owner, row.generation, row.origin
-    );
+    let mtu = row.mtu.map_or_else(|| "-".to_owned(), |mtu| mtu.to_string());
+    println!("vlan{} owner {} generation {} origin {} mtu {mtu}", row.vlan, row.owner, row.generation, row.origin);
     if let Some(seconds) = row.lifetime_s {
         println!("  ends in {seconds} s");
     }
@@ -36,14 +31,7 @@ pub(super) fn print_row(row: &RowView) {
             Some(hop) => format!("via {} dev {}", hop.via, hop.device),
             None => "NO ROUTE".to_owned(),
         };
-        let learnt = tunnel
-            .path_mtu
-            .map_or_else(String::new, |mtu| format!(" path-mtu {mtu}"));
-        println!(
-            "  {} mtu {}{learnt} {hop} for {}",
-            identity(tunnel),
-            tunnel.mtu,
-            prefixes.join(", ")
-        );
+        let learnt = tunnel.path_mtu.map_or_else(String::new, |mtu| format!(" path-mtu {mtu}"));
+        println!("  {} mtu {}{learnt} {hop} for {}", identity(tunnel), tunnel.mtu, prefixes.join(", "));
     }
 }

@@ -16,11 +16,7 @@ const OWNER: &str = "site";
 
 pub(super) async fn site(args: SiteArgs) -> anyhow::Result<()> {
     let announce = args.daemon.json;
-    let role = Role::Site {
-        lan: args.lan,
-        tunnel: args.tunnel.clone(),
-        servers: args.servers,
-    };
+    let role = Role::Site { lan: args.lan, tunnel: args.tunnel.clone(), servers: args.servers };
     let config = config(args.daemon, role);
     let row = RowRequest {
         // There is no trunk at a site; the number only names the row.
@@ -33,16 +29,9 @@ pub(super) async fn site(args: SiteArgs) -> anyhow::Result<()> {
         gateway_mac: None,
         tunnels: vec![args.tunnel],
     };
-    service::serve(
-        &config,
-        Extras {
-            rows: vec![row],
-            announce,
-        },
-    )
-    .await?;
+    service::serve(&config, Extras { rows: vec![row], announce }).await?;
     if args.detach_on_exit {
-        detach::remove(&config.pin_dir())?;
+        detach::remove(&config.bpffs, &config.instance)?;
     }
     Ok(())
 }

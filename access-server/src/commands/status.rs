@@ -11,10 +11,7 @@ pub(super) async fn status(args: &ClientArgs) -> anyhow::Result<()> {
     if args.json {
         return print_json(&status);
     }
-    println!(
-        "instance {}, version {}, {} vlans",
-        status.instance, status.version, status.vlans
-    );
+    println!("instance {}, version {}, {} vlans", status.instance, status.version, status.vlans);
     for wan in &status.wan {
         println!("wan      {}", device(wan));
     }
@@ -27,10 +24,5 @@ pub(super) async fn status(args: &ClientArgs) -> anyhow::Result<()> {
 }
 
 fn device(device: &DeviceView) -> String {
-    format!(
-        "{} mtu {} {}",
-        device.device,
-        device.mtu,
-        if device.up { "up" } else { "DOWN" }
-    )
+    format!("{} mtu {} {}", device.device, device.mtu, if device.up { "up" } else { "DOWN" })
 }

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use stackmap::{TunnelId, Vlan};
 
 use super::{Table, TableError, VlanCounters};
+use crate::daemon::Device;
 use crate::row::VlanRow;
 
 /// A table in memory. Like the kernel's it refuses one tunnel on two VLANs, so a plan in the wrong order shows.
@@ -18,10 +19,7 @@ pub struct FakeTable {
 impl FakeTable {
     /// A table that holds `rows` already, as after a restart.
     pub fn with_rows(rows: impl IntoIterator<Item = VlanRow>) -> Self {
-        Self {
-            rows: rows.into_iter().map(|row| (row.vlan, row)).collect(),
-            log: Vec::new(),
-        }
+        Self { rows: rows.into_iter().map(|row| (row.vlan, row)).collect(), log: Vec::new() }
     }
 }
 
@@ -30,10 +28,7 @@ impl Table for FakeTable {
         let others = self.rows.values().filter(|other| other.vlan != row.vlan);
         for bound in others.flat_map(|other| &other.tunnels) {
             if row.tunnels.iter().any(|tunnel| tunnel.id == bound.id) {
-                return Err(TableError::new(
-                    format!("put vlan {}", row.vlan),
-                    format!("{} is bound", bound.id),
-                ));
+                return Err(TableError::new(format!("put vlan {}", row.vlan), format!("{} is bound", bound.id)));
             }
         }
         self.log.push(format!("put {}", row.vlan));
@@ -52,15 +47,16 @@ impl Table for FakeTable {
     }
 
     fn counters(&self) -> Result<Vec<VlanCounters>, TableError> {
-        let zero = |vlan: &Vlan| VlanCounters {
-            vlan: vlan.get(),
-            ..VlanCounters::default()
-        };
+        let zero = |vlan: &Vlan| VlanCounters { vlan: vlan.get(), ..VlanCounters::default() };
         Ok(self.rows.keys().map(zero).collect())
     }
 
     fn path_mtu(&self, _tunnel: &TunnelId) -> Option<u32> {
         None
+    }
+
+    fn follow(&mut self, _wan: &[Device], _inside: &Device) -> Result<bool, TableError> {
+        Ok(false)
     }
 }
 
@@ -78,11 +74,7 @@ pub struct FaultyTable {
 impl FaultyTable {
     /// A table over `inner` whose change number `fail_at` fails.
     pub fn new(inner: FakeTable, fail_at: usize) -> Self {
-        Self {
-            inner,
-            fail_at: Some(fail_at),
-            changes: 0,
-        }
+        Self { inner, fail_at: Some(fail_at), changes: 0 }
     }
 
     fn fails(&mut self) -> bool {
@@ -98,20 +90,14 @@ impl Table for FaultyTable {
             let mut half = row.clone();
             half.tunnels.pop();
             self.inner.put(&half)?;
-            return Err(TableError::new(
-                format!("put vlan {}", row.vlan),
-                "injected fault",
-            ));
+            return Err(TableError::new(format!("put vlan {}", row.vlan), "injected fault"));
         }
         self.inner.put(row)
     }
 
     fn delete(&mut self, vlan: Vlan) -> Result<(), TableError> {
         if self.fails() {
-            return Err(TableError::new(
-                format!("delete vlan {vlan}"),
-                "injected fault",
-            ));
+            return Err(TableError::new(format!("delete vlan {vlan}"), "injected fault"));
         }
         self.inner.delete(vlan)
     }
@@ -126,5 +112,9 @@ impl Table for FaultyTable {
 
     fn path_mtu(&self, tunnel: &TunnelId) -> Option<u32> {
         self.inner.path_mtu(tunnel)
+    }
+
+    fn follow(&mut self, wan: &[Device], inside: &Device) -> Result<bool, TableError> {
+        self.inner.follow(wan, inside)
     }
 }

@@ -1,0 +1,84 @@
+//! The eBPF data path as a [`Table`], and its devices: when one comes back under another number, the programs go to it.
+
+use stackmap::{TunnelId, Vlan};
+use tracing::warn;
+
+use super::{Table, TableError, VlanCounters};
+use crate::daemon::Device;
+use crate::datapath::{Datapath, DatapathConfig, OpenError, Role, TrunkDev, TrunkMode};
+use crate::row::VlanRow;
+
+/// The data path in the kernel.
+pub struct KernelTable {
+    datapath: Datapath,
+    config: DatapathConfig,
+}
+
+impl KernelTable {
+    /// Starts the data path, or takes over the one that runs.
+    ///
+    /// # Errors
+    /// [`OpenError`]; a data path that ran before still runs.
+    pub fn open(config: DatapathConfig) -> Result<Self, OpenError> {
+        let datapath = Datapath::open(&config)?;
+        for vlan in datapath.lost_at_open() {
+            warn!(%vlan, "row was half written when the last daemon died and is removed; its owner puts it again");
+        }
+        Ok(Self { datapath, config })
+    }
+}
+
+/// How to reach the other end of a device.
+pub fn trunk_dev(ifindex: u32, veth_across: bool) -> TrunkDev {
+    TrunkDev { ifindex, mode: if veth_across { TrunkMode::Peer } else { TrunkMode::Plain } }
+}
+
+impl Table for KernelTable {
+    fn put(&mut self, row: &VlanRow) -> Result<(), TableError> {
+        let failed = |error| TableError::new(format!("write the row of vlan {}", row.vlan), error);
+        self.datapath.put_vlan(row).map_err(failed)
+    }
+
+    fn delete(&mut self, vlan: Vlan) -> Result<(), TableError> {
+        let failed = |error| TableError::new(format!("remove the row of vlan {vlan}"), error);
+        self.datapath.delete_vlan(vlan).map_err(failed)
+    }
+
+    fn dump(&self) -> Result<Vec<VlanRow>, TableError> {
+        self.datapath.dump().map_err(|error| TableError::new("read the rows back", error))
+    }
+
+    fn counters(&self) -> Result<Vec<VlanCounters>, TableError> {
+        let counters = self.datapath.counters().map_err(|error| TableError::new("read the counters", error))?;
+        let view = |counters: crate::datapath::VlanCounters| VlanCounters {
+            vlan: counters.vlan,
+            rx_packets: counters.rx_packets,
+            rx_bytes: counters.rx_bytes,
+            tx_packets: counters.tx_packets,
+            tx_bytes: counters.tx_bytes,
+            drops: counters.drops.into_iter().map(|(reason, n)| (reason.name().to_owned(), n)).collect(),
+        };
+        Ok(counters.into_iter().map(view).collect())
+    }
+
+    fn path_mtu(&self, tunnel: &TunnelId) -> Option<u32> {
+        // Shown beside the row only; a map that cannot be read shows itself everywhere else.
+        self.datapath.path_mtu(tunnel).ok().flatten().map(|path| path.outer)
+    }
+
+    fn follow(&mut self, wan: &[Device], inside: &Device) -> Result<bool, TableError> {
+        let wans: Vec<u32> = wan.iter().map(|device| device.ifindex).filter(|&ifindex| ifindex != 0).collect();
+        let mut config = DatapathConfig { wans, ..self.config.clone() };
+        let (Role::Server { trunk: dev } | Role::Site { lan: dev, .. }) = &mut config.role;
+        let fresh = trunk_dev(inside.ifindex, inside.veth_across);
+        let same = *dev == fresh && config.wans == self.config.wans;
+        // While a device is gone there is nothing to attach to, and its filters went with it.
+        if same || inside.ifindex == 0 || config.wans.is_empty() {
+            return Ok(false);
+        }
+        *dev = fresh;
+        self.datapath = Datapath::open(&config).map_err(|error| TableError::new("follow the devices", error))?;
+        self.config = config;
+        Ok(true)
+    }
+}
