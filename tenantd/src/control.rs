@@ -15,7 +15,7 @@ pub enum OpError {
     #[error("{field}: {value} refused: {rule}")]
     Conflict {
         /// Field of the request.
-        field: &'static str,
+        field: std::borrow::Cow<'static, str>,
         /// Its value.
         value: String,
         /// The rule and the holder.
@@ -28,6 +28,16 @@ pub enum OpError {
         what: &'static str,
         /// The name asked for.
         name: String,
+    },
+    /// A step failed; what had been done was taken back and nothing is changed.
+    #[error("tenant {name}: step {step} failed and nothing was changed: {cause}")]
+    Failed {
+        /// The tenant.
+        name: TenantName,
+        /// The step that failed.
+        step: &'static str,
+        /// Why.
+        cause: String,
     },
     /// Processes run and `force` was not given.
     #[error("tenant {name} has {processes} running processes; remove-tenant --force ends them")]

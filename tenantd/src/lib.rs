@@ -18,7 +18,7 @@ pub mod owner;
 pub mod plan;
 pub mod problem;
 pub mod rules;
-pub mod store;
 pub mod services;
+pub mod store;
 pub mod templates;
 pub mod world;

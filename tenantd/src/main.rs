@@ -12,11 +12,16 @@ use tenantd::config::{DEFAULT_INSTANCE, check_instance, default_socket};
 
 /// Closed networks on one server: each tenant has a stack, a port and a process group of its own
 #[derive(Debug, Parser)]
-#[command(name = "tenantd", version, propagate_version = true, max_term_width = 100,
+#[command(
+    name = "tenantd",
+    version,
+    propagate_version = true,
+    max_term_width = 100,
     after_help = "Example:\n  tenantd run &\n  \
         tenantd add-tenant acme --address 192.168.1.1/24 --vlan 600 --tunnel ipip:129.60.2.1\n  \
         tenantd add-service acme web --template nginx\n  tenantd map\n\n\
-        Exit codes: 0 done, 1 refused or failed, 2 wrong usage.")]
+        Exit codes: 0 done, 1 refused or failed, 2 wrong usage."
+)]
 struct Cli {
     /// Print what the API says, as JSON (field names in docs/json.md)
     #[arg(long, global = true)]

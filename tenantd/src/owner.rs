@@ -7,23 +7,31 @@
 //! A pass for one tenant reads what is so, plans, and takes the steps one by one. A step that fails leaves the tenant
 //! half done with step and cause, and the others alone; it is tried again on the timer.
 
+mod errors;
+mod services;
+mod tenants;
+mod tunnels;
+mod views;
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::error::Error;
 use std::net::IpAddr;
 use std::time::{Duration, Instant, SystemTime};
 
 use stackmap::{
-    FlowRequest, GidRange, Invalid, LinkRequest, Maps, Meta, NicName, Origin, Owner as RowOwner, Site, StackIndex,
-    TenantName, TunnelSpec,
+    FlowRequest, Invalid, LinkRequest, Maps, Meta, NicName, Origin, Owner as RowOwner, Site, TenantName, TunnelId,
+    TunnelSpec,
 };
 use tokio::sync::mpsc;
 
 use crate::control::{Command, Handle, OpError, Reply};
 use crate::model::*;
-use crate::plan::{Action, plan, service_of};
+use crate::plan::{Action, plan};
 use crate::rules;
 use crate::store::{Desired, Store, StoreError};
 use crate::world::{InitEnded, StepError, World};
+
+pub use errors::chain;
+use errors::store_step;
 
 /// How often a half-done tenant is tried again, and the access server asked whether it is there.
 const RETRY: Duration = Duration::from_secs(2);
@@ -333,8 +341,16 @@ impl Owner {
         })
     }
 
+    /// Identity of a tunnel. One that says its local end keeps it, whatever the access server says it has today.
+    fn tunnel_id(&self, tunnel: &TunnelSpec) -> Result<TunnelId, Invalid> {
+        match tunnel.local() {
+            Some(local) => tunnel.resolve(local),
+            None => tunnel.resolve_among(&self.locals),
+        }
+    }
+
     fn sites(&self, tunnels: &[TunnelSpec]) -> Result<Vec<Site>, Invalid> {
-        tunnels.iter().map(|t| Site::new(t.resolve_among(&self.locals)?, t.prefixes().to_vec())).collect()
+        tunnels.iter().map(|t| Site::new(self.tunnel_id(t)?, t.prefixes().to_vec())).collect()
     }
 
     /// The tables' request for a tenant that is known already.
@@ -348,325 +364,6 @@ impl Owner {
         };
         request.sites = self.sites(&tenant.tunnels)?;
         Ok(request)
-    }
-
-    /// Check a request against every rule and table; nothing is changed.
-    async fn planned(&mut self, request: &TenantRequest) -> Result<(Tenant, FlowRequest), OpError> {
-        if let Some(there) = self.desired.get(&request.name)
-            && there.removing
-        {
-            return Err(self.half_done(&request.name));
-        }
-        request.check()?;
-        let mut flow = FlowRequest::new(request.name.clone(), self.meta(1)?);
-        flow.gid = request.gid.map(GidRange::new).transpose().map_err(|e| e.for_field("gid"))?;
-        if let Some(device) = &request.device {
-            let nic: NicName = device.parse().map_err(|e: Invalid| e.for_field("device"))?;
-            let here = self.world.card_is_here(device).await;
-            if !here.map_err(|e| half_made(&request.name, "read", &e))? {
-                let rule = "no such network card in the server's own network namespace";
-                return Err(Invalid::new("device", device.clone(), rule).into());
-            }
-            flow.link = LinkRequest::Nic(nic);
-        } else {
-            flow.link = LinkRequest::Port { trunk: Default::default(), vlan: request.vlan };
-        }
-        if !request.tunnels.is_empty() && self.access_state != "connected" {
-            self.reach_access().await;
-            if self.access_state != "connected" {
-                let cause = self.access_state.clone();
-                return Err(OpError::HalfDone { name: request.name.clone(), step: "access", cause });
-            }
-        }
-        flow.sites = self.sites(&request.tunnels)?;
-        let placed = self.maps.plan(&flow).map_err(conflict)?;
-        let vlan = placed.lower.link.segment().map(|s| s.vlan);
-        let tenant = Tenant {
-            name: request.name.clone(),
-            stack: placed.upper.stack,
-            vlan,
-            gid: placed.upper.gid,
-            device: request.device.clone().unwrap_or_else(|| device_name(placed.upper.stack)),
-            whole_device: request.device.is_some(),
-            mac: vlan.map(|v| self.world.macs(v).0),
-            addresses: request.addresses.clone(),
-            tunnels: request.tunnels.iter().map(|t| self.with_local(t)).collect::<Result<_, _>>()?,
-            dns: request.dns.clone(),
-            gateway: request.gateway,
-            routes: request.routes.clone(),
-            services: Vec::new(),
-            generation: 1,
-        };
-        flow.stack = Some(tenant.stack);
-        flow.gid = Some(tenant.gid);
-        if let Some(vlan) = vlan {
-            flow.link = LinkRequest::Port { trunk: Default::default(), vlan: Some(vlan) };
-        }
-        Ok((tenant, flow))
-    }
-
-    /// The tunnel with its local address said: a later change of the access server's addresses moves nobody.
-    fn with_local(&self, tunnel: &TunnelSpec) -> Result<TunnelSpec, Invalid> {
-        let id = tunnel.resolve_among(&self.locals)?;
-        TunnelSpec::new(id.kind(), id.remote(), Some(id.local()), id.key(), tunnel.prefixes().to_vec())
-    }
-
-    async fn add(&mut self, request: TenantRequest, dry_run: bool) -> Result<Added, OpError> {
-        let (tenant, flow) = self.planned(&request).await?;
-        let desired = Desired { tenant: tenant.clone(), removing: false };
-        if dry_run {
-            let actions = plan(&desired, &Default::default());
-            let steps = actions.iter().map(|a| Step { name: a.name().into(), us: 0 }).collect();
-            return Ok(Added { tenant, steps, dry_run });
-        }
-        let started = Instant::now();
-        self.store.put(&desired).map_err(|e| half_made(&tenant.name, "store", &e))?;
-        self.maps.add(flow).map_err(conflict)?;
-        self.desired.insert(tenant.name.clone(), desired);
-        let mut steps = vec![step("store", started)];
-        match self.pass(&tenant.name).await {
-            Ok(taken) => {
-                steps.extend(taken);
-                self.tell("tenant-added", Some(&tenant.name), format!("{} {}", tenant.stack, tenant.device));
-                Ok(Added { tenant, steps, dry_run })
-            }
-            Err((step, error)) => {
-                let failed = half_made(&tenant.name, step, &error);
-                self.undo(&tenant.name).await;
-                Err(failed)
-            }
-        }
-    }
-
-    /// Take back an add that failed; what cannot be taken back now is tried again on the timer.
-    async fn undo(&mut self, name: &TenantName) {
-        if let Some(desired) = self.desired.get_mut(name) {
-            desired.removing = true;
-            let desired = desired.clone();
-            if let Err(error) = self.store.put(&desired) {
-                tracing::warn!(tenant = %name, error = chain(&error), "cannot record the undoing");
-            }
-            self.failures.remove(name);
-            let _ = self.pass(name).await;
-        }
-    }
-
-    async fn remove(&mut self, name: &TenantName, force: bool) -> Result<(), OpError> {
-        let desired = self.known(name)?.clone();
-        if !force && !desired.removing {
-            let processes = self.world.ask_init(name, |c| c.processes(Duration::from_secs(5))).await;
-            match processes {
-                Ok(0) | Err(_) => {}
-                Ok(processes) => return Err(OpError::Busy { name: name.clone(), processes }),
-            }
-        }
-        let desired = Desired { removing: true, ..desired };
-        self.store.put(&desired).map_err(|e| half_made(name, "store", &e))?;
-        self.desired.insert(name.clone(), desired);
-        self.pass(name).await.map_err(|(step, error)| half_made(name, step, &error))?;
-        self.failures.remove(name);
-        self.tell("tenant-removed", Some(name), String::new());
-        Ok(())
-    }
-
-    /// Change a tenant: check, record, pass. A change that fails in the kernel is kept and tried again.
-    async fn change(
-        &mut self,
-        name: &TenantName,
-        change: impl FnOnce(&mut Tenant) -> Result<(), OpError>,
-    ) -> Result<Tenant, OpError> {
-        let before = self.changeable(name)?.clone();
-        let mut tenant = before.clone();
-        change(&mut tenant)?;
-        if tenant == before {
-            return Ok(tenant);
-        }
-        tenant.generation += 1;
-        let desired = Desired { tenant: tenant.clone(), removing: false };
-        self.store.put(&desired).map_err(|e| half_made(name, "store", &e))?;
-        self.desired.insert(name.clone(), desired);
-        self.pass(name).await.map_err(|(step, error)| half_made(name, step, &error))?;
-        self.tell("tenant-changed", Some(name), format!("generation {}", tenant.generation));
-        Ok(tenant)
-    }
-
-    async fn add_tunnel(&mut self, name: &TenantName, tunnel: TunnelSpec) -> Result<Tenant, OpError> {
-        if self.access_state != "connected" {
-            self.reach_access().await;
-        }
-        let generation = self.changeable(name)?.generation + 1;
-        let tunnel = self.with_local(&tunnel)?;
-        let site = Site::new(tunnel.resolve_among(&self.locals)?, tunnel.prefixes().to_vec())?;
-        let id = *site.tunnel();
-        let mut tunnels = self.changeable(name)?.tunnels.clone();
-        tunnels.retain(|t| !same_tunnel(t, &tunnel));
-        tunnels.push(tunnel);
-        stackmap::check_prefixes(&tunnels)?;
-        let before = self.maps.access().get(&id).cloned();
-        self.maps.put_tunnel(name, site, self.meta(generation)?).map_err(conflict)?;
-        let result = self.change(name, move |tenant| {
-            tenant.tunnels = tunnels;
-            Ok(())
-        });
-        match result.await {
-            // Refused before anything was recorded: the table goes back.
-            Err(error @ OpError::HalfDone { step: "store", .. }) => {
-                self.maps.remove_tunnel(name, &id);
-                if let Some(row) = before {
-                    self.maps.put_tunnel(name, row.site, row.meta).map_err(conflict)?;
-                }
-                Err(error)
-            }
-            other => other,
-        }
-    }
-
-    async fn remove_tunnel(&mut self, name: &TenantName, tunnel: &TunnelSpec) -> Result<Tenant, OpError> {
-        let unknown = || OpError::Unknown { what: "tunnel", name: tunnel.to_string() };
-        let found = self.changeable(name)?.tunnels.iter().find(|t| same_tunnel(t, tunnel)).cloned();
-        let found = found.ok_or_else(unknown)?;
-        let id = found.resolve_among(&self.locals)?;
-        let tenant = self
-            .change(name, move |tenant| {
-                tenant.tunnels.retain(|t| t != &found);
-                Ok(())
-            })
-            .await?;
-        self.maps.remove_tunnel(name, &id);
-        Ok(tenant)
-    }
-
-    async fn add_service(&mut self, name: &TenantName, service: ServiceRequest) -> Result<ServiceStatus, OpError> {
-        let tenant = self.changeable(name)?.clone();
-        service.check()?;
-        match service_of(&tenant, &service.name) {
-            Some(there) if *there == service => {}
-            Some(_) => {
-                return Err(OpError::Conflict {
-                    field: "name",
-                    value: service.name.to_string(),
-                    rule: format!("tenant {name} has a service of this name that runs something else"),
-                });
-            }
-            None => {}
-        }
-        // Started before it is recorded: a command that cannot be run is refused and nothing is changed.
-        self.world.start_service(&tenant, &service).await.map_err(|e| service_refused(name, e))?;
-        let asked = service.name.clone();
-        let recorded = self
-            .change(name, move |tenant| {
-                tenant.services.retain(|s| s.name != service.name);
-                tenant.services.push(service);
-                Ok(())
-            })
-            .await;
-        if let Err(error @ OpError::HalfDone { step: "store", .. }) = recorded {
-            let _ = self.world.stop_service(name, &asked).await;
-            return Err(error);
-        }
-        self.tell("service-started", Some(name), asked.to_string());
-        self.service_status(name, &asked).await
-    }
-
-    async fn remove_service(&mut self, name: &TenantName, service: &TenantName) -> Result<(), OpError> {
-        self.known_service(name, service)?;
-        let gone = service.clone();
-        self.change(name, move |tenant| {
-            tenant.services.retain(|s| s.name != gone);
-            Ok(())
-        })
-        .await?;
-        self.tell("service-exited", Some(name), format!("{service} removed"));
-        Ok(())
-    }
-
-    async fn restart_service(&mut self, name: &TenantName, service: &TenantName) -> Result<ServiceStatus, OpError> {
-        self.known_service(name, service)?;
-        self.world.restart_service(name, service).await.map_err(|e| service_refused(name, e))?;
-        self.tell("service-started", Some(name), service.to_string());
-        self.service_status(name, service).await
-    }
-
-    fn known_service(&self, name: &TenantName, service: &TenantName) -> Result<(), OpError> {
-        match service_of(self.changeable(name)?, service) {
-            Some(_) => Ok(()),
-            None => Err(OpError::Unknown { what: "service", name: service.to_string() }),
-        }
-    }
-
-    async fn services(&mut self, tenant: &Tenant) -> Vec<ServiceStatus> {
-        let states = self.world.ask_init(&tenant.name, |c| c.list(Duration::from_secs(2))).await.unwrap_or_default();
-        let status = |service: &ServiceRequest| {
-            let found = states.iter().find(|s| s.spec.name == service.name.as_str());
-            ServiceStatus {
-                name: service.name.clone(),
-                state: found.map_or("unknown", |s| s.state.as_str()).into(),
-                pid: found.and_then(|s| s.pid),
-                restarts: found.map_or(0, |s| s.restarts),
-                last_exit: found.and_then(|s| s.last_exit.clone()),
-            }
-        };
-        tenant.services.iter().map(status).collect()
-    }
-
-    async fn service_status(&mut self, name: &TenantName, service: &TenantName) -> Result<ServiceStatus, OpError> {
-        let tenant = self.known(name)?.tenant.clone();
-        let all = self.services(&tenant).await;
-        all.into_iter()
-            .find(|s| s.name == *service)
-            .ok_or_else(|| OpError::Unknown { what: "service", name: service.to_string() })
-    }
-
-    fn log_path(&self, name: &TenantName, service: &TenantName) -> Result<std::path::PathBuf, OpError> {
-        match service_of(&self.known(name)?.tenant, service) {
-            Some(_) => Ok(self.world.files(name).join("logs").join(format!("{service}.log"))),
-            None => Err(OpError::Unknown { what: "service", name: service.to_string() }),
-        }
-    }
-
-    fn map(&self) -> MapView {
-        let mut view = MapView { upper: Vec::new(), lower: Vec::new(), access: Vec::new() };
-        for flow in self.maps.flows() {
-            let row = |text: String| MapRow { tenant: flow.tenant().to_string(), row: text };
-            view.upper.push(row(flow.upper.to_string()));
-            view.lower.push(row(flow.lower.to_string()));
-            view.access.extend(flow.access.iter().map(|a| row(a.to_string())));
-        }
-        view
-    }
-
-    fn status(&self) -> DaemonStatus {
-        DaemonStatus {
-            instance: self.instance.clone(),
-            version: env!("CARGO_PKG_VERSION").into(),
-            trunk: self.trunk.clone(),
-            access: self.access_state.clone(),
-            tenants: self.desired.len(),
-            half_done: self.failures.keys().map(|n| n.to_string()).collect(),
-        }
-    }
-
-    async fn tenant_status(&mut self, name: &TenantName) -> Result<TenantStatus, OpError> {
-        let desired = self.known(name)?.clone();
-        let failure = self.failures.get(name).cloned();
-        let state = match (&failure, desired.removing) {
-            (_, true) => TenantState::Removing,
-            (Some(_), false) => TenantState::HalfDone,
-            (None, false) => TenantState::Ready,
-        };
-        let seat = self.world.seat(name);
-        let counters = self.world.counters(&desired.tenant).await.unwrap_or_default();
-        Ok(TenantStatus {
-            name: name.clone(),
-            state,
-            step: failure.as_ref().map(|f| f.step.to_string()),
-            cause: failure.map(|f| f.cause),
-            init_pid: seat.map(|(pid, _)| pid),
-            netns: seat.map(|(_, inode)| inode),
-            mtu: self.world.mtu(&desired.tenant).await,
-            services: self.services(&desired.tenant).await,
-            counters,
-        })
     }
 
     fn tell(&mut self, kind: &str, tenant: Option<&TenantName>, detail: String) {
@@ -685,62 +382,4 @@ fn answer<T>(reply: Reply<T>, result: Result<T, OpError>) {
 
 fn step(name: &str, started: Instant) -> Step {
     Step { name: name.into(), us: started.elapsed().as_micros() as u64 }
-}
-
-fn device_name(stack: StackIndex) -> String {
-    stack.port_name()
-}
-
-/// The whole chain of causes in one line, for a status or a problem.
-pub fn chain(error: &(dyn Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        let words = cause.to_string();
-        if !text.ends_with(&words) {
-            text = format!("{text}: {words}");
-        }
-        next = cause.source();
-    }
-    text
-}
-
-fn half_made(name: &TenantName, step: &'static str, error: &(dyn Error + 'static)) -> OpError {
-    OpError::HalfDone { name: name.clone(), step, cause: chain(error) }
-}
-
-fn store_step(error: StoreError) -> StepError {
-    StepError::File { verb: "forget", path: "the store".into(), source: std::io::Error::other(error) }
-}
-
-fn conflict(conflict: stackmap::Conflict) -> OpError {
-    let told = conflict.to_invalid();
-    let field = match told.field.as_ref() {
-        "name" | "tenant" => "name",
-        "vlan" => "vlan",
-        "gid" => "gid",
-        "device" => "device",
-        "stack" => "stack",
-        _ => "tunnel",
-    };
-    OpError::Conflict { field, value: told.value, rule: told.rule.into_owned() }
-}
-
-fn same_tunnel(a: &TunnelSpec, b: &TunnelSpec) -> bool {
-    let local = a.local().is_none() || b.local().is_none() || a.local() == b.local();
-    a.kind() == b.kind() && a.remote() == b.remote() && a.key() == b.key() && local
-}
-
-/// A service that could not be started: what the caller can mend is told as a field, everything else as a failed step.
-fn service_refused(name: &TenantName, error: StepError) -> OpError {
-    match error {
-        StepError::Init(tenant_init::client::ClientError::Refused(refusal)) => {
-            Invalid::new(refusal.field, refusal.value, refusal.rule).into()
-        }
-        StepError::Service(error) => match error.invalid() {
-            Some(invalid) => invalid.into(),
-            None => half_made(name, "service", &error),
-        },
-        other => half_made(name, "service", &other),
-    }
 }

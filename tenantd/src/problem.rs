@@ -55,6 +55,8 @@ pub enum ProblemKind {
     Busy,
     /// The tenant is half made or half removed.
     HalfDone,
+    /// A step failed and nothing was changed.
+    Failed,
     /// The body is longer than this API takes.
     TooLarge,
     /// The body is said to be something else than JSON.
@@ -71,7 +73,7 @@ pub enum ProblemKind {
 
 impl ProblemKind {
     /// Every kind, for documentation and tests.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::Malformed,
         Self::Invalid,
         Self::Conflict,
@@ -79,6 +81,7 @@ impl ProblemKind {
         Self::Method,
         Self::Busy,
         Self::HalfDone,
+        Self::Failed,
         Self::TooLarge,
         Self::MediaType,
         Self::Forbidden,
@@ -97,6 +100,7 @@ impl ProblemKind {
             Self::Method => ("method", "This path has no such method", StatusCode::METHOD_NOT_ALLOWED),
             Self::Busy => ("busy", "Processes of the tenant run", StatusCode::CONFLICT),
             Self::HalfDone => ("half-done", "The tenant is half done", StatusCode::SERVICE_UNAVAILABLE),
+            Self::Failed => ("failed", "A step failed, nothing was changed", StatusCode::SERVICE_UNAVAILABLE),
             Self::TooLarge => ("too-large", "The request is too long", StatusCode::PAYLOAD_TOO_LARGE),
             Self::MediaType => ("media-type", "The request is no JSON", StatusCode::UNSUPPORTED_MEDIA_TYPE),
             Self::Forbidden => ("forbidden", "The caller may not speak here", StatusCode::FORBIDDEN),
@@ -169,6 +173,7 @@ impl From<OpError> for Problem {
                 ..Self::at(ProblemKind::Busy, &Invalid::new("force", false, "must be true while processes run"))
             },
             OpError::HalfDone { .. } => Self::new(ProblemKind::HalfDone, detail),
+            OpError::Failed { .. } => Self::new(ProblemKind::Failed, detail),
             OpError::Closed => Self::new(ProblemKind::Closing, detail),
         }
     }
@@ -196,7 +201,7 @@ mod tests {
 
     #[test]
     fn a_conflict_names_field_value_and_holder() {
-        let error = OpError::Conflict { field: "vlan", value: "600".into(), rule: "is taken by tenant acme".into() };
+        let error = OpError::Conflict { field: "vlan".into(), value: "600".into(), rule: "is taken by tenant acme".into() };
         let json = serde_json::to_value(Problem::from(error)).unwrap();
         assert_eq!(
             json,
@@ -215,7 +220,8 @@ mod tests {
             (OpError::Invalid(Invalid::new("vlan", 0, "must be 1..=4094")), ProblemKind::Invalid, 422),
             (OpError::Unknown { what: "tenant", name: "acme".into() }, ProblemKind::Unknown, 404),
             (OpError::Busy { name: name.clone(), processes: 3 }, ProblemKind::Busy, 409),
-            (OpError::HalfDone { name, step: "port", cause: "no".into() }, ProblemKind::HalfDone, 503),
+            (OpError::HalfDone { name: name.clone(), step: "port", cause: "no".into() }, ProblemKind::HalfDone, 503),
+            (OpError::Failed { name: name.clone(), step: "probe", cause: "no".into() }, ProblemKind::Failed, 503),
             (OpError::Closed, ProblemKind::Closing, 503),
         ];
         for (error, kind, status) in cases {

@@ -104,9 +104,8 @@ impl Store for SqliteStore {
     fn load(&self) -> Result<Vec<Desired>, StoreError> {
         let read = |source| StoreError::Statement { verb: "read", name: "*".into(), source };
         let mut statement = self.db.prepare_cached("SELECT name, body FROM tenants").map_err(read)?;
-        let rows = statement
-            .query_map([], |row| Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?)))
-            .map_err(read)?;
+        let rows =
+            statement.query_map([], |row| Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?))).map_err(read)?;
         rows.map(|row| {
             let (name, body) = row.map_err(read)?;
             serde_json::from_str(&body).map_err(|source| StoreError::Row { name, source })
@@ -116,10 +115,11 @@ impl Store for SqliteStore {
 
     fn put(&mut self, desired: &Desired) -> Result<(), StoreError> {
         let name = desired.tenant.name.to_string();
-        let body =
-            serde_json::to_string(desired).map_err(|source| StoreError::Row { name: name.clone(), source })?;
+        let body = serde_json::to_string(desired).map_err(|source| StoreError::Row { name: name.clone(), source })?;
         self.db
-            .prepare_cached("INSERT INTO tenants (name, body) VALUES (?1, ?2) ON CONFLICT (name) DO UPDATE SET body = ?2")
+            .prepare_cached(
+                "INSERT INTO tenants (name, body) VALUES (?1, ?2) ON CONFLICT (name) DO UPDATE SET body = ?2",
+            )
             .and_then(|mut s| s.execute(params![name, body]))
             .map_err(|source| StoreError::Statement { verb: "write", name, source })?;
         Ok(())

@@ -25,8 +25,8 @@ use crate::net::probe::{ProbeError, Prober, Question};
 use crate::net::room::{PatchError, PatchRoom, PortRow, port_name};
 use crate::net::stack;
 use crate::plan::{Action, Actual, asks_neighbours, service_of, stack_plan};
-use crate::store::Desired;
 use crate::services::{self, Places, ServiceError};
+use crate::store::Desired;
 
 /// How long a stack may take to answer its first probe.
 const PROBE_DEADLINE: Duration = Duration::from_secs(2);
@@ -248,7 +248,19 @@ impl World {
     /// Take one step.
     pub async fn apply(&mut self, tenant: &Tenant, action: &Action) -> Result<(), StepError> {
         match action {
-            Action::StopService(service) => self.stop_service(&tenant.name, service).await,
+            Action::StopService(service) => {
+                self.stop_service(&tenant.name, service).await?;
+                // A service that only changes keeps its files: they may hold what its users left there.
+                if service_of(tenant, service).is_none() {
+                    let path = self.files(&tenant.name);
+                    services::remove(service.as_str(), &path).map_err(|source| StepError::File {
+                        verb: "remove the service's files in",
+                        path: path.display().to_string(),
+                        source,
+                    })?;
+                }
+                Ok(())
+            }
             Action::WithdrawAccess => match tenant.vlan {
                 Some(vlan) => Ok(self.access.delete(vlan).await?),
                 None => Ok(()),
@@ -327,9 +339,7 @@ impl World {
             dns: tenant.dns.clone(),
             addresses: tenant.addresses.clone(),
         };
-        let launched = tokio::task::spawn_blocking(move || launch::launch(&spec))
-            .await
-            .map_err(joined)??;
+        let launched = tokio::task::spawn_blocking(move || launch::launch(&spec)).await.map_err(joined)??;
         self.sit(&tenant.name, launched)
     }
 
@@ -437,8 +447,7 @@ impl World {
     async fn probe(&mut self, tenant: &Tenant) -> Result<(), StepError> {
         let (Some(vlan), Some(address)) = (tenant.vlan, tenant.addresses.first()) else { return Ok(()) };
         let (server_mac, gateway_mac) = self.macs(vlan);
-        let mut question =
-            Question { ifindex: 0, vlan: Some(vlan), target: address.addr(), server_mac, gateway_mac };
+        let mut question = Question { ifindex: 0, vlan: Some(vlan), target: address.addr(), server_mac, gateway_mac };
         let prober = match self.room.trunk.near_ifindex {
             Some(near) => Prober::open(Question { ifindex: near, ..question })?,
             None => {

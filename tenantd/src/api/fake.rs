@@ -138,7 +138,7 @@ impl Fake {
         let vlan = r.vlan.map_or_else(|| Vlan::new(600), Ok)?;
         if let Some(holder) = self.tenants.values().find(|t| t.vlan == Some(vlan)) {
             let rule = format!("is taken by tenant {}", holder.name);
-            return Err(OpError::Conflict { field: "vlan", value: vlan.to_string(), rule });
+            return Err(OpError::Conflict { field: "vlan".into(), value: vlan.to_string(), rule });
         }
         let tenant = Tenant {
             name: r.name,

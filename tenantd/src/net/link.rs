@@ -4,7 +4,8 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 
 use futures::TryStreamExt;
 use netlink_packet_route::link::{
-    AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoData, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage};
+    AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoData, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
+};
 use rtnetlink::{Handle, LinkMessageBuilder, LinkUnspec, LinkVeth};
 use stackmap::MacAddr;
 
@@ -89,7 +90,9 @@ fn parse(message: &LinkMessage) -> Link {
     for attribute in &message.attributes {
         match attribute {
             LinkAttribute::Mtu(mtu) => link.mtu = *mtu,
-            LinkAttribute::Address(bytes) => link.mac = <[u8; 6]>::try_from(&bytes[..]).ok().and_then(|octets| MacAddr::new(octets).ok()),
+            LinkAttribute::Address(bytes) => {
+                link.mac = <[u8; 6]>::try_from(&bytes[..]).ok().and_then(|octets| MacAddr::new(octets).ok())
+            }
             LinkAttribute::LinkInfo(infos) => {
                 veth = infos.iter().any(|i| matches!(i, LinkInfo::Kind(netlink_packet_route::link::InfoKind::Veth)))
             }

@@ -60,8 +60,8 @@ impl From<OwnedFd> for NetNs {
 impl NetNs {
     /// Open the namespace that a file in nsfs stands for, such as `/proc/PID/ns/net`.
     pub fn open(path: &Path) -> Result<Self, NsError> {
-        let file = std::fs::File::open(path)
-            .map_err(|source| NsError::Open { path: path.display().to_string(), source })?;
+        let file =
+            std::fs::File::open(path).map_err(|source| NsError::Open { path: path.display().to_string(), source })?;
         Ok(Self { fd: file.into() })
     }
 

@@ -173,16 +173,8 @@ impl Question {
 /// IPv6 packet with a neighbour solicitation from the unspecified address (RFC 4861 section 4.3).
 fn neighbour_solicitation(target: Ipv6Addr) -> Vec<u8> {
     let low = target.octets();
-    let group = Ipv6Addr::new(
-        0xff02,
-        0,
-        0,
-        0,
-        0,
-        1,
-        0xff00 | u16::from(low[13]),
-        u16::from_be_bytes([low[14], low[15]]),
-    );
+    let group =
+        Ipv6Addr::new(0xff02, 0, 0, 0, 0, 1, 0xff00 | u16::from(low[13]), u16::from_be_bytes([low[14], low[15]]));
     let mut icmp = vec![135, 0, 0, 0, 0, 0, 0, 0];
     icmp.extend(target.octets());
     let mut sum: u32 = group.octets().chunks(2).chain(icmp.chunks(2)).map(word).sum();
@@ -210,15 +202,15 @@ fn cvt(result: i32) -> io::Result<i32> {
 
 /// Classic BPF: ARP, or IPv6 with next header ICMPv6 and type 136; everything else on a busy trunk stays in the kernel.
 const ONLY_ANSWERS: [libc::sock_filter; 9] = [
-    op(0x28, 0, 0, 12),                    // ldh  ethertype
-    op(0x15, 5, 0, ETH_P_ARP as u32),      // jeq  arp -> accept
-    op(0x15, 0, 5, ETH_P_IPV6 as u32),     // jeq  ipv6, else refuse
-    op(0x30, 0, 0, 20),                    // ldb  next header
-    op(0x15, 0, 3, 58),                    // jeq  icmpv6, else refuse
-    op(0x30, 0, 0, 54),                    // ldb  icmp type
-    op(0x15, 0, 1, 136),                   // jeq  neighbour advertisement, else refuse
-    op(0x06, 0, 0, 256),                   // accept
-    op(0x06, 0, 0, 0),                     // refuse
+    op(0x28, 0, 0, 12),                // ldh  ethertype
+    op(0x15, 5, 0, ETH_P_ARP as u32),  // jeq  arp -> accept
+    op(0x15, 0, 5, ETH_P_IPV6 as u32), // jeq  ipv6, else refuse
+    op(0x30, 0, 0, 20),                // ldb  next header
+    op(0x15, 0, 3, 58),                // jeq  icmpv6, else refuse
+    op(0x30, 0, 0, 54),                // ldb  icmp type
+    op(0x15, 0, 1, 136),               // jeq  neighbour advertisement, else refuse
+    op(0x06, 0, 0, 256),               // accept
+    op(0x06, 0, 0, 0),                 // refuse
 ];
 
 const fn op(code: u16, jt: u8, jf: u8, k: u32) -> libc::sock_filter {

@@ -9,8 +9,8 @@ use std::thread::JoinHandle;
 use rtnetlink::Handle;
 use stackmap::{MacAddr, Vlan};
 use vlan_rs::{
-    Counters, Layer, OpenError, OpenOptions, PortConfig, PortError, PortId, RateLimit, Room, TableError, Tag, TrunkConfig,
-    TrunkError, TrunkMode, Vid, VidError,
+    Counters, Layer, OpenError, OpenOptions, PortConfig, PortError, PortId, RateLimit, Room, TableError, Tag,
+    TrunkConfig, TrunkError, TrunkMode, Vid, VidError,
 };
 
 use super::link::{self, NetlinkError, VethEnd};
@@ -109,17 +109,15 @@ impl PatchRoom {
             .name("patch-room".into())
             .spawn(move || {
                 // A thread of its own for good: it never leaves the room again.
-                let result = room_ns.run(|| {
-                    match open_room(&options, &TrunkConfig::new(trunk.room_ifindex, mode)) {
-                        Ok(mut room) => {
-                            let _ = ready.send(Ok(()));
-                            for job in inbox {
-                                job(&mut room);
-                            }
+                let result = room_ns.run(|| match open_room(&options, &TrunkConfig::new(trunk.room_ifindex, mode)) {
+                    Ok(mut room) => {
+                        let _ = ready.send(Ok(()));
+                        for job in inbox {
+                            job(&mut room);
                         }
-                        Err(error) => {
-                            let _ = ready.send(Err(error));
-                        }
+                    }
+                    Err(error) => {
+                        let _ = ready.send(Err(error));
                     }
                 });
                 if let Err(error) = result {

@@ -14,9 +14,7 @@ use futures::TryStreamExt;
 use ipnet::IpNet;
 use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessage};
 use netlink_packet_route::neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourState};
-use netlink_packet_route::route::{
-    RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteProtocol, RouteVia,
-};
+use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteProtocol, RouteVia};
 use rtnetlink::{Handle, RouteMessageBuilder};
 use stackmap::MacAddr;
 
@@ -111,7 +109,8 @@ pub async fn read(netlink: &Handle, device: &str) -> Result<Option<StackActual>,
         }
     }
     let mut gateway_mac = None;
-    let mut answers = netlink.neighbours().get().set_address_family(netlink_packet_route::AddressFamily::Inet6).execute();
+    let mut answers =
+        netlink.neighbours().get().set_address_family(netlink_packet_route::AddressFamily::Inet6).execute();
     while let Some(message) = answers.try_next().await.map_err(failed("list", "neighbours"))? {
         let ours = message.header.ifindex == link.index
             && message.header.state == NeighbourState::Permanent

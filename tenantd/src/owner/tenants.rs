@@ -1,0 +1,155 @@
+//! Tenants: add with everything checked before anything is touched, change, remove.
+
+use std::time::{Duration, Instant};
+
+use stackmap::{FlowRequest, GidRange, Invalid, LinkRequest, NicName, TenantName, TunnelSpec};
+
+use super::errors::{chain, conflict, half_made, not_done, step_refused};
+use super::{Owner, step};
+use crate::control::OpError;
+use crate::model::*;
+use crate::plan::plan;
+use crate::store::Desired;
+
+impl Owner {
+    /// Check a request against every rule and table; nothing is changed.
+    pub(super) async fn planned(&mut self, request: &TenantRequest) -> Result<(Tenant, FlowRequest), OpError> {
+        if let Some(there) = self.desired.get(&request.name)
+            && there.removing
+        {
+            return Err(self.half_done(&request.name));
+        }
+        request.check()?;
+        let mut flow = FlowRequest::new(request.name.clone(), self.meta(1)?);
+        flow.gid = request.gid.map(GidRange::new).transpose().map_err(|e| e.for_field("gid"))?;
+        if let Some(device) = &request.device {
+            let nic: NicName = device.parse().map_err(|e: Invalid| e.for_field("device"))?;
+            let here = self.world.card_is_here(device).await;
+            if !here.map_err(|e| not_done(&request.name, "read", &e))? {
+                let rule = "no such network card in the server's own network namespace";
+                return Err(Invalid::new("device", device.clone(), rule).into());
+            }
+            flow.link = LinkRequest::Nic(nic);
+        } else {
+            flow.link = LinkRequest::Port { trunk: Default::default(), vlan: request.vlan };
+        }
+        if !request.tunnels.is_empty() && self.access_state != "connected" {
+            self.reach_access().await;
+            if self.access_state != "connected" {
+                let cause = self.access_state.clone();
+                return Err(OpError::Failed { name: request.name.clone(), step: "access", cause });
+            }
+        }
+        let tunnels: Vec<_> = request.tunnels.iter().map(|t| self.with_local(t)).collect::<Result<_, _>>()?;
+        flow.sites = self.sites(&tunnels)?;
+        let placed = self.maps.plan(&flow).map_err(conflict)?;
+        let vlan = placed.lower.link.segment().map(|s| s.vlan);
+        let tenant = Tenant {
+            name: request.name.clone(),
+            stack: placed.upper.stack,
+            vlan,
+            gid: placed.upper.gid,
+            device: request.device.clone().unwrap_or_else(|| placed.upper.stack.port_name()),
+            whole_device: request.device.is_some(),
+            mac: vlan.map(|v| self.world.macs(v).0),
+            addresses: request.addresses.clone(),
+            tunnels,
+            dns: request.dns.clone(),
+            gateway: request.gateway,
+            routes: request.routes.clone(),
+            services: Vec::new(),
+            generation: 1,
+        };
+        flow.stack = Some(tenant.stack);
+        flow.gid = Some(tenant.gid);
+        if let Some(vlan) = vlan {
+            flow.link = LinkRequest::Port { trunk: Default::default(), vlan: Some(vlan) };
+        }
+        Ok((tenant, flow))
+    }
+
+    /// The tunnel with its local address said: a later change of the access server's addresses moves nobody.
+    pub(super) fn with_local(&self, tunnel: &TunnelSpec) -> Result<TunnelSpec, Invalid> {
+        let id = tunnel.resolve_among(&self.locals)?;
+        TunnelSpec::new(id.kind(), id.remote(), Some(id.local()), id.key(), tunnel.prefixes().to_vec())
+    }
+
+    pub(super) async fn add(&mut self, request: TenantRequest, dry_run: bool) -> Result<Added, OpError> {
+        let (tenant, flow) = self.planned(&request).await?;
+        let desired = Desired { tenant: tenant.clone(), removing: false };
+        if dry_run {
+            let actions = plan(&desired, &Default::default());
+            let steps = actions.iter().map(|a| Step { name: a.name().into(), us: 0 }).collect();
+            return Ok(Added { tenant, steps, dry_run });
+        }
+        let started = Instant::now();
+        self.store.put(&desired).map_err(|e| not_done(&tenant.name, "store", &e))?;
+        self.maps.add(flow).map_err(conflict)?;
+        self.desired.insert(tenant.name.clone(), desired);
+        let mut steps = vec![step("store", started)];
+        match self.pass(&tenant.name).await {
+            Ok(taken) => {
+                steps.extend(taken);
+                self.tell("tenant-added", Some(&tenant.name), format!("{} {}", tenant.stack, tenant.device));
+                Ok(Added { tenant, steps, dry_run })
+            }
+            Err((step, error)) => {
+                let failed = step_refused(&tenant.name, step, &error);
+                self.undo(&tenant.name).await;
+                Err(if self.desired.contains_key(&tenant.name) { self.half_done(&tenant.name) } else { failed })
+            }
+        }
+    }
+
+    /// Take back an add that failed; what cannot be taken back now is tried again on the timer.
+    pub(super) async fn undo(&mut self, name: &TenantName) {
+        if let Some(desired) = self.desired.get_mut(name) {
+            desired.removing = true;
+            let desired = desired.clone();
+            if let Err(error) = self.store.put(&desired) {
+                tracing::warn!(tenant = %name, error = chain(&error), "cannot record the undoing");
+            }
+            self.failures.remove(name);
+            let _ = self.pass(name).await;
+        }
+    }
+
+    pub(super) async fn remove(&mut self, name: &TenantName, force: bool) -> Result<(), OpError> {
+        let desired = self.known(name)?.clone();
+        if !force && !desired.removing {
+            let processes = self.world.ask_init(name, |c| c.processes(Duration::from_secs(5))).await;
+            match processes {
+                Ok(0) | Err(_) => {}
+                Ok(processes) => return Err(OpError::Busy { name: name.clone(), processes }),
+            }
+        }
+        let desired = Desired { removing: true, ..desired };
+        self.store.put(&desired).map_err(|e| not_done(name, "store", &e))?;
+        self.desired.insert(name.clone(), desired);
+        self.pass(name).await.map_err(|(step, error)| half_made(name, step, &error))?;
+        self.failures.remove(name);
+        self.tell("tenant-removed", Some(name), String::new());
+        Ok(())
+    }
+
+    /// Change a tenant: check, record, pass. A change that fails in the kernel is kept and tried again.
+    pub(super) async fn change(
+        &mut self,
+        name: &TenantName,
+        change: impl FnOnce(&mut Tenant) -> Result<(), OpError>,
+    ) -> Result<Tenant, OpError> {
+        let before = self.changeable(name)?.clone();
+        let mut tenant = before.clone();
+        change(&mut tenant)?;
+        if tenant == before {
+            return Ok(tenant);
+        }
+        tenant.generation += 1;
+        let desired = Desired { tenant: tenant.clone(), removing: false };
+        self.store.put(&desired).map_err(|e| not_done(name, "store", &e))?;
+        self.desired.insert(name.clone(), desired);
+        self.pass(name).await.map_err(|(step, error)| half_made(name, step, &error))?;
+        self.tell("tenant-changed", Some(name), format!("generation {}", tenant.generation));
+        Ok(tenant)
+    }
+}

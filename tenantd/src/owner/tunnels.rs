@@ -1,0 +1,61 @@
+//! Tunnels of a tenant: add (or change the prefixes of one), remove.
+
+use stackmap::{Site, TenantName, TunnelSpec};
+
+use super::Owner;
+use super::errors::conflict;
+use crate::control::OpError;
+use crate::model::*;
+
+impl Owner {
+    pub(super) async fn add_tunnel(&mut self, name: &TenantName, tunnel: TunnelSpec) -> Result<Tenant, OpError> {
+        if self.access_state != "connected" {
+            self.reach_access().await;
+        }
+        let generation = self.changeable(name)?.generation + 1;
+        let tunnel = self.with_local(&tunnel)?;
+        let site = Site::new(self.tunnel_id(&tunnel)?, tunnel.prefixes().to_vec())?;
+        let id = *site.tunnel();
+        let mut tunnels = self.changeable(name)?.tunnels.clone();
+        tunnels.retain(|t| !same_tunnel(t, &tunnel));
+        tunnels.push(tunnel);
+        stackmap::check_prefixes(&tunnels)?;
+        let before = self.maps.access().get(&id).cloned();
+        self.maps.put_tunnel(name, site, self.meta(generation)?).map_err(conflict)?;
+        let result = self.change(name, move |tenant| {
+            tenant.tunnels = tunnels;
+            Ok(())
+        });
+        match result.await {
+            // Refused before anything was recorded: the table goes back.
+            Err(error @ OpError::Failed { step: "store", .. }) => {
+                self.maps.remove_tunnel(name, &id);
+                if let Some(row) = before {
+                    self.maps.put_tunnel(name, row.site, row.meta).map_err(conflict)?;
+                }
+                Err(error)
+            }
+            other => other,
+        }
+    }
+
+    pub(super) async fn remove_tunnel(&mut self, name: &TenantName, tunnel: &TunnelSpec) -> Result<Tenant, OpError> {
+        let unknown = || OpError::Unknown { what: "tunnel", name: tunnel.to_string() };
+        let found = self.changeable(name)?.tunnels.iter().find(|t| same_tunnel(t, tunnel)).cloned();
+        let found = found.ok_or_else(unknown)?;
+        let id = self.tunnel_id(&found)?;
+        let tenant = self
+            .change(name, move |tenant| {
+                tenant.tunnels.retain(|t| t != &found);
+                Ok(())
+            })
+            .await?;
+        self.maps.remove_tunnel(name, &id);
+        Ok(tenant)
+    }
+}
+
+fn same_tunnel(a: &TunnelSpec, b: &TunnelSpec) -> bool {
+    let local = a.local().is_none() || b.local().is_none() || a.local() == b.local();
+    a.kind() == b.kind() && a.remote() == b.remote() && a.key() == b.key() && local
+}

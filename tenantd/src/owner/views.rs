@@ -1,0 +1,91 @@
+//! What callers are shown: the tables, the daemon, a tenant and its services.
+
+use std::time::Duration;
+
+use stackmap::TenantName;
+
+use super::Owner;
+use crate::control::OpError;
+use crate::model::*;
+use crate::plan::service_of;
+
+impl Owner {
+    pub(super) async fn services(&mut self, tenant: &Tenant) -> Vec<ServiceStatus> {
+        let states = self.world.ask_init(&tenant.name, |c| c.list(Duration::from_secs(2))).await.unwrap_or_default();
+        let status = |service: &ServiceRequest| {
+            let found = states.iter().find(|s| s.spec.name == service.name.as_str());
+            ServiceStatus {
+                name: service.name.clone(),
+                state: found.map_or("unknown", |s| s.state.as_str()).into(),
+                pid: found.and_then(|s| s.pid),
+                restarts: found.map_or(0, |s| s.restarts),
+                last_exit: found.and_then(|s| s.last_exit.clone()),
+            }
+        };
+        tenant.services.iter().map(status).collect()
+    }
+
+    pub(super) async fn service_status(
+        &mut self,
+        name: &TenantName,
+        service: &TenantName,
+    ) -> Result<ServiceStatus, OpError> {
+        let tenant = self.known(name)?.tenant.clone();
+        let all = self.services(&tenant).await;
+        all.into_iter()
+            .find(|s| s.name == *service)
+            .ok_or_else(|| OpError::Unknown { what: "service", name: service.to_string() })
+    }
+
+    pub(super) fn log_path(&self, name: &TenantName, service: &TenantName) -> Result<std::path::PathBuf, OpError> {
+        match service_of(&self.known(name)?.tenant, service) {
+            Some(_) => Ok(self.world.files(name).join("logs").join(format!("{service}.log"))),
+            None => Err(OpError::Unknown { what: "service", name: service.to_string() }),
+        }
+    }
+
+    pub(super) fn map(&self) -> MapView {
+        let mut view = MapView { upper: Vec::new(), lower: Vec::new(), access: Vec::new() };
+        for flow in self.maps.flows() {
+            let row = |text: String| MapRow { tenant: flow.tenant().to_string(), row: text };
+            view.upper.push(row(flow.upper.to_string()));
+            view.lower.push(row(flow.lower.to_string()));
+            view.access.extend(flow.access.iter().map(|a| row(a.to_string())));
+        }
+        view
+    }
+
+    pub(super) fn status(&self) -> DaemonStatus {
+        DaemonStatus {
+            instance: self.instance.clone(),
+            version: env!("CARGO_PKG_VERSION").into(),
+            trunk: self.trunk.clone(),
+            access: self.access_state.clone(),
+            tenants: self.desired.len(),
+            half_done: self.failures.keys().map(|n| n.to_string()).collect(),
+        }
+    }
+
+    pub(super) async fn tenant_status(&mut self, name: &TenantName) -> Result<TenantStatus, OpError> {
+        let desired = self.known(name)?.clone();
+        let failure = self.failures.get(name).cloned();
+        let state = match (&failure, desired.removing) {
+            (_, true) => TenantState::Removing,
+            (Some(_), false) => TenantState::HalfDone,
+            (None, false) => TenantState::Ready,
+        };
+        let seat = self.world.seat(name);
+        let counters = self.world.counters(&desired.tenant).await.unwrap_or_default();
+        Ok(TenantStatus {
+            name: name.clone(),
+            state,
+            step: failure.as_ref().map(|f| f.step.to_string()),
+            cause: failure.map(|f| f.cause),
+            init_pid: seat.map(|(pid, _)| pid),
+            netns: seat.map(|(_, inode)| inode),
+            mtu: self.world.mtu(&desired.tenant).await,
+            services: self.services(&desired.tenant).await,
+            counters,
+        })
+    }
+}
