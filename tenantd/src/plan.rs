@@ -225,3 +225,140 @@ pub fn stack_plan(tenant: &Tenant, gateway_mac: Option<MacAddr>, mtu: u32) -> St
 fn everywhere(v4: bool) -> ipnet::IpNet {
     if v4 { ipnet::IpNet::V4(ipnet::Ipv4Net::default()) } else { ipnet::IpNet::V6(ipnet::Ipv6Net::default()) }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used)]
+    use super::*;
+
+    fn tenant(json: serde_json::Value) -> Tenant {
+        let mut base = serde_json::json!({
+            "name": "acme", "stack": "inet0", "vlan": 600, "gid": 524_288, "device": "dev0", "whole_device": false,
+            "mac": "02:00:00:00:02:58", "addresses": ["192.168.1.1/24"], "tunnels": ["ipip:198.51.100.2"], "dns": [],
+            "gateway": null, "routes": [], "services": [], "generation": 1,
+        });
+        for (key, value) in json.as_object().unwrap() {
+            base[key] = value.clone();
+        }
+        serde_json::from_value(base).unwrap()
+    }
+
+    fn words(desired: &Desired, actual: &Actual) -> String {
+        plan(desired, actual).iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+    }
+
+    fn wanted(tenant: Tenant) -> Desired {
+        Desired { tenant, removing: false }
+    }
+
+    fn as_desired() -> Actual {
+        Actual {
+            init: true,
+            port: true,
+            bound: true,
+            device: true,
+            stack: true,
+            access: true,
+            access_any: true,
+            files: true,
+            services: BTreeMap::new(),
+        }
+    }
+
+    #[test]
+    fn a_new_tenant_is_made_in_order_and_proven_before_its_services_start() {
+        let web = serde_json::json!({"name": "web", "template": "nginx"});
+        let desired = wanted(tenant(serde_json::json!({"services": [web]})));
+        let text = words(&desired, &Actual::default());
+        assert_eq!(text, "stack, access, port, bind, addresses, probe, service web");
+    }
+
+    #[test]
+    fn what_is_as_desired_needs_nothing() {
+        assert_eq!(words(&wanted(tenant(serde_json::json!({}))), &as_desired()), "");
+    }
+
+    #[test]
+    fn each_missing_piece_alone_is_mended_and_nothing_else_is_touched() {
+        let desired = wanted(tenant(serde_json::json!({})));
+        type Change = fn(&mut Actual);
+        let cases: [(Change, &str); 5] = [
+            (|a| a.access = false, "access"),
+            (|a| a.bound = false, "bind, probe"),
+            (|a| a.stack = false, "addresses, probe"),
+            (|a| (a.port, a.device, a.stack, a.bound) = (false, false, false, false), "port, bind, addresses, probe"),
+            (
+                |a| (a.init, a.device, a.stack) = (false, false, false),
+                "unbind, delete-port, stack, port, bind, addresses, probe",
+            ),
+        ];
+        for (change, steps) in cases {
+            let mut actual = as_desired();
+            change(&mut actual);
+            assert_eq!(words(&desired, &actual), steps, "{actual:?}");
+        }
+    }
+
+    #[test]
+    fn a_service_nobody_wants_is_stopped_and_a_changed_one_is_started_anew() {
+        let web = serde_json::json!({"name": "web", "command": ["/bin/true"]});
+        let desired = wanted(tenant(serde_json::json!({"services": [web]})));
+        let mut actual = as_desired();
+        actual.services = BTreeMap::from([("old".parse().unwrap(), false), ("web".parse().unwrap(), false)]);
+        assert_eq!(words(&desired, &actual), "stop-service old, stop-service web, service web");
+        actual.services = BTreeMap::from([("web".parse().unwrap(), true)]);
+        assert_eq!(words(&desired, &actual), "");
+    }
+
+    #[test]
+    fn removal_stops_the_traffic_first_and_forgets_last() {
+        let mut desired = wanted(tenant(serde_json::json!({})));
+        desired.removing = true;
+        assert_eq!(words(&desired, &as_desired()), "withdraw, unbind, delete-port, end, remove-files, forget");
+        assert_eq!(words(&desired, &Actual::default()), "forget");
+    }
+
+    #[test]
+    fn a_card_given_whole_is_returned_before_its_stack_ends() {
+        let card =
+            serde_json::json!({"vlan": null, "mac": null, "device": "eth1", "whole_device": true, "tunnels": []});
+        let mut desired = wanted(tenant(card));
+        assert_eq!(words(&desired, &Actual::default()), "stack, device, addresses");
+        desired.removing = true;
+        let actual = Actual { init: true, device: true, files: true, ..Actual::default() };
+        assert_eq!(words(&desired, &actual), "return-device, end, remove-files, forget");
+    }
+
+    fn routes(tenant: &Tenant) -> Vec<String> {
+        let mac = "02:00:00:00:02:59".parse().unwrap();
+        let plan = stack_plan(tenant, Some(mac), 1480);
+        assert_eq!(plan.gateway_mac.is_some(), plan.routes.iter().any(|r| r.via == Via::Port));
+        plan.routes.iter().map(|r| format!("{} {:?}", r.to, r.via)).collect()
+    }
+
+    #[test]
+    fn behind_a_layer_3_tunnel_nothing_is_on_the_link() {
+        let acme =
+            tenant(serde_json::json!({"gateway": "192.168.1.254", "routes": [{"to": "10.0.0.0/8", "via": null}]}));
+        assert_eq!(routes(&acme), ["0.0.0.0/0 Port", "10.0.0.0/8 Port", "192.168.1.0/24 Port", "::/0 Port"]);
+        assert!(stack_plan(&acme, None, 1480).addresses.iter().all(|a| !a.connected));
+    }
+
+    #[test]
+    fn behind_a_layer_2_tunnel_neighbours_are_asked_and_the_customers_router_is_the_gateway() {
+        let acme = tenant(serde_json::json!({
+            "tunnels": ["vxlan:198.51.100.2,key=7"], "gateway": "192.168.1.254",
+            "routes": [{"to": "10.0.0.0/8", "via": "192.168.1.253"}],
+        }));
+        assert_eq!(routes(&acme), ["0.0.0.0/0 Router(192.168.1.254)", "10.0.0.0/8 Router(192.168.1.253)"]);
+        assert!(stack_plan(&acme, None, 1480).addresses.iter().all(|a| a.connected));
+    }
+
+    #[test]
+    fn a_layer_3_site_beside_a_layer_2_site_is_reached_by_its_prefix_only() {
+        let acme = tenant(serde_json::json!({
+            "tunnels": ["vxlan:198.51.100.2,key=7", "ipip:198.51.100.6,prefix=10.9.0.0/16"],
+        }));
+        assert_eq!(routes(&acme), ["10.9.0.0/16 Port"]);
+    }
+}

@@ -201,7 +201,8 @@ mod tests {
 
     #[test]
     fn a_conflict_names_field_value_and_holder() {
-        let error = OpError::Conflict { field: "vlan".into(), value: "600".into(), rule: "is taken by tenant acme".into() };
+        let error =
+            OpError::Conflict { field: "vlan".into(), value: "600".into(), rule: "is taken by tenant acme".into() };
         let json = serde_json::to_value(Problem::from(error)).unwrap();
         assert_eq!(
             json,

@@ -133,3 +133,55 @@ impl Store for SqliteStore {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used)]
+    use super::*;
+
+    fn desired(name: &str) -> Desired {
+        let tenant = serde_json::json!({
+            "name": name, "stack": "inet0", "vlan": 600, "gid": 524_288, "device": "dev0", "whole_device": false,
+            "mac": null, "addresses": ["192.168.1.1/24"], "tunnels": ["gre:198.51.100.2,key=7"], "dns": [],
+            "gateway": null, "routes": [], "services": [], "generation": 1,
+        });
+        Desired { tenant: serde_json::from_value(tenant).unwrap(), removing: false }
+    }
+
+    #[test]
+    fn what_was_put_is_there_after_opening_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("t.db");
+        let mut acme = desired("acme");
+        {
+            let mut store = SqliteStore::open(&path).unwrap();
+            store.put(&acme).unwrap();
+            store.put(&desired("gone")).unwrap();
+            store.remove(&"gone".parse().unwrap()).unwrap();
+            store.remove(&"never".parse().unwrap()).unwrap();
+            acme.removing = true;
+            store.put(&acme).unwrap();
+        }
+        assert_eq!(SqliteStore::open(&path).unwrap().load().unwrap(), [acme]);
+    }
+
+    #[test]
+    fn a_newer_schema_is_refused_and_left_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("t.db");
+        SqliteStore::open(&path).unwrap().put(&desired("acme")).unwrap();
+        Connection::open(&path).unwrap().pragma_update(None, "user_version", SCHEMA + 1).unwrap();
+        let before = std::fs::read(&path).unwrap();
+        let refused = SqliteStore::open(&path).err().unwrap();
+        assert!(matches!(refused, StoreError::Newer { found, .. } if found == SCHEMA + 1), "{refused}");
+        assert_eq!(std::fs::read(&path).unwrap(), before);
+    }
+
+    #[test]
+    fn a_file_that_is_no_database_is_a_named_error() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("t.db");
+        std::fs::write(&path, "x".repeat(4096)).unwrap();
+        assert!(matches!(SqliteStore::open(&path), Err(StoreError::Open { .. })));
+    }
+}

@@ -148,7 +148,8 @@ fn steps(shared: &Shared) -> i32 {
             return SETSID;
         }
         for (path, value, absent) in &SETTINGS {
-            if !write(path, value) && !(*absent == Absent::IsFine && Errno::last_raw() == libc::ENOENT) {
+            let fine = || *absent == Absent::IsFine && Errno::last_raw() == libc::ENOENT;
+            if !write(path, value) && !fine() {
                 return SYSCTL;
             }
         }

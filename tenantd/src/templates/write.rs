@@ -57,12 +57,19 @@ fn make_directory(root: &File, path: &Path, mode: u32, owner: u32) -> Result<Own
     let mut at = root.try_clone().map_err(|error| failed("dup", error))?.into();
     let mut parts = path.iter().peekable();
     while let Some(part) = parts.next() {
-        match mkdirat(&at, part, Mode::from_bits_truncate(0o700)) {
-            Ok(()) | Err(Errno::EEXIST) => {}
+        let fresh = match mkdirat(&at, part, Mode::from_bits_truncate(0o700)) {
+            Ok(()) => true,
+            Err(Errno::EEXIST) => false,
             Err(errno) => return Err(failed("mkdirat", errno.into())),
-        }
+        };
         at = open(&at, part, OFlag::O_RDONLY | OFlag::O_DIRECTORY).map_err(|error| failed("openat2", error))?;
-        let mode = Mode::from_bits_truncate(if parts.peek().is_none() { mode } else { 0o755 });
+        let mode = match parts.peek() {
+            None => mode,
+            Some(_) if fresh => 0o755,
+            // Another entry of the list says what this one has to be.
+            Some(_) => continue,
+        };
+        let mode = Mode::from_bits_truncate(mode);
         fchmod(&at, mode).map_err(|errno| failed("fchmod", errno.into()))?;
         fchown(&at, Some(owner), Some(owner)).map_err(|error| failed("fchown", error))?;
     }
