@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
-use stackmap::{Invalid, TunnelSpec};
+use stackmap::{Invalid, Layer, TunnelSpec};
 
 /// The longest device name, in bytes (IFNAMSIZ less its final zero).
 const DEVICE_NAME_MAX: usize = 15;
@@ -87,6 +87,11 @@ impl DaemonConfig {
             Role::Server { trunk, .. } => trunk,
             Role::Site { lan, .. } => lan,
         }
+    }
+
+    /// Whether this is a site whose LAN goes through the tunnel as Ethernet.
+    pub fn is_layer_2_site(&self) -> bool {
+        matches!(&self.role, Role::Site { tunnel, .. } if tunnel.kind().layer() == Layer::Two)
     }
 
     /// Checks what can be checked without looking at the machine.

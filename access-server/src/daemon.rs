@@ -185,6 +185,9 @@ impl<T: Table, N: Network> Daemon<T, N> {
         let expired = daemon.gateway.expire(unix_now());
         daemon.apply(expired)?;
         daemon.take(survey)?;
+        for row in daemon.gateway.strangers() {
+            warn!(vlan = %row.vlan, owner = %row.owner, "a tunnel ends at an address that is no --local any more");
+        }
         info!(rows = daemon.gateway.rows().len(), "rows read back from the data path");
         Ok(daemon)
     }

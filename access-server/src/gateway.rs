@@ -208,6 +208,12 @@ impl Gateway {
         self.rows.values()
     }
 
+    /// Rows with a tunnel to an address that is not this access server's: it was, when they were put.
+    pub fn strangers(&self) -> impl Iterator<Item = &VlanRow> {
+        let ours = |tunnel: &TunnelRow| self.settings.locals.contains(&tunnel.id.local());
+        self.rows.values().filter(move |row| !row.tunnels.iter().all(ours))
+    }
+
     /// The ends of `spec`, if no path between them is known yet: to be resolved and given to [`Self::learn`].
     pub fn unknown_ends(&self, spec: &TunnelSpec) -> Option<Ends> {
         let id = spec.resolve_among(&self.settings.locals).ok()?;

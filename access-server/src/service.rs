@@ -31,6 +31,8 @@ pub struct Extras {
     pub rows: Vec<RowRequest>,
     /// Say "ready" on standard output.
     pub announce: bool,
+    /// Take the data path away at the end.
+    pub detach_on_exit: bool,
 }
 
 /// Runs the daemon until SIGTERM or SIGINT. The data path stays.
@@ -54,17 +56,28 @@ pub async fn serve(config: &DaemonConfig, extras: Extras) -> anyhow::Result<()> 
     let listener = listen(&config.socket)?;
 
     let (owner, inbox) = mpsc::channel(QUEUE);
-    let routes = Routes::new(handle, &config.wans, config.inside_device());
+    let routes = Routes::new(handle.clone(), &config.wans, config.inside_device());
     let daemon = Daemon::start(settings(config, &found), table, routes, owner.clone()).await?;
     let mut devices = config.wans.clone();
     devices.push(config.inside_device().to_owned());
     route::watch(devices, owner.clone()).context("cannot watch the routing table")?;
     stop_on_signal(owner.clone())?;
     let api = tokio::spawn(axum::serve(listener, Api::new(owner.clone()).router()).into_future());
+    let detach_on_exit = extras.detach_on_exit;
     tokio::spawn(own_rows(owner, extras, config.clone()));
     daemon.run(inbox).await;
     api.abort();
-    info!("stopped; the data path stays in the kernel and goes on");
+    // Ours as long as the lock is: no successor has put its own there.
+    std::fs::remove_file(&config.socket).context("cannot remove the socket")?;
+    if !detach_on_exit {
+        info!("stopped; the data path stays in the kernel and goes on");
+        return Ok(());
+    }
+    datapath::detach(&config.pin_dir(), &config.instance).context("cannot take the data path away")?;
+    if config.is_layer_2_site() {
+        link::set_promiscuous(&handle, &found.inside, false).await?;
+    }
+    info!("stopped; nothing stays in the kernel");
     Ok(())
 }
 
@@ -79,14 +92,12 @@ fn settings(config: &DaemonConfig, found: &Found) -> Settings {
 
 /// Sets what may be set on devices that are ours; the WAN and a NIC are not.
 async fn prepare_devices(config: &DaemonConfig, found: &Found, handle: &Handle) -> anyhow::Result<()> {
-    match &config.role {
-        Role::Server { .. } if found.inside.veth => link::bound_gro(handle, &found.inside).await?,
-        Role::Server { .. } => {}
-        // A layer 2 site takes frames to hosts beyond the tunnel, whose addresses are not the LAN device's.
-        Role::Site { tunnel, .. } if tunnel.kind().layer() == stackmap::Layer::Two => {
-            link::set_promiscuous(handle, &found.inside, true).await?;
-        }
-        Role::Site { .. } => {}
+    if matches!(config.role, Role::Server { .. }) && found.inside.veth {
+        link::bound_gro(handle, &found.inside).await?;
+    }
+    // It takes frames to hosts beyond the tunnel, whose addresses are not the LAN device's.
+    if config.is_layer_2_site() {
+        link::set_promiscuous(handle, &found.inside, true).await?;
     }
     Ok(())
 }

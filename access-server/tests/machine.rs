@@ -25,7 +25,7 @@ fn main() -> ExitCode {
     let root = nix::unistd::geteuid().is_root();
     let plain: [(&str, fn()); 2] =
         [("wrong_usage_ends_with_2", wrong_usage_ends_with_2), ("no_daemon_is_told", no_daemon_is_told)];
-    let privileged: [(&str, fn()); 9] = [
+    let privileged: [(&str, fn()); 11] = [
         ("not_root_is_told", not_root_is_told),
         ("a_closed_socket_names_the_group", a_closed_socket_names_the_group),
         ("devices_and_addresses_are_checked", devices_and_addresses_are_checked),
@@ -35,6 +35,8 @@ fn main() -> ExitCode {
         ("programs_follow_a_trunk_made_again", programs_follow_a_trunk_made_again),
         ("rows_follow_the_routing_table", rows_follow_the_routing_table),
         ("a_site_has_its_one_row", a_site_has_its_one_row),
+        ("a_layer_2_site_hears_all_frames", a_layer_2_site_hears_all_frames),
+        ("two_instances_share_a_device", two_instances_share_a_device),
     ];
     let mut trials: Vec<Trial> = plain.into_iter().map(|(name, test)| Trial::test(name, move || run(test))).collect();
     trials.extend(privileged.into_iter().map(|(name, test)| {
@@ -96,9 +98,13 @@ impl World {
         self.dir.path().join(below)
     }
 
+    /// The program with `args`, for instance `t` unless they name another.
     fn command(&self, args: &str) -> Command {
         let mut command = Command::new(PROGRAM);
-        command.args(args.split_whitespace()).arg("--run-dir").arg(self.path("run")).args(["--instance", "t"]);
+        command.args(args.split_whitespace()).arg("--run-dir").arg(self.path("run"));
+        if !args.contains("--instance") {
+            command.args(["--instance", "t"]);
+        }
         command
     }
 
@@ -166,6 +172,12 @@ fn wait(what: &str, mut until: impl FnMut() -> bool) {
 fn attached(device: &str) -> bool {
     let output = Command::new("tc").args(["filter", "show", "dev", device, "ingress"]).output().unwrap();
     String::from_utf8_lossy(&output.stdout).contains("ingress")
+}
+
+/// How the kernel describes the device.
+fn link(device: &str) -> String {
+    let output = Command::new("ip").args(["-d", "link", "show", "dev", device]).output().unwrap();
+    String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
 fn wrong_usage_ends_with_2() {
@@ -285,6 +297,8 @@ fn rows_outlive_the_daemon_and_detach_ends_them() {
     assert_eq!(rows[0]["tunnels"].as_array().unwrap().len(), 2);
     assert!(world.path("run/t/api.sock").exists());
     assert!(attached("wan0") && attached("trunk-t"));
+    assert!(link("trunk-t").contains("gro_max_size 65000"), "{}", link("trunk-t"));
+    assert!(!link("wan0").contains("gro_max_size 65000"), "the WAN is not ours to set");
 
     end(daemon, Signal::SIGKILL);
     assert!(attached("wan0") && attached("trunk-t"), "the data path died with its daemon");
@@ -299,6 +313,7 @@ fn rows_outlive_the_daemon_and_detach_ends_them() {
 
     end(daemon, Signal::SIGTERM);
     assert!(attached("wan0"));
+    assert!(!world.path("run/t/api.sock").exists());
     let daemon = world.start(World::run_args());
     assert_eq!(world.json("list").as_array().unwrap().len(), 1);
     end(daemon, Signal::SIGTERM);
@@ -359,4 +374,31 @@ fn a_site_has_its_one_row() {
     assert_eq!(world.json("list")[0]["tunnels"][0]["key"], 6);
     end(daemon, Signal::SIGTERM);
     assert!(!attached("wan0") && !Path::exists(&world.path("bpf/access-server/t")));
+}
+
+fn a_layer_2_site_hears_all_frames() {
+    let world = World::new();
+    let site =
+        "site --lan trunk-t --wan wan0 --local 203.0.113.1 --tunnel vxlan:198.51.100.2,key=5 --server 192.168.1.1";
+    let daemon = world.start(&format!("{site} --detach-on-exit"));
+    assert!(link("trunk-t").contains("promiscuity 1"), "{}", link("trunk-t"));
+    end(daemon, Signal::SIGTERM);
+    assert!(link("trunk-t").contains("promiscuity 0"), "{}", link("trunk-t"));
+}
+
+fn two_instances_share_a_device() {
+    let world = World::new();
+    ip(&format!("link add trunk-u type veth peer name trunk2 netns {}", world.patch_room.id()));
+    ip("link set trunk-u up");
+    let first = world.start("run --wan wan0 --local 203.0.113.1");
+    let second = world.start("run --wan wan0 --local 203.0.113.1 --instance u");
+    world.json("put-tunnel --vlan 600 ipip:198.51.100.2");
+    world.json("put-tunnel --vlan 600 ipip:198.51.100.3 --instance u");
+    let remote = |args: &str| world.json(args)[0]["tunnels"][0]["remote"].clone();
+    assert_eq!((remote("list"), remote("list --instance u")), ("198.51.100.2".into(), "198.51.100.3".into()));
+    end(second, Signal::SIGTERM);
+    assert!(world.daemon("detach --instance u").status().unwrap().success());
+    assert!(attached("wan0") && attached("trunk-t") && !attached("trunk-u"));
+    assert_eq!(remote("list"), "198.51.100.2");
+    end(first, Signal::SIGTERM);
 }

@@ -1,7 +1,5 @@
 //! `access-server detach`: takes the data path of an instance out of the kernel.
 
-use std::path::Path;
-
 use anyhow::{Context, bail};
 
 use crate::cli::DetachArgs;
@@ -18,16 +16,11 @@ pub(super) async fn detach(args: &DetachArgs) -> anyhow::Result<()> {
     if daemon_answers(&Client::new(&places)).await {
         bail!("a daemon answers on {}: stop it first", places.socket().display());
     }
-    remove(&args.bpffs, places.instance)?;
+    let pin_dir = args.bpffs.join("access-server").join(places.instance);
+    datapath::detach(&pin_dir, places.instance).context("cannot take the data path away")?;
     if args.client.json {
         return print_json(&serde_json::json!({ "detached": places.instance }));
     }
     println!("instance {} has no data path in the kernel", places.instance);
     Ok(())
-}
-
-/// Removes programs, maps and pins of `instance`. Nothing there is no error.
-pub(super) fn remove(bpffs: &Path, instance: &str) -> anyhow::Result<()> {
-    let pin_dir = bpffs.join("access-server").join(instance);
-    datapath::detach(&pin_dir, instance).context("cannot take the data path away")
 }

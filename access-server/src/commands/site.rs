@@ -8,7 +8,6 @@ use crate::config::Role;
 use crate::gateway::RowRequest;
 use crate::service::{self, Extras};
 
-use super::detach;
 use super::run::config;
 
 /// In whose name the row of a site stands.
@@ -29,9 +28,6 @@ pub(super) async fn site(args: SiteArgs) -> anyhow::Result<()> {
         gateway_mac: None,
         tunnels: vec![args.tunnel],
     };
-    service::serve(&config, Extras { rows: vec![row], announce }).await?;
-    if args.detach_on_exit {
-        detach::remove(&config.bpffs, &config.instance)?;
-    }
-    Ok(())
+    let extras = Extras { rows: vec![row], announce, detach_on_exit: args.detach_on_exit };
+    service::serve(&config, extras).await
 }
