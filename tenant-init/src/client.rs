@@ -15,14 +15,13 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::sockopt::{PassCred, SendTimeout};
 use nix::sys::socket::{
-    AddressFamily, ControlMessageOwned, MsgFlags, SockFlag, SockType, UnixAddr, UnixCredentials,
-    connect, recvmsg, sendmsg, setsockopt, socket,
+    AddressFamily, ControlMessageOwned, MsgFlags, SockFlag, SockType, UnixAddr, UnixCredentials, connect, recvmsg,
+    sendmsg, setsockopt, socket,
 };
 use nix::sys::time::{TimeVal, TimeValLike};
 
 use crate::protocol::{
-    Answer, Envelope, Event, Hello, MAX_MESSAGE, PROTOCOL, Refusal, Reply, Request, ServiceSpec,
-    ServiceState,
+    Answer, Envelope, Event, Hello, MAX_MESSAGE, PROTOCOL, Refusal, Reply, Request, ServiceSpec, ServiceState,
 };
 
 /// Why a request got no good answer.
@@ -85,34 +84,18 @@ impl Client {
     /// [`ClientError::Gone`] when nobody listens there, [`ClientError::Connect`] otherwise.
     pub fn connect(path: &Path) -> Result<Client, ClientError> {
         Self::connect_io(path).map_err(|source| match source.raw_os_error() {
-            Some(libc::ENOENT | libc::ECONNREFUSED) => ClientError::Gone {
-                path: path.to_owned(),
-                source,
-            },
-            _ => ClientError::Connect {
-                path: path.to_owned(),
-                source,
-            },
+            Some(libc::ENOENT | libc::ECONNREFUSED) => ClientError::Gone { path: path.to_owned(), source },
+            _ => ClientError::Connect { path: path.to_owned(), source },
         })
     }
 
     fn connect_io(path: &Path) -> io::Result<Client> {
-        let socket = socket(
-            AddressFamily::Unix,
-            SockType::SeqPacket,
-            SockFlag::SOCK_CLOEXEC,
-            None,
-        )?;
+        let socket = socket(AddressFamily::Unix, SockType::SeqPacket, SockFlag::SOCK_CLOEXEC, None)?;
         // A full backlog would make connect() wait for ever behind an init that is stopped.
         setsockopt(&socket, SendTimeout, &TimeVal::seconds(5))?;
         setsockopt(&socket, PassCred, &true)?;
         connect(socket.as_raw_fd(), &UnixAddr::new(path)?)?;
-        Ok(Client {
-            socket,
-            next_id: 1,
-            peer: None,
-            events: Vec::new(),
-        })
+        Ok(Client { socket, next_id: 1, peer: None, events: Vec::new() })
     }
 
     /// Process id of init in the caller's pid namespace; known after the first answer.
@@ -128,21 +111,14 @@ impl Client {
     pub fn request(&mut self, request: Request, deadline: Duration) -> Result<Reply, ClientError> {
         let id = self.next_id;
         self.next_id += 1;
-        let message = serde_json::to_vec(&Envelope {
-            protocol: PROTOCOL,
-            id,
-            request,
-        })
-        .map_err(ClientError::Answer)?;
+        let message = serde_json::to_vec(&Envelope { protocol: PROTOCOL, id, request }).map_err(ClientError::Answer)?;
         if message.len() > MAX_MESSAGE {
             return Err(ClientError::TooLong(message.len()));
         }
         self.send(&message)?;
         let until = Instant::now() + deadline;
         loop {
-            let answer = self
-                .receive(until)?
-                .ok_or(ClientError::Deadline(deadline))?;
+            let answer = self.receive(until)?.ok_or(ClientError::Deadline(deadline))?;
             match answer.reply {
                 Reply::Event(event) => self.events.push(event),
                 Reply::Error(refusal) if answer.id == id || answer.id == 0 => {
@@ -183,13 +159,7 @@ impl Client {
     /// As [`Client::request`].
     pub fn stop(&mut self, name: &str, grace: Duration) -> Result<(), ClientError> {
         let timeout_ms = millis(grace);
-        self.done(
-            Request::Stop {
-                name: name.to_owned(),
-                timeout_ms,
-            },
-            grace + SLACK,
-        )
+        self.done(Request::Stop { name: name.to_owned(), timeout_ms }, grace + SLACK)
     }
 
     /// Stops a service and forgets it.
@@ -198,13 +168,7 @@ impl Client {
     /// As [`Client::request`].
     pub fn remove(&mut self, name: &str, grace: Duration) -> Result<(), ClientError> {
         let timeout_ms = millis(grace);
-        self.done(
-            Request::Remove {
-                name: name.to_owned(),
-                timeout_ms,
-            },
-            grace + SLACK,
-        )
+        self.done(Request::Remove { name: name.to_owned(), timeout_ms }, grace + SLACK)
     }
 
     /// Stops and starts a service; returns its new process id inside the tenant.
@@ -213,13 +177,7 @@ impl Client {
     /// As [`Client::request`].
     pub fn restart(&mut self, name: &str, grace: Duration) -> Result<i32, ClientError> {
         let timeout_ms = millis(grace);
-        match self.request(
-            Request::Restart {
-                name: name.to_owned(),
-                timeout_ms,
-            },
-            grace + SLACK,
-        )? {
+        match self.request(Request::Restart { name: name.to_owned(), timeout_ms }, grace + SLACK)? {
             Reply::Started { pid } => Ok(pid),
             _ => Err(ClientError::Unexpected),
         }
@@ -282,13 +240,7 @@ impl Client {
     fn send(&self, message: &[u8]) -> Result<(), ClientError> {
         let fd = self.socket.as_raw_fd();
         loop {
-            return match sendmsg::<UnixAddr>(
-                fd,
-                &[IoSlice::new(message)],
-                &[],
-                MsgFlags::MSG_NOSIGNAL,
-                None,
-            ) {
+            return match sendmsg::<UnixAddr>(fd, &[IoSlice::new(message)], &[], MsgFlags::MSG_NOSIGNAL, None) {
                 Ok(_) => Ok(()),
                 Err(Errno::EINTR) => continue,
                 Err(Errno::EPIPE | Errno::ECONNRESET) => Err(ClientError::Closed),
@@ -329,9 +281,7 @@ impl Client {
                 return Err(ClientError::Closed);
             }
             self.peer = peer.filter(|pid| *pid > 0).or(self.peer);
-            return serde_json::from_slice(&buffer[..length])
-                .map(Some)
-                .map_err(ClientError::Answer);
+            return serde_json::from_slice(&buffer[..length]).map(Some).map_err(ClientError::Answer);
         }
     }
 }
@@ -347,8 +297,7 @@ fn readable(fd: BorrowedFd<'_>, until: Instant) -> Result<bool, ClientError> {
     loop {
         let left = until.saturating_duration_since(Instant::now());
         // Rounded up, or the last millisecond would be a busy loop.
-        let left =
-            PollTimeout::try_from(left + Duration::from_micros(999)).unwrap_or(PollTimeout::MAX);
+        let left = PollTimeout::try_from(left + Duration::from_micros(999)).unwrap_or(PollTimeout::MAX);
         match poll(&mut [PollFd::new(fd, PollFlags::POLLIN)], left) {
             Ok(0) => return Ok(false),
             Ok(_) => return Ok(true),

@@ -67,9 +67,7 @@ fn arguments() -> Result<Arguments, String> {
     if std::process::id() != 1 {
         return Err("not process 1 of a pid namespace".to_owned());
     }
-    let control = control
-        .filter(|fd| *fd > 2)
-        .ok_or("--control-fd is missing")?;
+    let control = control.filter(|fd| *fd > 2).ok_or("--control-fd is missing")?;
     nix::fcntl::fcntl(
         // SAFETY: only used for this call, which fails when the descriptor is not open.
         unsafe { std::os::fd::BorrowedFd::borrow_raw(control) },
@@ -80,9 +78,7 @@ fn arguments() -> Result<Arguments, String> {
         house: House {
             name,
             ids: ids.filter(|id| *id > 0).ok_or("--ids is missing")?,
-            state: state
-                .filter(|path| path.is_absolute())
-                .ok_or("--state is missing")?,
+            state: state.filter(|path| path.is_absolute()).ok_or("--state is missing")?,
         },
         // SAFETY: the daemon passed this descriptor to us and nobody else in this process uses it.
         control: unsafe { OwnedFd::from_raw_fd(control) },
@@ -99,7 +95,20 @@ struct Init {
     supervisor: Supervisor,
     system: System,
     ending: bool,
+    leaving: Vec<Leaving>,
 }
+
+/// A service whose first process has been reaped while others of its group may still be on their way out: its ports
+/// are free and its stop is done only when they are gone.
+struct Leaving {
+    group: i32,
+    exit: String,
+    /// A process of the group can be a zombie whose parent left the group and does not reap: not waited for longer.
+    until: Instant,
+}
+
+/// How long the killed rest of a service's group may take.
+const LEAVING: Duration = Duration::from_secs(1);
 
 /// The real system behind [`Processes`].
 struct System(Tenant);
@@ -123,8 +132,7 @@ impl Init {
             wanted.add(signal);
         }
         wanted.thread_set_mask()?;
-        let signals =
-            SignalFd::with_flags(&wanted, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
+        let signals = SignalFd::with_flags(&wanted, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
         // A failed set-up is told to whoever asks: the daemon decides what becomes of the tenant.
         let failed = house.set_up().err().map(|error| error.to_string());
         if let Some(failed) = &failed {
@@ -137,11 +145,9 @@ impl Init {
             signals,
             server: Server::new(control)?,
             supervisor: Supervisor::default(),
-            system: System(Tenant {
-                ids: house.ids,
-                state: house.state,
-            }),
+            system: System(Tenant { ids: house.ids, state: house.state }),
             ending: false,
+            leaving: Vec::new(),
         })
     }
 
@@ -152,6 +158,7 @@ impl Init {
                 self.read_signals();
                 self.reap();
             }
+            self.let_go();
             self.supervisor.tick(Instant::now(), &mut self.system);
             if calling {
                 self.server.accept();
@@ -161,9 +168,7 @@ impl Init {
             }
             for notice in self.supervisor.notices() {
                 match notice {
-                    Notice::Answer(waiter, reply) => {
-                        self.server.answer(waiter.connection, waiter.request, reply)
-                    }
+                    Notice::Answer(waiter, reply) => self.server.answer(waiter.connection, waiter.request, reply),
                     Notice::Event(event) => self.server.publish(event),
                 }
             }
@@ -173,12 +178,12 @@ impl Init {
 
     /// Sleeps until something happens: (a signal, a new client, clients with a message).
     fn wait(&self) -> (bool, bool, Vec<u64>) {
-        let timeout = match self.supervisor.next_due() {
+        let due = self.leaving.iter().map(|service| service.until).chain(self.supervisor.next_due()).min();
+        let timeout = match due {
             None => PollTimeout::NONE,
             // Rounded up, or the last millisecond would be a busy loop.
             Some(due) => {
-                let left =
-                    due.saturating_duration_since(Instant::now()) + Duration::from_micros(999);
+                let left = due.saturating_duration_since(Instant::now()) + Duration::from_micros(999);
                 PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX)
             }
         };
@@ -187,11 +192,7 @@ impl Init {
             PollFd::new(self.server.listener(), PollFlags::POLLIN),
         ];
         let ids: Vec<u64> = self.server.connections().map(|(id, _)| id).collect();
-        fds.extend(
-            self.server
-                .connections()
-                .map(|(_, fd)| PollFd::new(fd, PollFlags::POLLIN)),
-        );
+        fds.extend(self.server.connections().map(|(_, fd)| PollFd::new(fd, PollFlags::POLLIN)));
         match poll(&mut fds, timeout) {
             Ok(_) => {}
             Err(Errno::EINTR) => return (true, false, Vec::new()),
@@ -202,12 +203,7 @@ impl Init {
             }
         }
         let ready = |fd: &PollFd<'_>| fd.revents().is_some_and(|events| !events.is_empty());
-        let speaking = ids
-            .iter()
-            .zip(&fds[2..])
-            .filter(|(_, fd)| ready(fd))
-            .map(|(id, _)| *id)
-            .collect();
+        let speaking = ids.iter().zip(&fds[2..]).filter(|(_, fd)| ready(fd)).map(|(id, _)| *id).collect();
         (ready(&fds[0]), ready(&fds[1]), speaking)
     }
 
@@ -223,14 +219,28 @@ impl Init {
     /// Takes every process that ended: services and the orphans that the kernel gives to process 1.
     fn reap(&mut self) {
         while let Some(pid) = ended_child() {
-            if self.supervisor.leads(pid) {
+            let leads = self.supervisor.leads(pid);
+            if leads {
                 // What is left of the service's group would keep its ports. Before the reaping, while nobody else
                 // can have the number.
                 self.system.signal(pid, libc::SIGKILL);
             }
             let exit = take_child(pid);
-            self.supervisor
-                .ended(pid, &exit, Instant::now(), &mut self.system);
+            if leads {
+                self.leaving.push(Leaving { group: pid, exit, until: Instant::now() + LEAVING });
+            }
+        }
+    }
+
+    /// Tells the supervisor of services that are gone with their whole group.
+    fn let_go(&mut self) {
+        let now = Instant::now();
+        let (still, gone) = std::mem::take(&mut self.leaving)
+            .into_iter()
+            .partition::<Vec<_>, _>(|service| service.until > now && group_exists(service.group));
+        self.leaving = still;
+        for service in gone {
+            self.supervisor.ended(service.group, &service.exit, now, &mut self.system);
         }
     }
 
@@ -240,13 +250,7 @@ impl Init {
             Incoming::Gone => self.server.drop_connection(connection),
             Incoming::Bad(id, refusal) => self.server.answer(connection, id, Reply::Error(refusal)),
             Incoming::Request(id, request) => {
-                if let Some(reply) = self.execute(
-                    request,
-                    Waiter {
-                        connection,
-                        request: id,
-                    },
-                ) {
+                if let Some(reply) = self.execute(request, Waiter { connection, request: id }) {
                     self.server.answer(connection, id, reply);
                 }
             }
@@ -259,9 +263,7 @@ impl Init {
         let grace = Duration::from_millis;
         match request {
             Request::Hello => Some(Reply::Hello(self.hello())),
-            Request::List => Some(Reply::Services {
-                services: self.supervisor.list(),
-            }),
+            Request::List => Some(Reply::Services { services: self.supervisor.list() }),
             Request::Processes => Some(Reply::Processes { count: processes() }),
             Request::Subscribe => {
                 self.server.subscribe(waiter.connection);
@@ -274,28 +276,16 @@ impl Init {
                 },
                 Err(refusal) => Reply::Error(refusal),
             }),
-            Request::Stop { name, timeout_ms } => self.supervisor.stop(
-                &name,
-                (Then::Stay, grace(timeout_ms)),
-                waiter,
-                now,
-                &mut self.system,
-            ),
-            Request::Remove { name, timeout_ms } => self.supervisor.stop(
-                &name,
-                (Then::Forget, grace(timeout_ms)),
-                waiter,
-                now,
-                &mut self.system,
-            ),
+            Request::Stop { name, timeout_ms } => {
+                self.supervisor.stop(&name, (Then::Stay, grace(timeout_ms)), waiter, now, &mut self.system)
+            }
+            Request::Remove { name, timeout_ms } => {
+                self.supervisor.stop(&name, (Then::Forget, grace(timeout_ms)), waiter, now, &mut self.system)
+            }
             Request::Restart { name, timeout_ms } => match self.may_start() {
-                Ok(()) => self.supervisor.stop(
-                    &name,
-                    (Then::StartAgain, grace(timeout_ms)),
-                    waiter,
-                    now,
-                    &mut self.system,
-                ),
+                Ok(()) => {
+                    self.supervisor.stop(&name, (Then::StartAgain, grace(timeout_ms)), waiter, now, &mut self.system)
+                }
                 Err(refusal) => Some(Reply::Error(refusal)),
             },
         }
@@ -308,12 +298,7 @@ impl Init {
             (None, true) => "the tenant's init is ending".to_owned(),
             (None, false) => return Ok(()),
         };
-        Err(Refusal {
-            kind: RefusalKind::NotReady,
-            field: "tenant".into(),
-            value: self.name.clone(),
-            rule,
-        })
+        Err(Refusal { kind: RefusalKind::NotReady, field: "tenant".into(), value: self.name.clone(), rule })
     }
 
     fn hello(&self) -> Hello {
@@ -328,6 +313,12 @@ impl Init {
     }
 }
 
+/// True while the group has a process, be it a zombie.
+fn group_exists(group: i32) -> bool {
+    // SAFETY: plain system call; signal 0 only asks.
+    unsafe { libc::kill(-group, 0) == 0 || Errno::last() != Errno::ESRCH }
+}
+
 /// A child that ended and is not reaped yet.
 fn ended_child() -> Option<i32> {
     loop {
@@ -335,10 +326,7 @@ fn ended_child() -> Option<i32> {
         let (result, pid) = unsafe {
             let mut info = std::mem::zeroed::<libc::siginfo_t>();
             let flags = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
-            (
-                libc::waitid(libc::P_ALL, 0, &mut info, flags),
-                info.si_pid(),
-            )
+            (libc::waitid(libc::P_ALL, 0, &mut info, flags), info.si_pid())
         };
         match result {
             0 => return (pid > 0).then_some(pid),
@@ -365,13 +353,6 @@ fn processes() -> usize {
     let Ok(entries) = std::fs::read_dir("/proc") else {
         return 0;
     };
-    let is_pid = |name: &std::ffi::OsStr| {
-        name.to_str()
-            .is_some_and(|name| name.parse::<u32>().is_ok())
-    };
-    entries
-        .flatten()
-        .filter(|entry| is_pid(&entry.file_name()))
-        .count()
-        .saturating_sub(1)
+    let is_pid = |name: &std::ffi::OsStr| name.to_str().is_some_and(|name| name.parse::<u32>().is_ok());
+    entries.flatten().filter(|entry| is_pid(&entry.file_name())).count().saturating_sub(1)
 }

@@ -262,20 +262,16 @@ mod tests {
                 },
             },
         };
-        let text = r#"{"protocol":1,"id":7,"request":{"do":"start","service":{"name":"web","argv":["/usr/sbin/nginx"]}}}"#;
+        let text =
+            r#"{"protocol":1,"id":7,"request":{"do":"start","service":{"name":"web","argv":["/usr/sbin/nginx"]}}}"#;
         assert_eq!(serde_json::to_string(&start).unwrap(), text);
         assert_eq!(serde_json::from_str::<Envelope>(text).unwrap(), start);
 
-        let answer = Answer {
-            protocol: 1,
-            id: 7,
-            reply: Reply::Started { pid: 2 },
-        };
+        let answer = Answer { protocol: 1, id: 7, reply: Reply::Started { pid: 2 } };
         let text = r#"{"protocol":1,"id":7,"reply":{"is":"started","pid":2}}"#;
         assert_eq!(serde_json::to_string(&answer).unwrap(), text);
 
-        let stop =
-            r#"{"protocol":1,"id":1,"request":{"do":"stop","name":"web","timeout_ms":5000}}"#;
+        let stop = r#"{"protocol":1,"id":1,"request":{"do":"stop","name":"web","timeout_ms":5000}}"#;
         assert!(serde_json::from_str::<Envelope>(stop).is_ok());
     }
 

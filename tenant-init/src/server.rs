@@ -7,11 +7,10 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::sockopt::PeerCredentials;
 use nix::sys::socket::{Backlog, MsgFlags, SockFlag, accept4, getsockopt, listen, recv, send};
-use tenant_init::protocol::{
-    Answer, Envelope, Event, MAX_MESSAGE, PROTOCOL, Refusal, RefusalKind, Reply, Request,
-};
+use tenant_init::protocol::{Answer, Envelope, Event, MAX_MESSAGE, PROTOCOL, Refusal, RefusalKind, Reply, Request};
 
 /// Connections at a time; more are refused by closing.
 const MOST: usize = 32;
@@ -52,16 +51,8 @@ impl Server {
     pub(crate) fn new(listener: OwnedFd) -> io::Result<Server> {
         listen(&listener, Backlog::new(16)?)?;
         // Nonblocking, or a client that connects and goes away between poll and accept would hang init.
-        nix::fcntl::fcntl(
-            &listener,
-            nix::fcntl::FcntlArg::F_SETFL(nix::fcntl::OFlag::O_NONBLOCK),
-        )?;
-        Ok(Server {
-            listener,
-            connections: Vec::new(),
-            last_id: 0,
-            buffer: vec![0; MAX_MESSAGE],
-        })
+        nix::fcntl::fcntl(&listener, nix::fcntl::FcntlArg::F_SETFL(nix::fcntl::OFlag::O_NONBLOCK))?;
+        Ok(Server { listener, connections: Vec::new(), last_id: 0, buffer: vec![0; MAX_MESSAGE] })
     }
 
     /// The listening socket, for poll.
@@ -71,27 +62,22 @@ impl Server {
 
     /// The clients, for poll.
     pub(crate) fn connections(&self) -> impl Iterator<Item = (u64, BorrowedFd<'_>)> {
-        self.connections
-            .iter()
-            .map(|one| (one.id, one.socket.as_fd()))
+        self.connections.iter().map(|one| (one.id, one.socket.as_fd()))
     }
 
     /// Takes every client that waits.
     pub(crate) fn accept(&mut self) {
-        while let Ok(fd) = accept4(
-            self.listener.as_raw_fd(),
-            SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK,
-        ) {
+        while let Ok(fd) = accept4(self.listener.as_raw_fd(), SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK) {
             // SAFETY: the kernel just gave us this descriptor.
             let socket = unsafe { OwnedFd::from_raw_fd(fd) };
             let root = getsockopt(&socket, PeerCredentials).is_ok_and(|peer| peer.uid() == 0);
+            if self.connections.len() >= MOST {
+                // Some may have gone without our having looked yet.
+                self.connections.retain(|one| !hung_up(one));
+            }
             if root && self.connections.len() < MOST {
                 self.last_id += 1;
-                self.connections.push(Connection {
-                    id: self.last_id,
-                    socket,
-                    subscribed: false,
-                });
+                self.connections.push(Connection { id: self.last_id, socket, subscribed: false });
             }
         }
     }
@@ -102,21 +88,13 @@ impl Server {
             return Incoming::Nothing;
         };
         // MSG_TRUNC: the true length, also when the message did not fit.
-        match recv(
-            connection.socket.as_raw_fd(),
-            &mut self.buffer,
-            MsgFlags::MSG_TRUNC,
-        ) {
+        match recv(connection.socket.as_raw_fd(), &mut self.buffer, MsgFlags::MSG_TRUNC) {
             Ok(0) => Incoming::Gone,
             Ok(length) => match self.buffer.get(..length) {
                 Some(message) => parse(message),
                 None => Incoming::Bad(
                     0,
-                    not_understood(
-                        "message",
-                        &format!("{length} bytes"),
-                        &format!("at most {MAX_MESSAGE} bytes"),
-                    ),
+                    not_understood("message", &format!("{length} bytes"), &format!("at most {MAX_MESSAGE} bytes")),
                 ),
             },
             Err(Errno::EAGAIN | Errno::EINTR) => Incoming::Nothing,
@@ -129,14 +107,7 @@ impl Server {
         let Some(position) = self.connections.iter().position(|one| one.id == connection) else {
             return;
         };
-        if !deliver(
-            &self.connections[position],
-            &Answer {
-                protocol: PROTOCOL,
-                id,
-                reply,
-            },
-        ) {
+        if !deliver(&self.connections[position], &Answer { protocol: PROTOCOL, id, reply }) {
             self.connections.swap_remove(position);
         }
     }
@@ -146,13 +117,8 @@ impl Server {
         if !self.connections.iter().any(|one| one.subscribed) {
             return;
         }
-        let answer = Answer {
-            protocol: PROTOCOL,
-            id: 0,
-            reply: Reply::Event(event),
-        };
-        self.connections
-            .retain(|one| !one.subscribed || deliver(one, &answer));
+        let answer = Answer { protocol: PROTOCOL, id: 0, reply: Reply::Event(event) };
+        self.connections.retain(|one| !one.subscribed || deliver(one, &answer));
     }
 
     /// From now on the connection gets events.
@@ -168,16 +134,17 @@ impl Server {
     }
 }
 
+fn hung_up(connection: &Connection) -> bool {
+    let mut fds = [PollFd::new(connection.socket.as_fd(), PollFlags::empty())];
+    let asked = poll(&mut fds, PollTimeout::ZERO);
+    asked.is_ok() && fds[0].revents().is_some_and(|events| events.contains(PollFlags::POLLHUP))
+}
+
 fn deliver(connection: &Connection, answer: &Answer) -> bool {
     let Ok(message) = serde_json::to_vec(answer) else {
         return false;
     };
-    send(
-        connection.socket.as_raw_fd(),
-        &message,
-        MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT,
-    )
-    .is_ok()
+    send(connection.socket.as_raw_fd(), &message, MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT).is_ok()
 }
 
 fn parse(message: &[u8]) -> Incoming {
@@ -188,23 +155,13 @@ fn parse(message: &[u8]) -> Incoming {
             return Incoming::Bad(0, not_understood("message", "", &format!("JSON ({error})")));
         }
     };
-    let id = value
-        .get("id")
-        .and_then(serde_json::Value::as_u64)
-        .unwrap_or(0);
-    let verb = value
-        .pointer("/request/do")
-        .and_then(serde_json::Value::as_str)
-        .unwrap_or("")
-        .to_owned();
+    let id = value.get("id").and_then(serde_json::Value::as_u64).unwrap_or(0);
+    let verb = value.pointer("/request/do").and_then(serde_json::Value::as_str).unwrap_or("").to_owned();
     let protocol = value.get("protocol").and_then(serde_json::Value::as_u64);
     // Anyone may ask who we are; everything else needs the same protocol.
     if protocol != Some(u64::from(PROTOCOL)) && verb != "hello" {
         let number = protocol.map_or_else(String::new, |number| number.to_string());
-        return Incoming::Bad(
-            id,
-            not_understood("protocol", &number, &format!("this init speaks {PROTOCOL}")),
-        );
+        return Incoming::Bad(id, not_understood("protocol", &number, &format!("this init speaks {PROTOCOL}")));
     }
     match serde_json::from_value::<Envelope>(value) {
         Ok(envelope) => Incoming::Request(envelope.id, envelope.request),
@@ -213,12 +170,7 @@ fn parse(message: &[u8]) -> Incoming {
 }
 
 fn not_understood(field: &str, value: &str, rule: &str) -> Refusal {
-    Refusal {
-        kind: RefusalKind::NotUnderstood,
-        field: field.into(),
-        value: value.into(),
-        rule: rule.into(),
-    }
+    Refusal { kind: RefusalKind::NotUnderstood, field: field.into(), value: value.into(), rule: rule.into() }
 }
 
 #[cfg(test)]
@@ -239,21 +191,14 @@ mod tests {
         assert_eq!(bad("[]").0, 0);
         assert_eq!(bad(r#"{"protocol":1,"id":4,"request":{"do":"fly"}}"#).0, 4);
         let (id, refusal) = bad(r#"{"protocol":2,"id":5,"request":{"do":"list"}}"#);
-        assert_eq!(
-            (id, refusal.field.as_str(), refusal.value.as_str()),
-            (5, "protocol", "2")
-        );
-        let (_, refusal) =
-            bad(r#"{"protocol":1,"id":6,"request":{"do":"list","all":true},"more":1}"#);
+        assert_eq!((id, refusal.field.as_str(), refusal.value.as_str()), (5, "protocol", "2"));
+        let (_, refusal) = bad(r#"{"protocol":1,"id":6,"request":{"do":"list","all":true},"more":1}"#);
         assert_eq!(refusal.kind, RefusalKind::NotUnderstood);
     }
 
     #[test]
     fn hello_is_answered_to_every_protocol() {
         let message = br#"{"protocol":9,"id":1,"request":{"do":"hello"}}"#;
-        assert!(matches!(
-            parse(message),
-            Incoming::Request(1, Request::Hello)
-        ));
+        assert!(matches!(parse(message), Incoming::Request(1, Request::Hello)));
     }
 }

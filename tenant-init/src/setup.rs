@@ -50,89 +50,34 @@ impl House {
         let none = MsFlags::empty();
         let inert = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
         let own = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
-        let owner = format!(
-            "mode=0755,uid={0},gid={0},size=64m,nr_inodes=65536",
-            self.ids
-        );
+        let owner = format!("mode=0755,uid={0},gid={0},size=64m,nr_inodes=65536", self.ids);
         let shared = "mode=1777,size=256m,nr_inodes=65536";
 
         step("host name", || host_name(&self.name))?;
-        step("private mounts", || {
-            attach(
-                None,
-                Path::new("/"),
-                None,
-                MsFlags::MS_REC | MsFlags::MS_PRIVATE,
-                None,
-            )
-        })?;
+        step("private mounts", || attach(None, Path::new("/"), None, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None))?;
         let state = step("open state directory", || open_tree(&self.state))?;
-        step("mount /proc", || {
-            attach(Some("proc"), Path::new("/proc"), Some("proc"), inert, None)
-        })?;
+        step("mount /proc", || attach(Some("proc"), Path::new("/proc"), Some("proc"), inert, None))?;
         // The devices of the tenant's stack instead of the host's; it also hides what is mounted below /sys.
         step("mount /sys", || {
-            attach(
-                Some("sysfs"),
-                Path::new("/sys"),
-                Some("sysfs"),
-                inert | MsFlags::MS_RDONLY,
-                None,
-            )
+            attach(Some("sysfs"), Path::new("/sys"), Some("sysfs"), inert | MsFlags::MS_RDONLY, None)
         })?;
-        step("mount /run", || {
-            attach(
-                Some("tmpfs"),
-                Path::new("/run"),
-                Some("tmpfs"),
-                own,
-                Some(&owner),
-            )
-        })?;
-        step("mount /tmp", || {
-            attach(
-                Some("tmpfs"),
-                Path::new("/tmp"),
-                Some("tmpfs"),
-                own,
-                Some(shared),
-            )
-        })?;
+        step("mount /run", || attach(Some("tmpfs"), Path::new("/run"), Some("tmpfs"), own, Some(&owner)))?;
+        step("mount /tmp", || attach(Some("tmpfs"), Path::new("/tmp"), Some("tmpfs"), own, Some(shared)))?;
         step("mount /var/tmp", || {
-            absent_is_fine(attach(
-                Some("/tmp"),
-                Path::new("/var/tmp"),
-                None,
-                MsFlags::MS_BIND,
-                None,
-            ))
+            absent_is_fine(attach(Some("/tmp"), Path::new("/var/tmp"), None, MsFlags::MS_BIND, None))
         })?;
         // Shared memory files and message queues are ways from tenant to tenant.
         step("mount /dev/shm", || {
-            absent_is_fine(attach(
-                Some("tmpfs"),
-                Path::new("/dev/shm"),
-                Some("tmpfs"),
-                inert,
-                Some(shared),
-            ))
+            absent_is_fine(attach(Some("tmpfs"), Path::new("/dev/shm"), Some("tmpfs"), inert, Some(shared)))
         })?;
         step("mount /dev/mqueue", || {
-            absent_is_fine(attach(
-                Some("mqueue"),
-                Path::new("/dev/mqueue"),
-                Some("mqueue"),
-                inert,
-                None,
-            ))
+            absent_is_fine(attach(Some("mqueue"), Path::new("/dev/mqueue"), Some("mqueue"), inert, None))
         })?;
         step("cover other tenants", || self.cover(none))?;
         step("mount state directory", || move_tree(&state, &self.state))?;
         for file in ["resolv.conf", "hosts"] {
             let ours = self.state.join("etc").join(file);
-            step(&format!("bind /etc/{file}"), || {
-                bind_file(&ours, &Path::new("/etc").join(file))
-            })?;
+            step(&format!("bind /etc/{file}"), || bind_file(&ours, &Path::new("/etc").join(file)))?;
         }
         step("loopback up", loopback_up)?;
         step("capabilities", give_up)
@@ -140,25 +85,17 @@ impl House {
 
     /// Puts an empty directory over the directory that holds the state of all tenants, with room for our own.
     fn cover(&self, flags: MsFlags) -> io::Result<()> {
-        let all = self.state.parent().ok_or(io::ErrorKind::InvalidInput)?;
+        // Covering the root would cover everything.
+        let all = self.state.parent().filter(|all| all.parent().is_some()).ok_or(io::ErrorKind::InvalidInput)?;
         // When the state is below /run or /tmp it has just been covered.
         fs::create_dir_all(all)?;
-        attach(
-            Some("tmpfs"),
-            all,
-            Some("tmpfs"),
-            flags | MsFlags::MS_NOSUID,
-            Some("mode=0755,size=4k,nr_inodes=4"),
-        )?;
+        attach(Some("tmpfs"), all, Some("tmpfs"), flags | MsFlags::MS_NOSUID, Some("mode=0755,size=4k,nr_inodes=4"))?;
         fs::create_dir(&self.state)
     }
 }
 
 fn step<T>(name: &str, action: impl FnOnce() -> io::Result<T>) -> Result<T, SetupError> {
-    action().map_err(|source| SetupError {
-        step: name.to_owned(),
-        source,
-    })
+    action().map_err(|source| SetupError { step: name.to_owned(), source })
 }
 
 fn attach(
@@ -187,11 +124,9 @@ fn host_name(name: &str) -> io::Result<()> {
 /// Takes a copy of the mount at `path` that outlives being covered.
 fn open_tree(path: &Path) -> io::Result<OwnedFd> {
     let path = CString::new(path.as_os_str().as_bytes())?;
-    let flags =
-        libc::OPEN_TREE_CLONE | libc::OPEN_TREE_CLOEXEC | libc::AT_RECURSIVE as libc::c_uint;
+    let flags = libc::OPEN_TREE_CLONE | libc::OPEN_TREE_CLOEXEC | libc::AT_RECURSIVE as libc::c_uint;
     // SAFETY: plain system call with a live path.
-    let fd =
-        check(unsafe { libc::syscall(libc::SYS_open_tree, libc::AT_FDCWD, path.as_ptr(), flags) })?;
+    let fd = check(unsafe { libc::syscall(libc::SYS_open_tree, libc::AT_FDCWD, path.as_ptr(), flags) })?;
     // SAFETY: the kernel just gave us this descriptor.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
@@ -202,24 +137,13 @@ fn move_tree(tree: &OwnedFd, target: &Path) -> io::Result<()> {
     let flags = libc::MOVE_MOUNT_F_EMPTY_PATH;
     // SAFETY: plain system call with live paths and descriptor.
     check(unsafe {
-        libc::syscall(
-            libc::SYS_move_mount,
-            tree.as_raw_fd(),
-            c"".as_ptr(),
-            libc::AT_FDCWD,
-            target.as_ptr(),
-            flags,
-        )
+        libc::syscall(libc::SYS_move_mount, tree.as_raw_fd(), c"".as_ptr(), libc::AT_FDCWD, target.as_ptr(), flags)
     })
     .map(drop)
 }
 
 fn check(result: libc::c_long) -> io::Result<i32> {
-    if result < 0 {
-        Err(io::Error::last_os_error())
-    } else {
-        i32::try_from(result).map_err(io::Error::other)
-    }
+    if result < 0 { Err(io::Error::last_os_error()) } else { i32::try_from(result).map_err(io::Error::other) }
 }
 
 /// Binds `ours` over `target`. Where the host has a symbolic link (systemd-resolved links resolv.conf into /run), the
@@ -232,13 +156,7 @@ fn bind_file(ours: &Path, target: &Path) -> io::Result<()> {
         }
         fs::File::create(&target)?;
     }
-    Ok(mount(
-        Some(ours),
-        &target,
-        None::<&str>,
-        MsFlags::MS_BIND,
-        None::<&str>,
-    )?)
+    Ok(mount(Some(ours), &target, None::<&str>, MsFlags::MS_BIND, None::<&str>)?)
 }
 
 fn follow(path: &Path) -> io::Result<PathBuf> {
@@ -267,8 +185,7 @@ fn follow(path: &Path) -> io::Result<PathBuf> {
 fn loopback_up() -> io::Result<()> {
     // SAFETY: plain system calls; `request` lives here and is initialised for the one we use.
     unsafe {
-        let socket =
-            check(libc::socket(libc::AF_INET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0).into())?;
+        let socket = check(libc::socket(libc::AF_INET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0).into())?;
         let socket = OwnedFd::from_raw_fd(socket);
         let mut request = std::mem::zeroed::<libc::ifreq>();
         for (to, from) in request.ifr_name.iter_mut().zip(b"lo") {

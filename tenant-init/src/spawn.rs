@@ -20,8 +20,7 @@ use tenant_init::protocol::{Refusal, RefusalKind, ServiceSpec};
 /// A log longer than this (bytes) is put aside as `.1` when its service is started.
 const LOG_LIMIT: u64 = 10 * 1024 * 1024;
 /// `O_NOFOLLOW`: nobody but root can write into the directory; if that breaks one day, no link leads out of it.
-const LOG_FLAGS: libc::c_int =
-    libc::O_WRONLY | libc::O_CREAT | libc::O_APPEND | libc::O_NOFOLLOW | libc::O_CLOEXEC;
+const LOG_FLAGS: libc::c_int = libc::O_WRONLY | libc::O_CREAT | libc::O_APPEND | libc::O_NOFOLLOW | libc::O_CLOEXEC;
 /// Search path of every service, as login(1) of Debian sets it for root.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 /// How long (milliseconds) the steps may take before the child is given up: a dead file system must not hang init.
@@ -101,8 +100,7 @@ impl Tenant {
         };
         let log = self.state.join("logs").join(format!("{}.log", spec.name));
         rotate(&log).map_err(|error| failed("rotate log", &error))?;
-        let (reader, writer) =
-            nix::unistd::pipe2(OFlag::O_CLOEXEC).map_err(|error| failed("pipe", &error.into()))?;
+        let (reader, writer) = nix::unistd::pipe2(OFlag::O_CLOEXEC).map_err(|error| failed("pipe", &error.into()))?;
         let prepared = self
             .prepare(spec, &log, writer.as_raw_fd())
             .map_err(|error| failed("prepare", &io::Error::other(error)))?;
@@ -136,33 +134,18 @@ impl Tenant {
             ("LANG".to_owned(), "C.UTF-8".to_owned()),
         ];
         env.retain(|(key, _)| !spec.env.contains_key(key));
-        env.extend(
-            spec.env
-                .iter()
-                .map(|(key, value)| (key.clone(), value.clone())),
-        );
-        let path = env
-            .iter()
-            .find(|(key, _)| key == "PATH")
-            .map_or("", |(_, path)| path.as_str());
+        env.extend(spec.env.iter().map(|(key, value)| (key.clone(), value.clone())));
+        let path = env.iter().find(|(key, _)| key == "PATH").map_or("", |(_, path)| path.as_str());
 
         let command = spec.argv.first().map_or("", String::as_str);
         let programs = if command.contains('/') {
             vec![CString::new(command)?]
         } else {
-            path.split(':')
-                .map(|directory| CString::new(format!("{directory}/{command}")))
-                .collect::<Result<_, _>>()?
+            path.split(':').map(|directory| CString::new(format!("{directory}/{command}"))).collect::<Result<_, _>>()?
         };
-        let argv = spec
-            .argv
-            .iter()
-            .map(|word| CString::new(word.as_str()))
-            .collect::<Result<Vec<_>, _>>()?;
-        let envp = env
-            .iter()
-            .map(|(key, value)| CString::new(format!("{key}={value}")))
-            .collect::<Result<Vec<_>, _>>()?;
+        let argv = spec.argv.iter().map(|word| CString::new(word.as_str())).collect::<Result<Vec<_>, _>>()?;
+        let envp =
+            env.iter().map(|(key, value)| CString::new(format!("{key}={value}"))).collect::<Result<Vec<_>, _>>()?;
         Ok(Prepared {
             programs,
             argv: pointers(&argv),
@@ -178,11 +161,7 @@ impl Tenant {
 }
 
 fn pointers(words: &[CString]) -> Vec<*const libc::c_char> {
-    words
-        .iter()
-        .map(|word| word.as_ptr())
-        .chain([std::ptr::null()])
-        .collect()
+    words.iter().map(|word| word.as_ptr()).chain([std::ptr::null()]).collect()
 }
 
 /// The child: from here on every line is one privileged step.
@@ -199,11 +178,7 @@ fn child(prepared: &Prepared) -> ! {
 
 /// One step: the result of its system call, or its name with the error number.
 fn step(step: Step, result: libc::c_int) -> Result<libc::c_int, (Step, i32)> {
-    if result < 0 {
-        Err((step, Errno::last_raw()))
-    } else {
-        Ok(result)
-    }
+    if result < 0 { Err((step, Errno::last_raw())) } else { Ok(result) }
 }
 
 /// Runs the steps; returns only with the one that failed.
@@ -217,20 +192,14 @@ fn steps(prepared: &Prepared) -> Result<Infallible, (Step, i32)> {
         step(Step::Gid, libc::setresgid(ids, ids, ids))?;
         // Opened as root for the tenant's group: the service can open /dev/stderr again, but not replace the file.
         libc::umask(0);
-        let log = step(
-            Step::Log,
-            libc::open(prepared.log.as_ptr(), LOG_FLAGS, 0o660),
-        )?;
+        let log = step(Step::Log, libc::open(prepared.log.as_ptr(), LOG_FLAGS, 0o660))?;
         let null = step(Step::Input, libc::open(c"/dev/null".as_ptr(), libc::O_RDWR))?;
         step(Step::Input, libc::dup2(null, 0))?;
         step(Step::Output, libc::dup2(log, 1))?;
         step(Step::Errors, libc::dup2(log, 2))?;
         // Leaving uid 0 empties the permitted, effective and ambient sets; init has emptied the bounding set.
         step(Step::Uid, libc::setresuid(ids, ids, ids))?;
-        step(
-            Step::NoNewPrivileges,
-            libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0),
-        )?;
+        step(Step::NoNewPrivileges, libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))?;
         libc::umask(0o022);
         step(Step::Directory, libc::chdir(prepared.cwd.as_ptr()))?;
         // The report pipe has to live until execve: everything is only marked.
@@ -239,13 +208,7 @@ fn steps(prepared: &Prepared) -> Result<Infallible, (Step, i32)> {
     let mut errno = libc::ENOENT;
     for program in &prepared.programs {
         // SAFETY: as above; the arrays end with a null pointer.
-        unsafe {
-            libc::execve(
-                program.as_ptr(),
-                prepared.argv.as_ptr(),
-                prepared.envp.as_ptr(),
-            )
-        };
+        unsafe { libc::execve(program.as_ptr(), prepared.argv.as_ptr(), prepared.envp.as_ptr()) };
         // As execvp(3): a directory without the program is passed over, a refusal is remembered.
         match Errno::last_raw() {
             libc::ENOENT | libc::ENOTDIR => {}
@@ -256,12 +219,15 @@ fn steps(prepared: &Prepared) -> Result<Infallible, (Step, i32)> {
     Err((Step::Exec, errno))
 }
 
-/// Default handlers and an empty mask: init blocks signals for its signalfd, and Rust ignores SIGPIPE.
+/// Default handlers and an empty mask: init blocks signals for its signalfd, Rust ignores SIGPIPE, and whoever
+/// started the daemon may ignore what he likes.
 fn default_signals() -> i32 {
-    // SAFETY: plain system calls on a set that lives here.
+    // handler, flags, restorer and mask of the kernel's own structure.
+    let default = [0_u64; 4];
+    // SAFETY: plain system calls on data that lives here. By number, because the C library keeps 32 and 33 to itself.
     unsafe {
-        for signal in 1..=libc::SIGRTMAX() {
-            libc::signal(signal, libc::SIG_DFL);
+        for signal in 1..=64 {
+            libc::syscall(libc::SYS_rt_sigaction, signal, default.as_ptr(), std::ptr::null::<u8>(), 8_usize);
         }
         let mut none = std::mem::zeroed::<libc::sigset_t>();
         libc::sigemptyset(&mut none);
@@ -271,24 +237,15 @@ fn default_signals() -> i32 {
 
 fn close_on_exec_from_3() -> i32 {
     // SAFETY: plain system call. By number: the wrapper is missing in older C libraries.
-    let result = unsafe {
-        libc::syscall(
-            libc::SYS_close_range,
-            3_u32,
-            u32::MAX,
-            libc::CLOSE_RANGE_CLOEXEC as libc::c_uint,
-        )
-    };
+    let result =
+        unsafe { libc::syscall(libc::SYS_close_range, 3_u32, u32::MAX, libc::CLOSE_RANGE_CLOEXEC as libc::c_uint) };
     i32::try_from(result).unwrap_or(-1)
 }
 
 /// None when `execve` closed the pipe; the failed step otherwise.
 fn report(reader: &OwnedFd) -> io::Result<Option<(Step, i32)>> {
     loop {
-        match poll(
-            &mut [PollFd::new(reader.as_fd(), PollFlags::POLLIN)],
-            PollTimeout::from(STEPS_MS),
-        ) {
+        match poll(&mut [PollFd::new(reader.as_fd(), PollFlags::POLLIN)], PollTimeout::from(STEPS_MS)) {
             Ok(0) => return Err(io::Error::from_raw_os_error(libc::ETIMEDOUT)),
             Ok(_) => break,
             Err(Errno::EINTR) => {}
@@ -310,27 +267,17 @@ fn report(reader: &OwnedFd) -> io::Result<Option<(Step, i32)>> {
 
 fn refuse(command: &str, step: Step, errno: i32) -> Refusal {
     let cause = io::Error::from_raw_os_error(errno);
-    let name = STEPS
-        .iter()
-        .find(|(one, _)| *one == step)
-        .map_or("?", |(_, name)| name);
+    let name = STEPS.iter().find(|(one, _)| *one == step).map_or("?", |(_, name)| name);
     let (kind, rule) = match (step, errno) {
-        (Step::Exec, libc::ENOENT | libc::ENOTDIR) => (
-            RefusalKind::Command,
-            format!("the program is not found in the tenant ({cause})"),
-        ),
-        (Step::Exec, libc::EACCES | libc::EISDIR | libc::ENOEXEC | libc::EPERM) => (
-            RefusalKind::Command,
-            format!("the program is not executable for the tenant's user ({cause})"),
-        ),
+        (Step::Exec, libc::ENOENT | libc::ENOTDIR) => {
+            (RefusalKind::Command, format!("the program is not found in the tenant ({cause})"))
+        }
+        (Step::Exec, libc::EACCES | libc::EISDIR | libc::ENOEXEC | libc::EPERM) => {
+            (RefusalKind::Command, format!("the program is not executable for the tenant's user ({cause})"))
+        }
         _ => (RefusalKind::Failed, format!("{name}: {cause}")),
     };
-    Refusal {
-        kind,
-        field: "command".into(),
-        value: command.into(),
-        rule,
-    }
+    Refusal { kind, field: "command".into(), value: command.into(), rule }
 }
 
 fn reap(pid: i32) {

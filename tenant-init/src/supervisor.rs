@@ -6,9 +6,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use tenant_init::protocol::{
-    Event, MAX_SERVICES, Refusal, RefusalKind, Reply, RunState, ServiceSpec, ServiceState,
-};
+use tenant_init::protocol::{Event, MAX_SERVICES, Refusal, RefusalKind, Reply, RunState, ServiceSpec, ServiceState};
 
 /// First pause before a service that ended by itself is started again; doubled each time.
 pub(crate) const BACKOFF_FIRST: Duration = Duration::from_millis(100);
@@ -51,19 +49,9 @@ pub(crate) enum Then {
 
 #[derive(Debug)]
 enum Stage {
-    Running {
-        pid: i32,
-        since: Instant,
-    },
-    Stopping {
-        pid: i32,
-        kill_at: Option<Instant>,
-        then: Then,
-        waiters: Vec<Waiter>,
-    },
-    Waiting {
-        due: Instant,
-    },
+    Running { pid: i32, since: Instant },
+    Stopping { pid: i32, kill_at: Option<Instant>, then: Then, waiters: Vec<Waiter> },
+    Waiting { due: Instant },
     Stopped,
 }
 
@@ -96,10 +84,7 @@ impl Supervisor {
         if let Some(known) = self.services.get_mut(&spec.name) {
             return match known.stage {
                 Stage::Stopping { .. } => Err(conflict(&spec.name, "it is being stopped")),
-                _ if known.spec != spec => Err(conflict(
-                    &spec.name,
-                    "it exists with another command; remove it first",
-                )),
+                _ if known.spec != spec => Err(conflict(&spec.name, "it exists with another command; remove it first")),
                 Stage::Running { pid, .. } => Ok(pid),
                 Stage::Waiting { .. } | Stage::Stopped => {
                     let pid = known.run(now, processes)?;
@@ -109,19 +94,9 @@ impl Supervisor {
             };
         }
         if self.services.len() >= MAX_SERVICES {
-            return Err(invalid(
-                "service",
-                &spec.name,
-                &format!("a tenant has at most {MAX_SERVICES} services"),
-            ));
+            return Err(invalid("service", &spec.name, &format!("a tenant has at most {MAX_SERVICES} services")));
         }
-        let mut service = Service {
-            spec,
-            stage: Stage::Stopped,
-            backoff: BACKOFF_FIRST,
-            restarts: 0,
-            last_exit: None,
-        };
+        let mut service = Service { spec, stage: Stage::Stopped, backoff: BACKOFF_FIRST, restarts: 0, last_exit: None };
         let pid = service.run(now, processes)?;
         self.notices.push(started(&service, pid));
         self.services.insert(service.spec.name.clone(), service);
@@ -153,20 +128,10 @@ impl Supervisor {
             Stage::Running { pid, .. } => {
                 let pid = *pid;
                 processes.signal(pid, libc::SIGTERM);
-                service.stage = Stage::Stopping {
-                    pid,
-                    kill_at: now.checked_add(grace),
-                    then,
-                    waiters: vec![waiter],
-                };
+                service.stage = Stage::Stopping { pid, kill_at: now.checked_add(grace), then, waiters: vec![waiter] };
                 None
             }
-            Stage::Stopping {
-                then: earlier,
-                waiters,
-                kill_at,
-                ..
-            } => {
+            Stage::Stopping { then: earlier, waiters, kill_at, .. } => {
                 // Two stops agree. What one asks for beyond ending (start again, forget) must not be undone by the
                 // other behind its back, except that forgetting includes staying stopped.
                 match (*earlier, then) {
@@ -174,10 +139,7 @@ impl Supervisor {
                     (Then::Stay, Then::Forget) => *earlier = Then::Forget,
                     (Then::Forget, Then::Stay) => {}
                     _ => {
-                        return Some(Reply::Error(conflict(
-                            name,
-                            "it is being stopped by another request",
-                        )));
+                        return Some(Reply::Error(conflict(name, "it is being stopped by another request")));
                     }
                 }
                 waiters.push(waiter);
@@ -208,15 +170,8 @@ impl Supervisor {
     pub(crate) fn stop_all(&mut self, now: Instant, processes: &mut impl Processes) {
         let names: Vec<String> = self.services.keys().cloned().collect();
         for name in names {
-            let nobody = Waiter {
-                connection: 0,
-                request: 0,
-            };
-            if let Some(Service {
-                stage: Stage::Stopping { then, .. },
-                ..
-            }) = self.services.get_mut(&name)
-            {
+            let nobody = Waiter { connection: 0, request: 0 };
+            if let Some(Service { stage: Stage::Stopping { then, .. }, .. }) = self.services.get_mut(&name) {
                 *then = Then::Stay;
             }
             self.stop(&name, (Then::Stay, GRACE_AT_END), nobody, now, processes);
@@ -225,31 +180,17 @@ impl Supervisor {
 
     /// True when no service has a process.
     pub(crate) fn all_ended(&self) -> bool {
-        self.services
-            .values()
-            .all(|service| service.pid().is_none())
+        self.services.values().all(|service| service.pid().is_none())
     }
 
     /// True when `pid` is the first process of a service.
     pub(crate) fn leads(&self, pid: i32) -> bool {
-        self.services
-            .values()
-            .any(|service| service.pid() == Some(pid))
+        self.services.values().any(|service| service.pid() == Some(pid))
     }
 
     /// A process ended. Processes that are no service's first process are orphans and of no interest.
-    pub(crate) fn ended(
-        &mut self,
-        pid: i32,
-        exit: &str,
-        now: Instant,
-        processes: &mut impl Processes,
-    ) {
-        let Some((name, service)) = self
-            .services
-            .iter_mut()
-            .find(|(_, service)| service.pid() == Some(pid))
-        else {
+    pub(crate) fn ended(&mut self, pid: i32, exit: &str, now: Instant, processes: &mut impl Processes) {
+        let Some((name, service)) = self.services.iter_mut().find(|(_, service)| service.pid() == Some(pid)) else {
             return;
         };
         let name = name.clone();
@@ -281,11 +222,7 @@ impl Supervisor {
                         }
                     }
                 };
-                self.notices.extend(
-                    waiters
-                        .into_iter()
-                        .map(|waiter| Notice::Answer(waiter, reply.clone())),
-                );
+                self.notices.extend(waiters.into_iter().map(|waiter| Notice::Answer(waiter, reply.clone())));
             }
             Stage::Waiting { .. } | Stage::Stopped => {}
         }
@@ -302,11 +239,7 @@ impl Supervisor {
                         Err(refusal) => {
                             service.last_exit = Some(refusal.to_string());
                             let pause = service.wait(now);
-                            self.notices.push(exited(
-                                &service.spec.name,
-                                &refusal.to_string(),
-                                Some(pause),
-                            ));
+                            self.notices.push(exited(&service.spec.name, &refusal.to_string(), Some(pause)));
                         }
                     }
                 }
@@ -387,62 +320,32 @@ fn check(spec: &ServiceSpec) -> Result<(), Refusal> {
         || spec.name.starts_with('-')
         || spec.name.ends_with('-')
     {
-        return Err(invalid(
-            "service",
-            &spec.name,
-            "a DNS label of at most 48 characters",
-        ));
+        return Err(invalid("service", &spec.name, "a DNS label of at most 48 characters"));
     }
     if spec.argv.first().is_none_or(String::is_empty) {
         return Err(invalid("command", "", "a program is needed"));
     }
-    let words = spec
-        .argv
-        .iter()
-        .chain(spec.env.keys())
-        .chain(spec.env.values());
+    let words = spec.argv.iter().chain(spec.env.keys()).chain(spec.env.values());
     if let Some(bad) = words.into_iter().find(|word| word.contains('\0')) {
         return Err(invalid("command", bad, "no NUL character"));
     }
-    if let Some(bad) = spec
-        .env
-        .keys()
-        .find(|key| key.is_empty() || key.contains('='))
-    {
-        return Err(invalid(
-            "env",
-            bad,
-            "a variable's name is not empty and has no '='",
-        ));
+    if let Some(bad) = spec.env.keys().find(|key| key.is_empty() || key.contains('=')) {
+        return Err(invalid("env", bad, "a variable's name is not empty and has no '='"));
     }
     Ok(())
 }
 
 fn invalid(field: &str, value: &str, rule: &str) -> Refusal {
-    Refusal {
-        kind: RefusalKind::Invalid,
-        field: field.into(),
-        value: value.into(),
-        rule: rule.into(),
-    }
+    Refusal { kind: RefusalKind::Invalid, field: field.into(), value: value.into(), rule: rule.into() }
 }
 
 fn conflict(name: &str, rule: &str) -> Refusal {
-    Refusal {
-        kind: RefusalKind::Conflict,
-        field: "service".into(),
-        value: name.into(),
-        rule: rule.into(),
-    }
+    Refusal { kind: RefusalKind::Conflict, field: "service".into(), value: name.into(), rule: rule.into() }
 }
 
 fn started(service: &Service, pid: i32) -> Notice {
     let name = service.spec.name.clone();
-    Notice::Event(Event::ServiceStarted {
-        name,
-        pid,
-        restarts: service.restarts,
-    })
+    Notice::Event(Event::ServiceStarted { name, pid, restarts: service.restarts })
 }
 
 fn exited(name: &str, exit: &str, pause: Option<Duration>) -> Notice {

@@ -29,18 +29,10 @@ impl Processes for Fake {
 }
 
 fn spec(name: &str) -> ServiceSpec {
-    ServiceSpec {
-        name: name.into(),
-        argv: vec!["/bin/x".into()],
-        env: BTreeMap::new(),
-        cwd: None,
-    }
+    ServiceSpec { name: name.into(), argv: vec!["/bin/x".into()], env: BTreeMap::new(), cwd: None }
 }
 
-const W: Waiter = Waiter {
-    connection: 1,
-    request: 9,
-};
+const W: Waiter = Waiter { connection: 1, request: 9 };
 const GRACE: Duration = Duration::from_secs(5);
 
 #[test]
@@ -60,10 +52,7 @@ fn a_service_that_dies_is_started_again_after_growing_pauses() {
         all.tick(now, &mut fake);
         assert_eq!(fake.last, before + 1);
     }
-    assert_eq!(
-        pauses,
-        [100, 200, 400, 800, 1600, 3200, 6400, 10_000, 10_000]
-    );
+    assert_eq!(pauses, [100, 200, 400, 800, 1600, 3200, 6400, 10_000, 10_000]);
     assert_eq!(all.list()[0].restarts, 9);
 
     // Healthy for ten seconds: the pause starts over.
@@ -78,10 +67,7 @@ fn a_service_that_dies_is_started_again_after_growing_pauses() {
 fn stop_asks_then_kills_and_answers_when_the_process_is_gone() {
     let (mut all, mut fake, now) = (Supervisor::default(), Fake::default(), Instant::now());
     let pid = all.start(spec("web"), now, &mut fake).unwrap();
-    assert_eq!(
-        all.stop("web", (Then::Stay, GRACE), W, now, &mut fake),
-        None
-    );
+    assert_eq!(all.stop("web", (Then::Stay, GRACE), W, now, &mut fake), None);
     assert_eq!(fake.signals, [(pid, libc::SIGTERM)]);
     all.tick(now + GRACE - Duration::from_millis(1), &mut fake);
     assert_eq!(fake.signals.len(), 1);
@@ -94,32 +80,20 @@ fn stop_asks_then_kills_and_answers_when_the_process_is_gone() {
     assert_eq!(all.list()[0].state, RunState::Stopped);
     assert!(all.all_ended());
     // Stopping what is stopped is done at once.
-    assert_eq!(
-        all.stop("web", (Then::Stay, GRACE), W, now, &mut fake),
-        Some(Reply::Done)
-    );
+    assert_eq!(all.stop("web", (Then::Stay, GRACE), W, now, &mut fake), Some(Reply::Done));
 }
 
 #[test]
 fn restart_answers_with_the_new_process() {
     let (mut all, mut fake, now) = (Supervisor::default(), Fake::default(), Instant::now());
     all.start(spec("web"), now, &mut fake).unwrap();
-    assert_eq!(
-        all.stop("web", (Then::StartAgain, GRACE), W, now, &mut fake),
-        None
-    );
+    assert_eq!(all.stop("web", (Then::StartAgain, GRACE), W, now, &mut fake), None);
     all.ended(1, "exit 0", now, &mut fake);
-    assert!(
-        all.notices()
-            .contains(&Notice::Answer(W, Reply::Started { pid: 2 }))
-    );
+    assert!(all.notices().contains(&Notice::Answer(W, Reply::Started { pid: 2 })));
     assert_eq!(all.list()[0].restarts, 0, "a wanted restart is not counted");
     // In the pause after a crash it is started at once.
     all.ended(2, "exit 1", now, &mut fake);
-    assert_eq!(
-        all.stop("web", (Then::StartAgain, GRACE), W, now, &mut fake),
-        Some(Reply::Started { pid: 3 })
-    );
+    assert_eq!(all.stop("web", (Then::StartAgain, GRACE), W, now, &mut fake), Some(Reply::Started { pid: 3 }));
 }
 
 #[test]
@@ -127,34 +101,19 @@ fn requests_that_contradict_each_other_are_refused_and_others_join() {
     let (mut all, mut fake, now) = (Supervisor::default(), Fake::default(), Instant::now());
     all.start(spec("web"), now, &mut fake).unwrap();
     all.stop("web", (Then::Stay, GRACE), W, now, &mut fake);
-    let second = Waiter {
-        connection: 2,
-        request: 1,
-    };
+    let second = Waiter { connection: 2, request: 1 };
     assert!(matches!(
         all.stop("web", (Then::StartAgain, GRACE), second, now, &mut fake),
-        Some(Reply::Error(Refusal {
-            kind: RefusalKind::Conflict,
-            ..
-        }))
+        Some(Reply::Error(Refusal { kind: RefusalKind::Conflict, .. }))
     ));
-    assert_eq!(
-        all.start(spec("web"), now, &mut fake).unwrap_err().kind,
-        RefusalKind::Conflict
-    );
-    assert_eq!(
-        all.stop("web", (Then::Forget, GRACE), second, now, &mut fake),
-        None
-    );
+    assert_eq!(all.start(spec("web"), now, &mut fake).unwrap_err().kind, RefusalKind::Conflict);
+    assert_eq!(all.stop("web", (Then::Forget, GRACE), second, now, &mut fake), None);
     all.ended(1, "exit 0", now, &mut fake);
     let notices = all.notices();
     assert!(notices.contains(&Notice::Answer(W, Reply::Done)));
     assert!(notices.contains(&Notice::Answer(second, Reply::Done)));
     assert!(all.list().is_empty());
-    assert_eq!(
-        all.stop("web", (Then::Forget, GRACE), W, now, &mut fake),
-        Some(Reply::Done)
-    );
+    assert_eq!(all.stop("web", (Then::Forget, GRACE), W, now, &mut fake), Some(Reply::Done));
 }
 
 #[test]
@@ -164,27 +123,14 @@ fn start_is_idempotent_and_another_command_is_refused() {
     assert_eq!(all.start(spec("web"), now, &mut fake).unwrap(), pid);
     let mut other = spec("web");
     other.argv.push("-v".into());
-    assert_eq!(
-        all.start(other, now, &mut fake).unwrap_err().kind,
-        RefusalKind::Conflict
-    );
+    assert_eq!(all.start(other, now, &mut fake).unwrap_err().kind, RefusalKind::Conflict);
     assert_eq!(fake.last, 1);
 }
 
 #[test]
 fn a_program_that_cannot_start_changes_nothing_at_first_and_is_tried_again_later() {
-    let (mut all, mut fake, now) = (
-        Supervisor::default(),
-        Fake {
-            broken: true,
-            ..Fake::default()
-        },
-        Instant::now(),
-    );
-    assert_eq!(
-        all.start(spec("web"), now, &mut fake).unwrap_err().kind,
-        RefusalKind::Command
-    );
+    let (mut all, mut fake, now) = (Supervisor::default(), Fake { broken: true, ..Fake::default() }, Instant::now());
+    assert_eq!(all.start(spec("web"), now, &mut fake).unwrap_err().kind, RefusalKind::Command);
     assert!(all.list().is_empty());
     fake.broken = false;
     all.start(spec("web"), now, &mut fake).unwrap();
@@ -192,35 +138,19 @@ fn a_program_that_cannot_start_changes_nothing_at_first_and_is_tried_again_later
     fake.broken = true;
     all.tick(now + BACKOFF_FIRST, &mut fake);
     assert_eq!(all.list()[0].state, RunState::Waiting);
-    assert!(
-        all.list()[0]
-            .last_exit
-            .as_deref()
-            .unwrap()
-            .contains("not found")
-    );
-    assert_eq!(
-        all.next_due().unwrap() - (now + BACKOFF_FIRST),
-        BACKOFF_FIRST * 2
-    );
+    assert!(all.list()[0].last_exit.as_deref().unwrap().contains("not found"));
+    assert_eq!(all.next_due().unwrap() - (now + BACKOFF_FIRST), BACKOFF_FIRST * 2);
 }
 
 #[test]
 fn names_and_words_are_checked() {
     let (mut all, mut fake, now) = (Supervisor::default(), Fake::default(), Instant::now());
     for name in ["", "../x", "A", "-a", "a-", "a.b", &"x".repeat(49)] {
-        assert_eq!(
-            all.start(spec(name), now, &mut fake).unwrap_err().field,
-            "service",
-            "{name}"
-        );
+        assert_eq!(all.start(spec(name), now, &mut fake).unwrap_err().field, "service", "{name}");
     }
     let mut empty = spec("web");
     empty.argv.clear();
-    assert_eq!(
-        all.start(empty, now, &mut fake).unwrap_err().field,
-        "command"
-    );
+    assert_eq!(all.start(empty, now, &mut fake).unwrap_err().field, "command");
     let mut nul = spec("web");
     nul.argv.push("a\0b".into());
     assert_eq!(all.start(nul, now, &mut fake).unwrap_err().field, "command");
@@ -247,8 +177,5 @@ fn the_number_of_services_is_bounded() {
     for n in 0..MAX_SERVICES {
         all.start(spec(&format!("s{n}")), now, &mut fake).unwrap();
     }
-    assert_eq!(
-        all.start(spec("more"), now, &mut fake).unwrap_err().field,
-        "service"
-    );
+    assert_eq!(all.start(spec("more"), now, &mut fake).unwrap_err().field, "service");
 }

@@ -1,0 +1,62 @@
+//! A tenant's init as it really runs: launched by `tenantd::launch` in new namespaces, asked over its socket, looked
+//! at in /proc. Needs root; every namespace is one that a test makes, and each test ends what it has started.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod control;
+mod figures;
+mod house;
+mod servers;
+mod services;
+mod tenant;
+
+use std::process::ExitCode;
+
+use libtest_mimic::{Arguments, Completion, Trial};
+use nix::unistd::Uid;
+
+/// A test: its name, the program it needs beside root, itself.
+type Test = (&'static str, &'static str, fn());
+
+fn main() -> ExitCode {
+    let tests: [Test; 26] = [
+        ("house_is_made_of_own_namespaces", "", house::own_namespaces),
+        ("house_init_keeps_three_capabilities_and_no_descriptor_of_the_daemon", "", house::init_is_small),
+        ("house_has_its_own_names_that_change_while_it_runs", "", house::own_names),
+        ("house_mounts_are_private_and_hide_other_tenants", "", house::private_mounts),
+        ("house_stack_has_its_settings_and_loopback", "", house::stack_settings),
+        ("house_that_cannot_be_finished_starts_nothing", "", house::failed_set_up),
+        ("service_runs_as_the_tenant_without_any_privilege", "", services::identity),
+        ("service_that_crashes_is_started_again_later_each_time", "", services::back_off),
+        ("service_that_ignores_sigterm_is_killed_with_its_children", "", services::stubborn),
+        ("service_stop_start_restart_remove", "", services::verbs),
+        ("service_that_cannot_be_executed_is_refused_at_once", "", services::not_executable),
+        ("service_log_is_appended_and_put_aside", "", services::logs),
+        ("orphans_are_reaped", "", services::orphans),
+        ("init_killed_ends_all_processes", "", control::killed),
+        ("init_asked_to_end_stops_its_services_first", "", control::asked_to_end),
+        ("init_is_found_again_and_never_doubled", "", control::adopted),
+        ("init_survives_bad_clients", "", control::bad_clients),
+        ("init_does_not_speak_to_other_users", "", control::other_users),
+        ("launch_that_fails_leaves_nothing", "", control::failed_launch),
+        ("launch_from_many_threads", "", control::many_threads),
+        ("nginx_serves_pages_and_large_files", "/usr/sbin/nginx", servers::nginx),
+        ("nginx_with_a_bad_port_is_refused_and_a_taken_port_is_seen", "/usr/sbin/nginx", servers::nginx_trouble),
+        ("vsftpd_serves_files_to_anybody", "/usr/sbin/vsftpd", servers::vsftpd),
+        ("vsftpd_takes_files_when_told_to", "/usr/sbin/vsftpd", servers::vsftpd_upload),
+        ("dnsmasq_answers_its_records", "/usr/sbin/dnsmasq", servers::dnsmasq),
+        ("figures_memory_and_launch_time", "", figures::measure),
+    ];
+    let trials = tests.into_iter().map(|(name, program, test)| {
+        Trial::ignorable_test(name, move || {
+            if !Uid::effective().is_root() {
+                return Ok(Completion::ignored_with("needs root"));
+            }
+            if !program.is_empty() && !std::path::Path::new(program).exists() {
+                return Ok(Completion::ignored_with(format!("{program} is not installed")));
+            }
+            test();
+            Ok(Completion::Completed)
+        })
+    });
+    libtest_mimic::run(&Arguments::from_args(), trials.collect()).exit_code()
+}
