@@ -10,6 +10,9 @@ use tenantd::client::Client;
 use tenantd::commands::{self, Context, Failure, chain};
 use tenantd::config::{DEFAULT_INSTANCE, check_instance, default_socket};
 
+/// Where the help of every verb lists what all verbs have.
+const GLOBAL: &str = "Options of every verb";
+
 /// Closed networks on one server: each tenant has a stack, a port and a process group of its own
 #[derive(Debug, Parser)]
 #[command(
@@ -24,13 +27,13 @@ use tenantd::config::{DEFAULT_INSTANCE, check_instance, default_socket};
 )]
 struct Cli {
     /// Print what the API says, as JSON (field names in docs/json.md)
-    #[arg(long, global = true)]
+    #[arg(long, global = true, help_heading = GLOBAL)]
     json: bool,
     /// The daemon's socket [default: /run/tenantd/INSTANCE/api.sock]
-    #[arg(long, global = true, env = "TENANTD_SOCKET", value_name = "PATH")]
+    #[arg(long, global = true, help_heading = GLOBAL, env = "TENANTD_SOCKET", value_name = "PATH")]
     socket: Option<PathBuf>,
     /// The daemon's instance name [default: main]
-    #[arg(long, global = true, env = "TENANTD_INSTANCE", value_name = "NAME")]
+    #[arg(long, global = true, help_heading = GLOBAL, env = "TENANTD_INSTANCE", value_name = "NAME")]
     instance: Option<String>,
     #[command(subcommand)]
     verb: Verb,

@@ -1,0 +1,79 @@
+//! docs/json.md and docs/api.md say what the program does: examples are read and written again, lists are compared.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+use tenantd::model::*;
+use tenantd::problem::{Problem, ProblemKind};
+
+const JSON: &str = include_str!("../../docs/json.md");
+const API: &str = include_str!("../../docs/api.md");
+
+/// Blocks that begin with "```json TYPE", by type.
+fn examples(text: &str) -> BTreeMap<String, Value> {
+    let blocks = text.split("```json ").skip(1);
+    blocks
+        .map(|block| {
+            let (name, rest) = block.split_once('\n').unwrap();
+            let json = rest.split("```").next().unwrap();
+            (name.to_owned(), serde_json::from_str(json).expect(name))
+        })
+        .collect()
+}
+
+/// Reading and writing again must give the same: a field that is missing in the example, or too much, shows.
+fn holds<T: Serialize + DeserializeOwned>(examples: &mut BTreeMap<String, Value>, name: &str) {
+    let example = examples.remove(name).expect(name);
+    let value: T = serde_json::from_value(example.clone()).expect(name);
+    assert_eq!(serde_json::to_value(value).unwrap(), example, "{name}");
+}
+
+#[test]
+fn every_example_is_what_the_program_writes() {
+    let mut all = examples(JSON);
+    holds::<Tenant>(&mut all, "Tenant");
+    holds::<Added>(&mut all, "Added");
+    holds::<TenantStatus>(&mut all, "TenantStatus");
+    holds::<ServiceStatus>(&mut all, "ServiceStatus");
+    holds::<DaemonStatus>(&mut all, "DaemonStatus");
+    holds::<MapView>(&mut all, "MapView");
+    holds::<Event>(&mut all, "Event");
+    holds::<Problem>(&mut all, "Problem");
+    assert!(all.is_empty(), "no test reads {:?}", all.keys());
+    let mut all = examples(API);
+    let request = all["TenantRequest"].clone();
+    serde_json::from_value::<TenantRequest>(request).unwrap().check().expect("a request that is taken");
+    holds::<TenantRequest>(&mut all, "TenantRequest");
+    holds::<ServiceRequest>(&mut all, "ServiceRequest");
+    assert!(all.is_empty(), "no test reads {:?}", all.keys());
+}
+
+#[test]
+fn every_kind_of_problem_is_listed_with_its_status() {
+    let listed: BTreeSet<String> =
+        API.lines().filter(|l| l.contains("urn:tenantd:problem:")).map(|l| first_two_cells(l).join(" ")).collect();
+    let known = ProblemKind::ALL.map(|kind| format!("`{}` {}", kind.urn(), Problem::new(kind, "").status));
+    assert_eq!(listed, known.into_iter().collect());
+}
+
+#[test]
+fn every_route_is_listed_with_its_methods() {
+    let document = serde_json::to_value(tenantd::api::openapi()).unwrap();
+    for (path, item) in document["paths"].as_object().unwrap() {
+        let listed = match path.as_str() {
+            "/v1/map/{table}" => "/v1/map/{upper,lower,access}",
+            path => path,
+        };
+        let line = API.lines().find(|l| l.starts_with('|') && l.contains(&format!("`{listed}`"))).expect(path);
+        for method in item.as_object().unwrap().keys() {
+            assert!(line.contains(&method.to_uppercase()), "{method} {path}: {line}");
+        }
+    }
+}
+
+fn first_two_cells(line: &str) -> Vec<String> {
+    line.split('|').skip(1).take(2).map(|cell| cell.trim().to_owned()).collect()
+}
