@@ -12,7 +12,7 @@ use crate::model::{ServiceRequest, ServiceStatus};
 /// Arguments of `add-service`.
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  \
-    tenantd add-service acme web --template nginx --set "body=hello from acme"\n  \
+    tenantd add-service acme web --template nginx --set 'body=hello from acme'\n  \
     tenantd add-service acme echo -- /usr/bin/socat TCP-LISTEN:7,fork EXEC:cat")]
 pub struct AddService {
     /// Tenant
