@@ -8,12 +8,14 @@ mod attach;
 mod counters;
 mod detach;
 mod drop_reason;
+pub mod fragment;
 mod load;
 mod map;
 mod maps;
 mod places;
 mod read;
 mod skel;
+mod slow_path;
 mod wire;
 mod write;
 
@@ -34,6 +36,7 @@ use crate::row::VlanRow;
 pub use detach::detach;
 pub use drop_reason::DropReason;
 pub use map::MapError;
+pub use slow_path::{SlowPath, SlowPathError};
 
 /// Tunnels of one instance: `TUNNELS_MAX` in `tunnels.h`.
 pub const TUNNELS_MAX: u32 = 16_384;
@@ -244,6 +247,8 @@ pub struct Datapath {
     loaded: load::Loaded,
     places: places::Places,
     lost: Vec<Vlan>,
+    inside: u32,
+    tagged: bool,
 }
 
 impl Datapath {
@@ -258,7 +263,8 @@ impl Datapath {
         let (places, lost) = read::adopt(&loaded.maps)?;
         load::addresses(&loaded.maps, cfg)?;
         load::attach_all(&loaded, cfg)?;
-        Ok(Self { loaded, places, lost })
+        let tagged = matches!(cfg.role, Role::Server { .. });
+        Ok(Self { loaded, places, lost, inside: cfg.role.inside_ifindex(), tagged })
     }
 
     /// Takes the programs off all devices and the pins away: the end of an instance.
@@ -327,10 +333,18 @@ impl Datapath {
         }))
     }
 
+    /// The user-space half of the slow path: it cuts IPv4 packets that are too long and may be cut. One at a time; run
+    /// its [`SlowPath::poll`] in a thread. The calling thread must be in the network namespace of the devices.
+    ///
+    /// # Errors
+    /// [`SlowPathError`].
+    pub fn slow_path(&self) -> Result<SlowPath, SlowPathError> {
+        SlowPath::new(&self.loaded.maps.slow_path, self.inside, self.tagged)
+    }
+
     /// The loaded programs by name, for test runs and run-time statistics.
     pub fn programs(&self) -> impl Iterator<Item = (&'static str, BorrowedFd<'_>)> {
-        use std::os::fd::AsFd;
-        self.loaded.programs.iter().map(|(name, fd)| (*name, fd.as_fd()))
+        self.loaded.programs().into_iter()
     }
 }
 

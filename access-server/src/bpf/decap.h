@@ -124,6 +124,14 @@ always_inline int bridge_inner(struct __sk_buff *skb, const struct tunnel_in *t,
 	return DROP_INNER_ETHERTYPE;
 }
 
+/* The kernel took an inner ARP for the IP around it. A tag pushed onto another one (or onto the first of two) puts that
+ * into the frame; when it is taken back the kernel reads the Ethernet type. Matters where a stack gets the packet without
+ * reading its header again: behind a peer hop. */
+always_inline int name_protocol(struct __sk_buff *skb)
+{
+	return bpf_skb_vlan_push(skb, bpf_htons(ETH_P_8021Q), 1) || bpf_skb_vlan_pop(skb);
+}
+
 /* To the servers: Ethernet header, tag, trunk. */
 always_inline int to_trunk(struct __sk_buff *skb, const struct tunnel_in *t, const struct ethhdr *frame)
 {
@@ -134,10 +142,7 @@ always_inline int to_trunk(struct __sk_buff *skb, const struct tunnel_in *t, con
 	*eth = *frame;
 	if (bpf_skb_vlan_push(skb, bpf_htons(ETH_P_8021Q), t->vlan))
 		return drop(t->vlan, DROP_DECAP_FAILED);
-	/* The kernel took an inner ARP for the IP around it. A second tag pushes the first into the frame; when that is
-	 * taken back the kernel reads the Ethernet type. Needed where the trunk's other end is the kernel's own 8021q. */
-	if (frame->h_proto == bpf_htons(ETH_P_ARP) &&
-	    (bpf_skb_vlan_push(skb, bpf_htons(ETH_P_8021Q), 1) || bpf_skb_vlan_pop(skb)))
+	if (frame->h_proto == bpf_htons(ETH_P_ARP) && name_protocol(skb))
 		return drop(t->vlan, DROP_DECAP_FAILED);
 	skb->mark = 0;
 	return send_inside();
@@ -201,11 +206,19 @@ always_inline int deliver(struct __sk_buff *skb, const struct tunnel_in *t, cons
 	if (role == ROLE_SERVER)
 		return to_trunk(skb, t, &frame);
 	skb->mark = 0;
-	/* The frame keeps the WAN's Ethernet header until the neighbour is known; its type must fit already. */
+
 	struct ethhdr *eth = skb_at(skb, 0, ETH_HLEN);
 
 	if (!eth)
 		return drop(t->vlan, DROP_DECAP_FAILED);
+	if (o->id.kind == KIND_VXLAN) {
+		*eth = frame;
+		if (frame.h_proto == bpf_htons(ETH_P_ARP) &&
+		    (bpf_skb_vlan_push(skb, bpf_htons(ETH_P_8021Q), 1) || name_protocol(skb) || bpf_skb_vlan_pop(skb)))
+			return drop(t->vlan, DROP_DECAP_FAILED);
+		return send_inside();
+	}
+	/* The WAN's addresses stay until the neighbour is known; the type must be right already. */
 	eth->h_proto = frame.h_proto;
 	return to_lan(n->family, host);
 }

@@ -100,10 +100,11 @@ always_inline void write_ethernet(struct ethhdr *eth, __u8 family)
 	eth->h_proto = family == 4 ? bpf_htons(ETH_P_IP) : bpf_htons(ETH_P_IPV6);
 }
 
-always_inline int send_outside(const struct tunnel_out *t)
+always_inline int send_outside(struct __sk_buff *skb, const struct tunnel_out *t)
 {
 	struct bpf_redir_neigh nh = {};
 
+	skb->mark = 0; /* a tenant's mark is nothing to our firewall and routes */
 	if (t->nh_family == 4) {
 		nh.nh_family = AF_INET;
 		nh.ipv4_nh = t->nh[0];
@@ -142,6 +143,19 @@ always_inline int write_outer(struct __sk_buff *skb, const struct tunnel_key *id
 	return 0;
 }
 
+/* A packet that came out of a tunnel and goes into one again (a tenant that routes between its sites) still carries the
+ * kernel's mark of the first, and is refused by name. Room without marks is allowed; the family around it changes by four
+ * bytes too much, taken back with the flag that names the new one. What the kernel later cuts of a super-packet it cuts
+ * by the first tunnel's kind: between tunnels of one kind and family that is right, otherwise only whole packets pass. */
+always_inline int encap_again(struct __sk_buff *skb, const struct tunnel_key *id, __u32 grow)
+{
+	__u64 family = id->family == 4 ? ADJ_DECAP_L3_IPV4 : ADJ_DECAP_L3_IPV6;
+
+	if (bpf_skb_adjust_room(skb, grow + 4, BPF_ADJ_ROOM_MAC, BPF_F_ADJ_ROOM_FIXED_GSO))
+		return -1;
+	return bpf_skb_adjust_room(skb, -4, BPF_ADJ_ROOM_MAC, BPF_F_ADJ_ROOM_FIXED_GSO | family);
+}
+
 /* An untagged frame with an IP packet to a tunnel. */
 always_inline int encap_ip(struct __sk_buff *skb, const struct tunnel_out *t, const struct inner *n)
 {
@@ -167,9 +181,9 @@ always_inline int encap_ip(struct __sk_buff *skb, const struct tunnel_out *t, co
 		hash = bpf_get_hash_recalc(skb);
 
 	failed = bpf_skb_adjust_room(skb, grow, BPF_ADJ_ROOM_MAC, encap_flags(id));
-	if (failed == -EALREADY)
+	if (failed == -EALREADY && encap_again(skb, id, grow))
 		return drop(t->vlan, DROP_REENCAPSULATION);
-	if (failed)
+	if (failed && failed != -EALREADY)
 		return drop(t->vlan, DROP_ENCAP_FAILED);
 	if (id->kind == KIND_VXLAN) {
 		struct ethhdr *eth = skb_at(skb, grow, ETH_HLEN); /* ETH_HLEN + grow - ETH_HLEN */
@@ -181,7 +195,7 @@ always_inline int encap_ip(struct __sk_buff *skb, const struct tunnel_out *t, co
 	if (write_outer(skb, id, n, hash, payload))
 		return drop(t->vlan, DROP_ENCAP_FAILED);
 	count_tx(t->vlan, segments, n->total);
-	return send_outside(t);
+	return send_outside(skb, t);
 }
 
 /* A frame without an IP packet (ARP) to a layer 2 tunnel: adjust_room does not take it. */
@@ -206,7 +220,7 @@ always_inline int encap_frame(struct __sk_buff *skb, const struct tunnel_out *t)
 	    bpf_skb_vlan_pop(skb) || bpf_skb_vlan_pop(skb))
 		return drop(t->vlan, DROP_ENCAP_FAILED);
 	count_tx(t->vlan, 1, payload);
-	return send_outside(t);
+	return send_outside(skb, t);
 }
 
 #endif

@@ -3,6 +3,7 @@
  *   wan_ingress    outer packet -> tunnel -> strip -> tag -> trunk (server) or LAN (site)
  *   trunk_ingress  tag -> VLAN -> site by longest prefix -> encapsulate -> WAN
  *   lan_ingress    packet for a server -> encapsulate -> WAN; ARP and ND in the servers' name
+ *   *_inject       (egress) the pieces of a packet that user space cut, on the way of the whole one
  */
 #include "config.h"
 #include "counters.h"
@@ -10,6 +11,7 @@
 #include "drop_reasons.h"
 #include "headers.h"
 #include "lan.h"
+#include "learn.h"
 #include "outer.h"
 #include "paths.h"
 #include "trunk.h"
@@ -35,8 +37,13 @@ int wan_ingress(struct __sk_buff *skb)
 
 	pull_headers(skb);
 	result = outer_parse(skb, &o);
-	if (result < 0)
+	if (result < 0) {
+		if (result == OUTER_ICMP4)
+			learn4(skb);
+		else if (result == OUTER_ICMP6)
+			learn6(skb);
 		return TC_ACT_UNSPEC;
+	}
 	if (result > 0)
 		return wan_refuse(&o, result);
 	t = bpf_map_lookup_elem(&tunnels, &o.id);
@@ -51,30 +58,7 @@ int wan_ingress(struct __sk_buff *skb)
 SEC("tc")
 int trunk_ingress(struct __sk_buff *skb)
 {
-	int vlan = take_tag(skb);
-	struct vlan_row *row;
-	struct ethhdr *eth;
-
-	if (vlan < 0)
-		return drop(0, -vlan);
-	row = vlan_get(vlan);
-	if (!row)
-		return drop(0, DROP_UNKNOWN_VLAN);
-	if (skb->vlan_present)
-		return drop(vlan, DROP_TWO_TAGS);
-	pull_headers(skb);
-	eth = skb_at(skb, 0, ETH_HLEN);
-	if (!eth)
-		return drop(vlan, DROP_INNER_TRUNCATED);
-	if (eth->h_proto == bpf_htons(ETH_P_IP))
-		return forward_ip4(skb, row, vlan);
-	if (eth->h_proto == bpf_htons(ETH_P_IPV6))
-		return trunk_ip6(skb, row, vlan);
-	if (eth->h_proto == bpf_htons(ETH_P_ARP))
-		return trunk_arp(skb, row, vlan);
-	if (eth->h_proto == bpf_htons(ETH_P_8021Q) || eth->h_proto == bpf_htons(ETH_P_8021AD))
-		return drop(vlan, DROP_TWO_TAGS);
-	return drop(vlan, DROP_ETHERTYPE);
+	return trunk_frame(skb);
 }
 
 SEC("tc")
@@ -90,4 +74,27 @@ int lan_ingress(struct __sk_buff *skb)
 	if (skb->protocol == bpf_htons(ETH_P_ARP))
 		return lan_arp(skb);
 	return TC_ACT_UNSPEC;
+}
+
+/* Egress: what user space cut comes back. */
+SEC("tc")
+int trunk_inject(struct __sk_buff *skb)
+{
+	if (skb->mark != INJECT_MARK)
+		return TC_ACT_UNSPEC;
+	skb->mark = 0;
+	return trunk_frame(skb);
+}
+
+SEC("tc")
+int lan_inject(struct __sk_buff *skb)
+{
+	struct vlan_row *row;
+
+	if (skb->mark != INJECT_MARK)
+		return TC_ACT_UNSPEC;
+	skb->mark = 0;
+	pull_headers(skb);
+	row = vlan_get(SITE_VLAN);
+	return row ? forward_ip4(skb, row, SITE_VLAN, NULL) : drop(SITE_VLAN, DROP_NO_SITE);
 }

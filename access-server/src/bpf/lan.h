@@ -9,11 +9,28 @@
 #include "locals.h"
 #include "vlans.h"
 
+/* The site's tunnel carries frames: the servers answer for themselves. */
+always_inline struct tunnel_out *lan_bridge(const struct vlan_row *row)
+{
+	return row->first_l2 == TUNNEL_NONE ? NULL : tunnel_out_get(row->first_l2);
+}
+
 always_inline int lan_arp(struct __sk_buff *skb)
 {
+	struct arp_packet *arp = skb_at(skb, ETH_HLEN, sizeof(*arp));
+	struct vlan_row *row = vlan_get(SITE_VLAN);
+	struct tunnel_out *bridge;
 	__be32 target;
 
-	if (!arp_question(skb, &target) || !is_server4(target))
+	if (!arp || !row)
+		return TC_ACT_UNSPEC;
+	__builtin_memcpy(&target, arp->target, 4);
+	if (!is_server4(target))
+		return TC_ACT_UNSPEC;
+	bridge = lan_bridge(row);
+	if (bridge)
+		return encap_frame(skb, bridge);
+	if (!arp_question(skb, &target))
 		return TC_ACT_UNSPEC;
 	if (!rate_allows(SITE_VLAN, RATE_NEIGHBOUR))
 		return drop(SITE_VLAN, DROP_ARP_RATE);
@@ -25,22 +42,30 @@ always_inline int lan_ip4(struct __sk_buff *skb)
 	struct iphdr *ip = skb_at(skb, ETH_HLEN, sizeof(*ip));
 	struct vlan_row *row;
 
-	/* Frames to others come along when the device listens to all. */
-	if (!ip || skb->pkt_type != 0 || !is_server4(ip->daddr))
+	if (!ip || !is_server4(ip->daddr))
 		return TC_ACT_UNSPEC;
 	row = vlan_get(SITE_VLAN);
-	return row ? forward_ip4(skb, row, SITE_VLAN) : drop(SITE_VLAN, DROP_NO_SITE);
+	if (!row)
+		return drop(SITE_VLAN, DROP_NO_SITE);
+	/* Frames to others come along when the device listens to all; to a bridged server they are ours all the same. */
+	if (skb->pkt_type != 0 && row->first_l2 == TUNNEL_NONE)
+		return TC_ACT_UNSPEC;
+	return forward_ip4(skb, row, SITE_VLAN, NULL);
 }
 
 always_inline int lan_ip6(struct __sk_buff *skb)
 {
 	struct ipv6hdr *ip = skb_at(skb, ETH_HLEN, sizeof(*ip));
-	struct vlan_row *row;
+	struct vlan_row *row = vlan_get(SITE_VLAN);
+	struct tunnel_out *bridge;
 	__be32 target[4];
 
 	if (!ip)
 		return TC_ACT_UNSPEC;
-	if (nd_question(skb, target) && is_server6(target)) {
+	if (nd_question(skb, target) && is_server6(target) && row) {
+		bridge = lan_bridge(row);
+		if (bridge)
+			return forward_ip6(skb, row, SITE_VLAN, bridge);
 		if (!rate_allows(SITE_VLAN, RATE_NEIGHBOUR))
 			return drop(SITE_VLAN, DROP_ARP_RATE);
 		return nd_answer(skb, 0, lan_mac);
@@ -49,10 +74,13 @@ always_inline int lan_ip6(struct __sk_buff *skb)
 	if (!ip)
 		return TC_ACT_UNSPEC;
 	copy_ip6(target, &ip->daddr);
-	if (skb->pkt_type != 0 || !is_server6(target))
+	if (!is_server6(target))
 		return TC_ACT_UNSPEC;
-	row = vlan_get(SITE_VLAN);
-	return row ? forward_ip6(skb, row, SITE_VLAN) : drop(SITE_VLAN, DROP_NO_SITE);
+	if (!row)
+		return drop(SITE_VLAN, DROP_NO_SITE);
+	if (skb->pkt_type != 0 && row->first_l2 == TUNNEL_NONE)
+		return TC_ACT_UNSPEC;
+	return forward_ip6(skb, row, SITE_VLAN, NULL);
 }
 
 #endif

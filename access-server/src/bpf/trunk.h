@@ -4,32 +4,25 @@
 
 #include "answers.h"
 #include "counters.h"
+#include "flood.h"
 #include "forward.h"
 #include "headers.h"
 #include "prefixes.h"
 #include "vlans.h"
 
-/* Takes the tag off; the VLAN's number or, below 0, the negative drop_reason. */
-always_inline int take_tag(struct __sk_buff *skb)
+/* The VLAN of the frame's tag or, below 0, the negative drop_reason. */
+always_inline int read_tag(struct __sk_buff *skb)
 {
-	__u32 vlan;
+	__be16 *tag;
 
-	if (skb->vlan_present) {
-		if (skb->vlan_proto != bpf_htons(ETH_P_8021Q))
-			return -DROP_TAG_TYPE;
-		vlan = skb->vlan_tci & 0xfff;
-	} else {
-		/* The kernel takes tags out of frames before it calls us, but not for its own test runs and not for what
-		 * user space sends out of a device. */
-		__be16 *tag = skb_at(skb, ETH_HLEN - 2, 4);
-
-		if (!tag || tag[0] != bpf_htons(ETH_P_8021Q))
-			return tag && tag[0] == bpf_htons(ETH_P_8021AD) ? -DROP_TAG_TYPE : -DROP_UNTAGGED;
-		vlan = bpf_ntohs(tag[1]) & 0xfff;
-	}
-	if (bpf_skb_vlan_pop(skb))
-		return -DROP_UNTAGGED;
-	return vlan;
+	if (skb->vlan_present)
+		return skb->vlan_proto == bpf_htons(ETH_P_8021Q) ? (int)(skb->vlan_tci & 0xfff) : -DROP_TAG_TYPE;
+	/* The kernel takes tags out of frames before it calls us, but not for its own test runs and not for what user space
+	 * sends out of a device. */
+	tag = skb_at(skb, ETH_HLEN - 2, 4);
+	if (!tag || tag[0] != bpf_htons(ETH_P_8021Q))
+		return tag && tag[0] == bpf_htons(ETH_P_8021AD) ? -DROP_TAG_TYPE : -DROP_UNTAGGED;
+	return bpf_ntohs(tag[1]) & 0xfff;
 }
 
 /* ARP: bridged to a layer 2 site; in the name of a layer 3 site answered here. */
@@ -67,14 +60,13 @@ always_inline int trunk_nd(struct __sk_buff *skb, const struct vlan_row *row, __
 }
 
 /* IPv6: a neighbour question goes where its target lies, not to the multicast group it is sent to. */
-always_inline int trunk_ip6(struct __sk_buff *skb, const struct vlan_row *row, __u32 vlan)
+always_inline int trunk_ip6(struct __sk_buff *skb, const struct vlan_row *row, __u32 vlan, struct tunnel_out *t)
 {
 	__u8 type = nd_type(skb);
 
 	if (type == ND_SOLICITATION || type == ND_ADVERTISEMENT) {
 		struct ipv6hdr *ip = skb_at(skb, ETH_HLEN, sizeof(*ip) + 24);
 		struct nd_message *nd = (void *)(ip + 1);
-		struct tunnel_out *t;
 		__be32 target[4];
 
 		if (!ip)
@@ -86,7 +78,43 @@ always_inline int trunk_ip6(struct __sk_buff *skb, const struct vlan_row *row, _
 		if (t->id.kind != KIND_VXLAN)
 			return trunk_nd(skb, row, vlan);
 	}
-	return forward_ip6(skb, row, vlan);
+	return forward_ip6(skb, row, vlan, t);
+}
+
+/* A tagged frame from the servers. */
+always_inline int trunk_frame(struct __sk_buff *skb)
+{
+	struct tunnel_out *t = NULL;
+	int vlan = read_tag(skb);
+	struct vlan_row *row;
+	struct ethhdr *eth;
+
+	if (vlan < 0)
+		return drop(0, -vlan);
+	row = vlan_get(vlan);
+	if (!row)
+		return drop(0, DROP_UNKNOWN_VLAN);
+	if (row->flags & VLAN_FLOOD) {
+		flood(skb, row);
+		t = flooded_to(skb, vlan);
+	}
+	if (bpf_skb_vlan_pop(skb))
+		return drop(vlan, DROP_UNTAGGED);
+	if (skb->vlan_present)
+		return drop(vlan, DROP_TWO_TAGS);
+	pull_headers(skb);
+	eth = skb_at(skb, 0, ETH_HLEN);
+	if (!eth)
+		return drop(vlan, DROP_INNER_TRUNCATED);
+	if (eth->h_proto == bpf_htons(ETH_P_IP))
+		return forward_ip4(skb, row, vlan, t);
+	if (eth->h_proto == bpf_htons(ETH_P_IPV6))
+		return trunk_ip6(skb, row, vlan, t);
+	if (eth->h_proto == bpf_htons(ETH_P_ARP))
+		return trunk_arp(skb, row, vlan);
+	if (eth->h_proto == bpf_htons(ETH_P_8021Q) || eth->h_proto == bpf_htons(ETH_P_8021AD))
+		return drop(vlan, DROP_TWO_TAGS);
+	return drop(vlan, DROP_ETHERTYPE);
 }
 
 #endif

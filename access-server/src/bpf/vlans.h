@@ -8,6 +8,8 @@
 #define VLAN_PRESENT 1
 /* One tunnel with 0.0.0.0/0 and ::/0 behind it: no prefix to look up. */
 #define VLAN_SINGLE 2
+/* More than one layer 2 tunnel: frames to a group are copied. */
+#define VLAN_FLOOD 4
 
 struct vlan_row {
 	__u32 flags;

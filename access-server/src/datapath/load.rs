@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::mem::MaybeUninit;
 use std::net::IpAddr;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::sync::Once;
 
@@ -17,10 +17,24 @@ use super::maps::{self, Maps};
 use super::skel::{GatewaySkelBuilder, OpenGatewaySkel, types};
 use super::{DatapathConfig, OpenError, Role, TrunkMode, wire};
 
-/// What runs: the maps, and the programs for test runs and statistics.
+/// What runs: the maps and the programs.
 pub(super) struct Loaded {
     pub(super) maps: Maps,
-    pub(super) programs: Vec<(&'static str, OwnedFd)>,
+    /// Ingress of the WAN devices.
+    wan: OwnedFd,
+    /// Ingress of the inside device.
+    inside: OwnedFd,
+    /// Egress of the inside device.
+    inject: OwnedFd,
+    names: [&'static str; 3],
+}
+
+impl Loaded {
+    /// The programs by name, for test runs and statistics.
+    pub(super) fn programs(&self) -> [(&'static str, BorrowedFd<'_>); 3] {
+        let [wan, inside, inject] = self.names;
+        [(wan, self.wan.as_fd()), (inside, self.inside.as_fd()), (inject, self.inject.as_fd())]
+    }
 }
 
 /// libbpf talks to stderr otherwise.
@@ -28,6 +42,8 @@ fn quiet() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
         set_print(Some((PrintLevel::Info, |level, text| match level {
+            // The clsact that is already there, see `attach`: the usual case at every start but the first.
+            PrintLevel::Warn if text.contains("Exclusivity flag on") => debug!(target: "libbpf", "{}", text.trim_end()),
             PrintLevel::Warn => warn!(target: "libbpf", "{}", text.trim_end()),
             _ => debug!(target: "libbpf", "{}", text.trim_end()),
         })));
@@ -44,13 +60,21 @@ pub(super) fn load(cfg: &DatapathConfig) -> Result<Loaded, OpenError> {
     let skel = open.load().map_err(OpenError::Load)?;
 
     let maps = Maps::new(&skel.maps).map_err(OpenError::Load)?;
-    let own = |fd: std::os::fd::BorrowedFd<'_>| fd.try_clone_to_owned().map_err(|e| OpenError::Load(e.into()));
-    let wan = own(skel.progs.wan_ingress.as_fd())?;
-    let inside = match cfg.role {
-        Role::Server { .. } => ("trunk_ingress", own(skel.progs.trunk_ingress.as_fd())?),
-        Role::Site { .. } => ("lan_ingress", own(skel.progs.lan_ingress.as_fd())?),
+    let own = |fd: BorrowedFd<'_>| fd.try_clone_to_owned().map_err(|e| OpenError::Load(e.into()));
+    let progs = &skel.progs;
+    let (inside, inject, names) = match cfg.role {
+        Role::Server { .. } => {
+            (&progs.trunk_ingress, &progs.trunk_inject, ["wan_ingress", "trunk_ingress", "trunk_inject"])
+        }
+        Role::Site { .. } => (&progs.lan_ingress, &progs.lan_inject, ["wan_ingress", "lan_ingress", "lan_inject"]),
     };
-    Ok(Loaded { maps, programs: vec![("wan_ingress", wan), inside] })
+    Ok(Loaded {
+        maps,
+        wan: own(progs.wan_ingress.as_fd())?,
+        inside: own(inside.as_fd())?,
+        inject: own(inject.as_fd())?,
+        names,
+    })
 }
 
 fn configure(open: &mut OpenGatewaySkel<'_>, cfg: &DatapathConfig) -> Result<(), OpenError> {
@@ -63,6 +87,7 @@ fn configure(open: &mut OpenGatewaySkel<'_>, cfg: &DatapathConfig) -> Result<(),
             constants.inside_ifindex = trunk.ifindex;
             constants.inside_is_peer = trunk.mode == TrunkMode::Peer;
             open.progs.lan_ingress.set_autoload(false);
+            open.progs.lan_inject.set_autoload(false);
         }
         Role::Site { lan, .. } => {
             constants.role = 1;
@@ -70,6 +95,7 @@ fn configure(open: &mut OpenGatewaySkel<'_>, cfg: &DatapathConfig) -> Result<(),
             constants.inside_is_peer = lan.mode == TrunkMode::Peer;
             constants.lan_mac = mac_of(lan.ifindex)?;
             open.progs.trunk_ingress.set_autoload(false);
+            open.progs.trunk_inject.set_autoload(false);
         }
     }
     Ok(())
@@ -101,22 +127,19 @@ fn same(map: &Map<types::address, u8>, wanted: &[IpAddr]) -> Result<(), MapError
 /// Attaches the programs to the devices of `cfg` and takes them off all others that had them.
 pub(super) fn attach_all(loaded: &Loaded, cfg: &DatapathConfig) -> Result<(), OpenError> {
     let handle = attach::handle(&cfg.instance);
-    let [(_, wan), (_, inside)] = &loaded.programs[..] else {
-        return Err(OpenError::NoConstants);
-    };
-    let inside_ifindex = cfg.role.inside_ifindex();
-    let wans: BTreeSet<u32> = cfg.wans.iter().copied().filter(|w| *w != inside_ifindex).collect();
-    let devices = &loaded.maps.devices;
-    for (ifindex, program) in wans.iter().map(|w| (*w, wan)).chain([(inside_ifindex, inside)]) {
-        devices.put(&ifindex, &1)?;
-        attach::attach(program, ifindex, Side::Ingress, handle)
-            .map_err(|source| OpenError::Attach { ifindex, source })?;
+    let inside = cfg.role.inside_ifindex();
+    let wans: BTreeSet<u32> = cfg.wans.iter().copied().filter(|w| *w != inside).collect();
+    let places = wans
+        .iter()
+        .map(|wan| (*wan, &loaded.wan, Side::Ingress))
+        .chain([(inside, &loaded.inject, Side::Egress), (inside, &loaded.inside, Side::Ingress)]);
+    for (ifindex, program, side) in places {
+        loaded.maps.devices.put(&ifindex, &1)?;
+        attach::attach(program, ifindex, side, handle).map_err(|source| OpenError::Attach { ifindex, source })?;
     }
-    for ifindex in devices.keys()? {
-        if ifindex != inside_ifindex && !wans.contains(&ifindex) {
-            attach::detach(wan, ifindex, Side::Ingress, handle)
-                .map_err(|source| OpenError::Attach { ifindex, source })?;
-            devices.remove(&ifindex)?;
+    for ifindex in loaded.maps.devices.keys()? {
+        if ifindex != inside && !wans.contains(&ifindex) {
+            detach(loaded, ifindex, handle)?;
         }
     }
     Ok(())
@@ -125,14 +148,14 @@ pub(super) fn attach_all(loaded: &Loaded, cfg: &DatapathConfig) -> Result<(), Op
 /// Takes all programs off their devices.
 pub(super) fn detach_all(loaded: &Loaded, cfg: &DatapathConfig) -> Result<(), OpenError> {
     let handle = attach::handle(&cfg.instance);
-    for ifindex in loaded.maps.devices.keys()? {
-        if let Some((_, program)) = loaded.programs.first() {
-            attach::detach(program, ifindex, Side::Ingress, handle)
-                .map_err(|source| OpenError::Attach { ifindex, source })?;
-        }
-        loaded.maps.devices.remove(&ifindex)?;
+    loaded.maps.devices.keys()?.into_iter().try_for_each(|ifindex| detach(loaded, ifindex, handle))
+}
+
+fn detach(loaded: &Loaded, ifindex: u32, handle: u32) -> Result<(), OpenError> {
+    for side in [Side::Ingress, Side::Egress] {
+        attach::detach(&loaded.wan, ifindex, side, handle).map_err(|source| OpenError::Attach { ifindex, source })?;
     }
-    Ok(())
+    Ok(loaded.maps.devices.remove(&ifindex)?)
 }
 
 /// Takes the pins away; the maps go when the last program is gone.

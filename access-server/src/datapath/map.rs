@@ -107,10 +107,6 @@ impl<K: Plain, V: Plain> Map<K, V> {
         Self { handle, table, kinds: PhantomData }
     }
 
-    pub(super) fn table(&self) -> &'static str {
-        self.table
-    }
-
     pub(super) fn capacity(&self) -> u32 {
         self.handle.max_entries()
     }

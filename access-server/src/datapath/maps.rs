@@ -22,10 +22,11 @@ pub(super) struct Maps {
     pub(super) devices: Map<u32, u32>,
     pub(super) traffic: Map<u32, types::traffic>,
     pub(super) drops: Map<types::drop_key, u64>,
+    pub(super) slow_path: MapHandle,
 }
 
 /// The maps that are pinned, before loading.
-fn pinned<'a, 'obj>(maps: &'a mut OpenGatewayMaps<'obj>) -> [(&'static str, &'a mut OpenMapMut<'obj>); 12] {
+fn pinned<'a, 'obj>(maps: &'a mut OpenGatewayMaps<'obj>) -> [(&'static str, &'a mut OpenMapMut<'obj>); 14] {
     [
         ("tunnels", &mut maps.tunnels),
         ("tunnels_out", &mut maps.tunnels_out),
@@ -39,11 +40,13 @@ fn pinned<'a, 'obj>(maps: &'a mut OpenGatewayMaps<'obj>) -> [(&'static str, &'a 
         ("devices", &mut maps.devices),
         ("traffic", &mut maps.traffic),
         ("drops", &mut maps.drops),
+        ("buckets", &mut maps.buckets),
+        ("slow_path", &mut maps.slow_path),
     ]
 }
 
 /// Names of the pins, to take them away.
-pub(super) const PINS: [&str; 12] = [
+pub(super) const PINS: [&str; 14] = [
     "tunnels",
     "tunnels_out",
     "vlans",
@@ -56,6 +59,8 @@ pub(super) const PINS: [&str; 12] = [
     "devices",
     "traffic",
     "drops",
+    "buckets",
+    "slow_path",
 ];
 
 /// Says where each map is pinned. Loading then adopts what is there; a map of another layout is refused here, because
@@ -79,7 +84,12 @@ fn check(name: &'static str, map: &OpenMapMut<'_>, path: &Path) -> Result<(), Op
         ("type", found.map_type() as u32, map.map_type() as u32),
         ("key size", found.info.key_size, map.key_size()),
         ("value size", found.info.value_size, map.value_size()),
-        ("capacity", found.info.max_entries, map.max_entries()),
+        // libbpf gives a perf array as many places as there are CPUs when it loads it.
+        (
+            "capacity",
+            found.info.max_entries,
+            if map.max_entries() == 0 { found.info.max_entries } else { map.max_entries() },
+        ),
         ("flags", found.info.map_flags, map.map_flags()),
     ];
     match differs.into_iter().find(|(_, found, expected)| found != expected) {
@@ -107,6 +117,7 @@ impl Maps {
             devices: Map::new("devices", MapHandle::try_from(&maps.devices)?),
             traffic: Map::new("traffic", MapHandle::try_from(&maps.traffic)?),
             drops: Map::new("drops", MapHandle::try_from(&maps.drops)?),
+            slow_path: MapHandle::try_from(&maps.slow_path)?,
         })
     }
 }

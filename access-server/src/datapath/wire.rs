@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
-use stackmap::{Generation, MacAddr, Origin, TunnelId, TunnelKind, Vlan};
+use stackmap::{Generation, Layer, MacAddr, Origin, TunnelId, TunnelKind, Vlan};
 
 use super::skel::types;
 use crate::mtu;
@@ -17,6 +17,8 @@ const TUNNEL_CHECK_SOURCE: u16 = 1;
 pub(super) const VLAN_PRESENT: u32 = 1;
 /// `VLAN_SINGLE` in `vlans.h`.
 const VLAN_SINGLE: u32 = 2;
+/// `VLAN_FLOOD` in `vlans.h`.
+const VLAN_FLOOD: u32 = 4;
 /// `PREFIX_FIXED_BITS` in `prefixes.h`.
 const PREFIX_FIXED_BITS: u32 = 32;
 
@@ -132,8 +134,10 @@ fn is_single(row: &VlanRow) -> bool {
 
 pub(super) fn vlan_row(row: &VlanRow, indices: &[u32], first_l2: u32) -> types::vlan_row {
     let single = is_single(row).then(|| indices.first().copied()).flatten();
+    let bridged = row.tunnels.iter().filter(|tunnel| tunnel.id.kind().layer() == Layer::Two).count();
+    let flag = |flag: u32, set: bool| if set { flag } else { 0 };
     types::vlan_row {
-        flags: VLAN_PRESENT | if single.is_some() { VLAN_SINGLE } else { 0 },
+        flags: VLAN_PRESENT | flag(VLAN_SINGLE, single.is_some()) | flag(VLAN_FLOOD, bridged > 1),
         single: single.unwrap_or(TUNNEL_NONE),
         first_l2,
         server_mac: row.server_mac.octets(),

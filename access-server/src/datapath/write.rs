@@ -5,7 +5,7 @@
 use std::collections::{HashMap, HashSet};
 
 use ipnet::IpNet;
-use stackmap::{TunnelId, TunnelKind, Vlan};
+use stackmap::{Layer, TunnelId, Vlan};
 
 use super::map::MapError;
 use super::maps::Maps;
@@ -104,7 +104,7 @@ fn put_tunnels(maps: &Maps, places: &mut Places, placed: &Placed) -> Result<u32,
             maps.path_states.put(&path, &types::path_state::default())?;
             maps.paths.put(&wire::path_key(&tunnel.id), &path)?;
         }
-        let l2 = tunnel.id.kind() == TunnelKind::Vxlan;
+        let l2 = tunnel.id.kind().layer() == Layer::Two;
         let next = if l2 { next_l2 } else { wire::TUNNEL_NONE };
         maps.tunnels_out.put(&index, &wire::tunnel_out(placed.row.vlan, tunnel, path, next))?;
         if l2 {

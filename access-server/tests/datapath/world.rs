@@ -47,13 +47,27 @@ pub struct Site {
 }
 
 impl Site {
-    pub fn remote(&self) -> IpAddr {
+    /// A site on a link of 1,500 bytes.
+    pub fn new(number: u8, vlan: u16, kind: TunnelKind, outer6: bool, key: Option<u32>) -> Self {
+        Self { number, vlan, kind, outer6, key, mtu: 1500 }
+    }
+    /// Router of `World::routed_link`.
+    pub fn router(&self) -> IpAddr {
+        self.outer(3)
+    }
+    /// The same from the gateway's side.
+    pub fn far_router(&self) -> IpAddr {
+        self.outer(4)
+    }
+    fn outer(&self, host: u8) -> IpAddr {
         let n = self.number;
-        if self.outer6 { format!("2001:db8:{n}::2") } else { format!("198.51.{n}.2") }.parse().unwrap()
+        if self.outer6 { format!("2001:db8:{n}::{host}") } else { format!("198.51.{n}.{host}") }.parse().unwrap()
+    }
+    pub fn remote(&self) -> IpAddr {
+        self.outer(2)
     }
     pub fn local(&self) -> IpAddr {
-        let n = self.number;
-        if self.outer6 { format!("2001:db8:{n}::1") } else { format!("198.51.{n}.1") }.parse().unwrap()
+        self.outer(1)
     }
     pub fn id(&self) -> TunnelId {
         TunnelId::new(self.kind, self.remote(), self.local(), self.key).unwrap()
@@ -110,9 +124,7 @@ impl World {
         crate::net::inside(ns, || {
             for (key, value) in [("accept_dad", "0"), ("router_solicitations", "0")] {
                 for scope in ["all", "default"] {
-                    std::fs::write(format!("/proc/thread-self/net/../../../sys/net/ipv6/conf/{scope}/{key}"), value)
-                        .or_else(|_| std::fs::write(format!("/proc/sys/net/ipv6/conf/{scope}/{key}"), value))
-                        .unwrap();
+                    std::fs::write(format!("/proc/sys/net/ipv6/conf/{scope}/{key}"), value).unwrap();
                 }
             }
         });
@@ -133,7 +145,54 @@ impl World {
              {srv}: addr add 2001:db8:{n}::1/64 dev wan{n} nodad
              {gw}: addr add 2001:db8:{n}::2/64 dev wan nodad"
         ));
-        self.config.wans.push(ifindex(&srv, &format!("wan{n}")));
+        self.links(site);
+    }
+
+    /// A router between server and gateway; its link to the gateway takes `mtu` bytes.
+    pub fn routed_link(&mut self, site: &Site, mtu: u32) {
+        let n = site.number;
+        let (srv, gw, router) = (self.srv.clone(), self.gateway(site), format!("{}-rt", self.name));
+        self.space(&gw);
+        self.space(&router);
+        ip(&format!(
+            "{srv}: link add wan{n} type veth peer name left netns {router}
+             {gw}: link add wan mtu {mtu} type veth peer name right mtu {mtu} netns {router}
+             {srv}: link set wan{n} up
+             {router}: link set left up
+             {router}: link set right up
+             {gw}: link set wan up
+             {srv}: addr add 198.51.{n}.1/32 dev wan{n}
+             {srv}: addr add 2001:db8:{n}::1/128 dev wan{n} nodad
+             {srv}: route add 198.51.{n}.3 dev wan{n}
+             {srv}: route add 2001:db8:{n}::3 dev wan{n}
+             {srv}: route add 198.51.{n}.2 via 198.51.{n}.3
+             {srv}: route add 2001:db8:{n}::2 via 2001:db8:{n}::3
+             {router}: addr add 198.51.{n}.3/32 dev left
+             {router}: addr add 2001:db8:{n}::3/128 dev left nodad
+             {router}: addr add 198.51.{n}.4/32 dev right
+             {router}: addr add 2001:db8:{n}::4/128 dev right nodad
+             {router}: route add 198.51.{n}.1 dev left
+             {router}: route add 2001:db8:{n}::1 dev left
+             {router}: route add 198.51.{n}.2 dev right
+             {router}: route add 2001:db8:{n}::2 dev right
+             {gw}: addr add 198.51.{n}.2/32 dev wan
+             {gw}: addr add 2001:db8:{n}::2/128 dev wan nodad
+             {gw}: route add 198.51.{n}.4 dev wan
+             {gw}: route add 2001:db8:{n}::4 dev wan
+             {gw}: route add 198.51.{n}.1 via 198.51.{n}.4
+             {gw}: route add 2001:db8:{n}::1 via 2001:db8:{n}::4"
+        ));
+        crate::net::inside(&router, || {
+            for key in ["ipv4/ip_forward", "ipv6/conf/all/forwarding"] {
+                std::fs::write(format!("/proc/sys/net/{key}"), "1").unwrap();
+            }
+        });
+        self.links(site);
+    }
+
+    fn links(&mut self, site: &Site) {
+        let n = site.number;
+        self.config.wans.push(ifindex(&self.srv, &format!("wan{n}")));
         for local in [format!("198.51.{n}.1"), format!("2001:db8:{n}::1")] {
             self.config.locals.push(local.parse().unwrap());
         }
@@ -256,7 +315,7 @@ impl World {
         self.space(&host);
         ip(&format!(
             "{gw}: link add lan mtu {lan_mtu} type veth peer name eth0 netns {host} mtu {lan_mtu}
-             {gw}: link set lan up
+             {gw}: link set lan up promisc on
              {host}: link set lo up
              {host}: link set eth0 up
              {host}: addr add {HOST4}/24 dev eth0
@@ -276,7 +335,9 @@ impl World {
         let mut row = self.row(&[(site, servers.iter().map(|a| IpNet::from(*a)).collect())]);
         row.vlan = Vlan::new(SITE_VLAN).unwrap();
         row.tunnels[0].id = TunnelId::new(site.kind, site.local(), site.remote(), site.key).unwrap();
-        row.tunnels[0].next_hop = Some(NextHop { ifindex: config.wans[0], via: site.local() });
+        let routed = self.spaces.contains(&format!("{}-rt", self.name));
+        let via = if routed { site.far_router() } else { site.local() };
+        row.tunnels[0].next_hop = Some(NextHop { ifindex: config.wans[0], via });
         let datapath = crate::net::inside(&gw, || {
             let mut datapath = Datapath::open(&config).unwrap();
             datapath.put_vlan(&row).unwrap();
