@@ -6,6 +6,9 @@
 
 mod add_remove;
 mod architecture;
+mod badinput;
+mod device;
+mod examples;
 mod floor;
 mod foreign_uml;
 mod isolation;
@@ -31,6 +34,9 @@ fn main() -> ExitCode {
         add_remove::trials(),
         kill9::trials(),
         leftovers::trials(),
+        badinput::trials(),
+        device::trials(),
+        examples::trials(),
     ]
     .into_iter()
     .flatten()
