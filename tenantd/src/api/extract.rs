@@ -273,6 +273,39 @@ mod tests {
         assert!(parse::<Vec<Route>>(b"[]").unwrap().is_empty());
     }
 
+    proptest::proptest! {
+        /// Whatever comes, it is taken or refused by field; nothing of it may stop the daemon.
+        #[test]
+        fn any_bytes_are_answered(bytes in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..200)) {
+            if let Err(problem) = parse::<TenantRequest>(&bytes) {
+                proptest::prop_assert!(problem.field.is_some());
+            }
+        }
+
+        /// A good request with one thing in it replaced.
+        #[test]
+        fn any_value_in_any_place_is_answered(place in 0_usize..9, value in 0_usize..11) {
+            let places = [
+                "/name", "/vlan", "/gid", "/addresses", "/addresses/0", "/tunnels/0", "/tunnels/0/kind",
+                "/tunnels/0/prefixes", "/routes/0/to",
+            ];
+            let values = [
+                "null", "true", "-1", "1e99", "18446744073709551616", "\"\"", "\" refused: \"", "[]", "[[[]]]", "{}",
+                "{\"\":{\"a.b[0]\":1}}",
+            ];
+            let mut request = serde_json::json!({
+                "name": "acme", "vlan": 1, "gid": 524_288, "addresses": ["10.0.0.1/8"],
+                "tunnels": [{"kind": "ipip", "remote": "198.51.100.2", "prefixes": []}], "routes": [{"to": "10.0.0.0/8"}]
+            });
+            *request.pointer_mut(places[place]).unwrap() = serde_json::from_str(values[value]).unwrap_or_default();
+            if let Err(problem) = parse::<TenantRequest>(request.to_string().as_bytes()) {
+                let field = problem.field.unwrap_or_default();
+                let root = places[place].split('/').nth(1).unwrap();
+                proptest::prop_assert!(field.starts_with(root), "{} for {}", field, places[place]);
+            }
+        }
+    }
+
     #[test]
     fn flags() {
         assert!(!flag(None, "force").unwrap());

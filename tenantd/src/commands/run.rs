@@ -1,6 +1,6 @@
 //! `tenantd run`: the daemon itself, in the foreground.
 
-use std::io;
+use std::io::{self, IsTerminal};
 use std::path::{Path, PathBuf};
 
 use clap::Args;
@@ -35,7 +35,8 @@ pub fn run(args: Run, instance: Option<String>, socket: Option<PathBuf>) -> Resu
         return Err(Failure::NotRoot(uid));
     }
     let filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "info".into());
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).init();
+    let colours = io::stderr().is_terminal();
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_ansi(colours).init();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failure::Start)?;
     runtime.block_on(crate::daemon::run(config)).map_err(|e| Failure::Daemon(Box::new(e)))
 }
