@@ -1,5 +1,6 @@
 //! Traffic in a world and what is seen of it: pings that are counted, pages, captures.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -167,17 +168,45 @@ impl Captured {
         self.bytes.windows(marker.len()).filter(|w| *w == marker.as_bytes()).count()
     }
 
-    /// What tshark says of the packets: one line a packet, the fields separated by tabs.
+    /// What tshark says of the packets: for each one the values of the fields. A field that occurs in outer and
+    /// inner header has several values, outermost first; one that does not occur has none.
     ///
     /// # Errors
     /// tshark failed.
-    pub fn fields(&self, world: &World, filter: &str, fields: &[&str]) -> Result<Vec<Vec<String>>> {
-        let mut argv = vec!["tshark", "-n", "-r", &self.file, "-Y", filter, "-T", "fields"];
+    pub fn packets(&self, world: &World, fields: &[&str]) -> Result<Vec<Packet>> {
+        let mut argv = vec!["tshark", "-n", "-r", &self.file, "-T", "fields"];
         for field in fields {
             argv.extend(["-e", field]);
         }
         let text = world.ok("server", &argv)?;
-        Ok(text.lines().map(|line| line.split('\t').map(str::to_owned).collect()).collect())
+        let values = |column: &str| column.split(',').filter(|v| !v.is_empty()).map(str::to_owned).collect();
+        let packet =
+            |line: &str| Packet(fields.iter().map(|f| (*f).to_owned()).zip(line.split('\t').map(values)).collect());
+        Ok(text.lines().map(packet).collect())
+    }
+}
+
+/// One packet as tshark sees it.
+#[derive(Clone, Debug)]
+pub struct Packet(BTreeMap<String, Vec<String>>);
+
+impl Packet {
+    /// All values of a field, outermost first.
+    #[must_use]
+    pub fn all(&self, field: &str) -> &[String] {
+        self.0.get(field).map_or(&[], Vec::as_slice)
+    }
+
+    /// The outermost value of a field; empty when it does not occur.
+    #[must_use]
+    pub fn outer(&self, field: &str) -> &str {
+        self.all(field).first().map_or("", String::as_str)
+    }
+
+    /// Whether the field occurs.
+    #[must_use]
+    pub fn has(&self, field: &str) -> bool {
+        !self.all(field).is_empty()
     }
 }
 

@@ -113,11 +113,13 @@ fn talk(world: &World, sites: &[Site], server: &str) -> Result<()> {
 
 /// Pages from one source port, all hosts at once.
 fn pages(world: &World, sites: &[Site], server: &str) -> Result<()> {
+    // One port a family: the first connection's end still holds its port.
+    let port = if server.contains(':') { "40004" } else { "40003" };
     std::thread::scope(|scope| {
         let fetches: Vec<_> = sites
             .iter()
             .map(|site| {
-                let fetch = || page(world, &site.host(), &url("http", server), &["--local-port", "40003"]);
+                let fetch = || page(world, &site.host(), &url("http", server), &["--local-port", port]);
                 (site, scope.spawn(fetch))
             })
             .collect();

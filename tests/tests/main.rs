@@ -7,7 +7,9 @@
 mod add_remove;
 mod architecture;
 mod badinput;
+mod bench;
 mod device;
+mod documents;
 mod examples;
 mod floor;
 mod foreign_uml;
@@ -27,6 +29,7 @@ fn main() -> ExitCode {
     let trials = [
         architecture::trials(),
         worlds::trials(),
+        bench::trials(),
         isolation::trials(),
         tags::trials(),
         push::trials(),
@@ -36,6 +39,7 @@ fn main() -> ExitCode {
         leftovers::trials(),
         badinput::trials(),
         device::trials(),
+        documents::trials(),
         examples::trials(),
     ]
     .into_iter()

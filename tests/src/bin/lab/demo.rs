@@ -92,7 +92,11 @@ fn add(world: &World, site: &Site) -> Result<()> {
     for argv in
         [tenants::add_tenant(options, site), tenants::add_web(site), tenants::add_ftp(site), tenants::put_file(site)]
     {
-        println!("  # {}", shell(&argv));
+        // A script for sh is shown as what it says.
+        println!(
+            "  # {}",
+            argv.last().filter(|_| argv.first().is_some_and(|p| p == "sh")).cloned().unwrap_or_else(|| shell(&argv))
+        );
         let argv: Vec<&str> = argv.iter().map(String::as_str).collect();
         print!("{}", indent(&world.ok("server", &argv)?));
     }
