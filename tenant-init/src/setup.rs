@@ -4,15 +4,16 @@
 //! In: namespaces that are already new (the daemon made them with the process). Out: nothing on the host is changed:
 //! mount propagation is cut first. Devices other than `lo` belong to the daemon and are not touched.
 
-use std::ffi::CString;
+use std::ffi::{CString, OsString};
 use std::fs;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Component, Path, PathBuf};
 
 use caps::{CapSet, Capability, CapsHashSet};
-use nix::mount::{MsFlags, mount};
+use nix::errno::Errno;
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
 /// What init keeps, and why. Everything else is dropped from every set, and the bounding set is emptied, so nothing
 /// that init starts can ever have a capability.
@@ -23,6 +24,15 @@ const KEPT: [Capability; 3] = [
     // Stopping a service signals a process of another user.
     Capability::CAP_KILL,
 ];
+
+// What the tenant has of its own.
+const PROC: &str = "/proc";
+const SYS: &str = "/sys";
+const RUN: &str = "/run";
+const TMP: &str = "/tmp";
+const VAR_TMP: &str = "/var/tmp";
+const SHM: &str = "/dev/shm";
+const MQUEUE: &str = "/dev/mqueue";
 
 /// Which step failed, and why.
 #[derive(Debug, thiserror::Error)]
@@ -53,25 +63,23 @@ impl House {
         let owner = format!("mode=0755,uid={0},gid={0},size=64m,nr_inodes=65536", self.ids);
         let shared = "mode=1777,size=256m,nr_inodes=65536";
 
+        step("state directory", || self.tenants())?;
         step("host name", || host_name(&self.name))?;
         step("private mounts", || attach(None, Path::new("/"), None, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None))?;
         let state = step("open state directory", || open_tree(&self.state))?;
-        step("mount /proc", || attach(Some("proc"), Path::new("/proc"), Some("proc"), inert, None))?;
+        step("detach the host's mounts", || self.detach())?;
+        step("mount /proc", || attach(Some("proc"), Path::new(PROC), Some("proc"), inert, None))?;
         // The devices of the tenant's stack instead of the host's; it also hides what is mounted below /sys.
-        step("mount /sys", || {
-            attach(Some("sysfs"), Path::new("/sys"), Some("sysfs"), inert | MsFlags::MS_RDONLY, None)
-        })?;
-        step("mount /run", || attach(Some("tmpfs"), Path::new("/run"), Some("tmpfs"), own, Some(&owner)))?;
-        step("mount /tmp", || attach(Some("tmpfs"), Path::new("/tmp"), Some("tmpfs"), own, Some(shared)))?;
-        step("mount /var/tmp", || {
-            absent_is_fine(attach(Some("/tmp"), Path::new("/var/tmp"), None, MsFlags::MS_BIND, None))
-        })?;
+        step("mount /sys", || attach(Some("sysfs"), Path::new(SYS), Some("sysfs"), inert | MsFlags::MS_RDONLY, None))?;
+        step("mount /run", || attach(Some("tmpfs"), Path::new(RUN), Some("tmpfs"), own, Some(&owner)))?;
+        step("mount /tmp", || attach(Some("tmpfs"), Path::new(TMP), Some("tmpfs"), own, Some(shared)))?;
+        step("mount /var/tmp", || absent_is_fine(attach(Some(TMP), Path::new(VAR_TMP), None, MsFlags::MS_BIND, None)))?;
         // Shared memory files and message queues are ways from tenant to tenant.
         step("mount /dev/shm", || {
-            absent_is_fine(attach(Some("tmpfs"), Path::new("/dev/shm"), Some("tmpfs"), inert, Some(shared)))
+            absent_is_fine(attach(Some("tmpfs"), Path::new(SHM), Some("tmpfs"), inert, Some(shared)))
         })?;
         step("mount /dev/mqueue", || {
-            absent_is_fine(attach(Some("mqueue"), Path::new("/dev/mqueue"), Some("mqueue"), inert, None))
+            absent_is_fine(attach(Some("mqueue"), Path::new(MQUEUE), Some("mqueue"), inert, None))
         })?;
         step("cover other tenants", || self.cover(none))?;
         step("mount state directory", || move_tree(&state, &self.state))?;
@@ -83,15 +91,62 @@ impl House {
         step("capabilities", give_up)
     }
 
+    /// The directory that holds the state of all tenants. It is covered, so it must not be the root.
+    fn tenants(&self) -> io::Result<&Path> {
+        let all = self.state.parent().filter(|all| all.parent().is_some());
+        all.ok_or_else(|| io::Error::other("the state directory lies directly below the root"))
+    }
+
+    /// Lets go of the host's mounts where ours will be. Only covered they would live on below: the patch room of
+    /// another instance, say, could not go away while this tenant lives.
+    fn detach(&self) -> io::Result<()> {
+        let tenants = self.tenants()?;
+        let covered = [PROC, SYS, RUN, TMP, VAR_TMP, SHM, MQUEUE].map(Path::new);
+        let table = fs::read("/proc/self/mountinfo")?;
+        // Later lines may lie on earlier ones.
+        for line in table.split(|byte| *byte == b'\n').rev() {
+            let Some(point) = line.split(|byte| *byte == b' ').nth(4).map(unescape) else {
+                continue;
+            };
+            if covered.iter().chain([&tenants]).any(|directory| point.starts_with(directory)) {
+                match umount2(&point, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW) {
+                    // EINVAL, ENOENT: it went with the one it lay on.
+                    Ok(()) | Err(Errno::EINVAL | Errno::ENOENT) => {}
+                    Err(errno) => return Err(errno.into()),
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// Puts an empty directory over the directory that holds the state of all tenants, with room for our own.
     fn cover(&self, flags: MsFlags) -> io::Result<()> {
-        // Covering the root would cover everything.
-        let all = self.state.parent().filter(|all| all.parent().is_some()).ok_or(io::ErrorKind::InvalidInput)?;
+        let all = self.tenants()?;
         // When the state is below /run or /tmp it has just been covered.
         fs::create_dir_all(all)?;
         attach(Some("tmpfs"), all, Some("tmpfs"), flags | MsFlags::MS_NOSUID, Some("mode=0755,size=4k,nr_inodes=4"))?;
         fs::create_dir(&self.state)
     }
+}
+
+/// A path as mountinfo writes it: blanks and backslashes are `\` and three octal digits.
+fn unescape(path: &[u8]) -> PathBuf {
+    let mut out = Vec::with_capacity(path.len());
+    let mut rest = path;
+    while let Some((first, after)) = rest.split_first() {
+        let digits = after.get(..3).filter(|_| *first == b'\\').and_then(|digits| std::str::from_utf8(digits).ok());
+        match digits.and_then(|digits| u8::from_str_radix(digits, 8).ok()) {
+            Some(byte) => {
+                out.push(byte);
+                rest = &after[3..];
+            }
+            None => {
+                out.push(*first);
+                rest = after;
+            }
+        }
+    }
+    PathBuf::from(OsString::from_vec(out))
 }
 
 fn step<T>(name: &str, action: impl FnOnce() -> io::Result<T>) -> Result<T, SetupError> {
@@ -202,7 +257,26 @@ fn give_up() -> io::Result<()> {
     let kept: CapsHashSet = KEPT.into_iter().collect();
     caps::clear(None, CapSet::Ambient).map_err(io::Error::other)?;
     caps::clear(None, CapSet::Inheritable).map_err(io::Error::other)?;
-    caps::clear(None, CapSet::Bounding).map_err(io::Error::other)?;
+    // By number until the kernel knows no more: a newer kernel has capabilities that no list of ours names.
+    for number in 0..64 {
+        // SAFETY: plain system call.
+        match check(unsafe { libc::prctl(libc::PR_CAPBSET_DROP, number, 0, 0, 0) }.into()) {
+            Err(error) if error.raw_os_error() == Some(libc::EINVAL) && number > 0 => break,
+            dropped => drop(dropped?),
+        }
+    }
     caps::set(None, CapSet::Effective, &kept).map_err(io::Error::other)?;
     caps::set(None, CapSet::Permitted, &kept).map_err(io::Error::other)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_of_mountinfo_are_read() {
+        assert_eq!(unescape(b"/run"), Path::new("/run"));
+        assert_eq!(unescape(b"/a\\040b\\134c"), Path::new("/a b\\c"));
+        assert_eq!(unescape(b"/a\\04"), Path::new("/a\\04"));
+    }
 }

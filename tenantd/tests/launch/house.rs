@@ -84,6 +84,15 @@ pub(crate) fn private_mounts() {
     assert_eq!(std::fs::metadata(tenant.spec.state_dir.join("home/file")).unwrap().uid(), tenant.ids());
     let refused = tenant.output_of("ls ../logs; touch ../x; cat ../init.log; echo end");
     assert_eq!(refused.matches("Permission denied").count(), 3, "{refused}");
+    // Each of ours is there once: nothing of the host's is kept alive below it.
+    let table = tenant.output_of("cut -d' ' -f2 /proc/self/mounts | sort");
+    for point in ["/proc", "/sys", "/run", "/tmp", "/dev/shm"] {
+        let here: Vec<_> =
+            table.lines().filter(|line| line.starts_with(&format!("{point}/")) || *line == point).collect();
+        let ours = |line: &&&str| ***line == *point || line.starts_with(&*neighbours.to_string_lossy());
+        assert_eq!(here.len(), here.iter().filter(ours).count(), "{table}");
+        assert_eq!(here.iter().filter(|line| **line == point).count(), 1, "{table}");
+    }
     // The control socket is out of reach.
     let socket = tenant.spec.control_socket.display().to_string();
     assert_eq!(tenant.output_of(&format!("test -e {socket} || echo absent")), "absent");
@@ -112,7 +121,7 @@ pub(crate) fn failed_set_up() {
     let mut client = Client::connect(&spec.control_socket).unwrap();
     let hello = client.hello(SOON).unwrap();
     assert!(!hello.ready);
-    assert!(hello.failed.unwrap().starts_with("cover other tenants: "));
+    assert!(hello.failed.unwrap().starts_with("state directory: "));
     let refusal = client.start(command("a", &["/bin/true"]), SOON).unwrap_err();
     assert!(matches!(&refusal, ClientError::Refused(why) if why.kind == RefusalKind::NotReady), "{refusal}");
     launch::end(&launched.pidfd, SOON).unwrap();
