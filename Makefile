@@ -4,7 +4,7 @@
 export PATH := $(HOME)/.cargo/bin:$(PATH)
 BIN := target/x86_64-unknown-linux-gnu/release
 
-.PHONY: help deps build demo test lint clean-lab
+.PHONY: help deps build demo test bench lint clean-lab
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:[^#]*## /\t/' | expand -t 12
@@ -24,6 +24,11 @@ demo: ## Three closed networks on one server, end to end (root)
 test: ## All tests, also those that need root and foreign kernels
 	scripts/deps.sh test
 	scripts/test.sh
+
+bench: ## Speed against a raw veth pair and the by-hand kernel way, and the floors (root, an otherwise idle machine)
+	scripts/deps.sh test
+	cargo build --release --workspace
+	$(BIN)/bench
 
 lint: ## Format, clippy and rustdoc, warnings as errors
 	cargo fmt --check

@@ -1,0 +1,141 @@
+//! `bench`: what the data path and `add-tenant` cost, against a raw veth pair and against what an operator builds by
+//! hand, in one run. Prints a table, writes a JSON file, and fails when a floor is missed.
+//!
+//! Everything happens in network namespaces of its own; nothing of the machine's network is touched. `lab`, `tenantd`,
+//! `access-server` and `tenant-init` are those beside this program.
+
+mod add_tenant;
+mod bare;
+mod cpu;
+mod floors;
+mod flows;
+mod netns;
+mod programs;
+mod report;
+mod results;
+mod rows;
+mod sample;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, ensure};
+use clap::{Parser, Subcommand};
+
+use crate::report::Report;
+use crate::results::{Measure, Results};
+
+/// Rounds go on beyond those asked for while the machine is noisy, up to this many times as many.
+const PATIENCE: usize = 2;
+/// Noisy: the quartiles of a floor's rounds are further apart than this part of the median.
+const NOISE: f64 = 0.25;
+
+/// Measures the data path and add-tenant against a raw veth pair and the by-hand way.
+#[derive(Parser)]
+#[command(name = "bench", version, after_help = "Example:\n  bench --rounds 7 --no-gate")]
+struct Cli {
+    /// Rounds, each over all rows.
+    #[arg(long, default_value_t = 5)]
+    rounds: usize,
+    /// How long each measurement takes, in milliseconds.
+    #[arg(long, default_value_t = 300)]
+    duration: u64,
+    /// Tenants added by each way.
+    #[arg(long, default_value_t = 30)]
+    tenants: usize,
+    /// Only print: do not fail when a floor is missed.
+    #[arg(long)]
+    no_gate: bool,
+    /// A short run that only proves that every row gives numbers.
+    #[arg(long)]
+    smoke: bool,
+    /// Where the JSON file goes.
+    #[arg(long, default_value = "bench-results")]
+    out: PathBuf,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// The loop of add-tenant inside a world (the bench starts it itself).
+    #[command(name = "__add", hide = true)]
+    Add {
+        /// How many.
+        count: usize,
+    },
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let done = match cli.command {
+        Some(Command::Add { count }) => add_tenant::inside(count).map(|()| true),
+        None => run(&cli),
+    };
+    match done {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(e) => {
+            eprintln!("bench: {e:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Whether all floors that count were reached.
+fn run(cli: &Cli) -> Result<bool> {
+    ensure!(nix::unistd::geteuid().is_root(), "not root: network namespaces need root");
+    let (rounds, duration, tenants) = if cli.smoke {
+        (1, Duration::from_millis(60), 2)
+    } else {
+        (cli.rounds, Duration::from_millis(cli.duration), cli.tenants)
+    };
+    let started = Instant::now();
+    let scene = rows::build()?;
+    eprintln!("bench: {} rows stand after {:.1} s", scene.rows.len(), started.elapsed().as_secs_f64());
+    let mut results = Results::default();
+    let mut number = 0;
+    while number < rounds || (!cli.smoke && number < rounds * PATIENCE && noisy(&results)) {
+        results.round(&scene.rows, number, duration)?;
+        number += 1;
+        eprintln!("bench: round {number} of {rounds} done after {:.0} s", started.elapsed().as_secs_f64());
+    }
+    let programs = programs::measure(&scene, rounds, duration)?;
+    let times = add_tenant::measure(&scene.world, tenants)?;
+    let mut floors = floors::data_path(&results);
+    floors.extend(floors::add_tenant(&times));
+    let report = Report { rows: &scene.rows, results: &results, programs: &programs, times: &times, floors: &floors };
+    report.print();
+    let path = report.write(&cli.out)?;
+    println!("\n{} ({:.0} s)", path.display(), started.elapsed().as_secs_f64());
+    if cli.smoke {
+        sane(&scene.rows, &results)?;
+    }
+    Ok(cli.no_gate || cli.smoke || floors.iter().all(floors::Floor::holds))
+}
+
+/// Whether the rounds so far are too far apart to be judged.
+fn noisy(results: &Results) -> bool {
+    let measures = [Measure::TcpUp, Measure::TcpDown, Measure::SmallUp, Measure::SmallDown, Measure::PingP50];
+    measures.into_iter().any(|measure| {
+        ["raw", "by-hand"].into_iter().any(|to| {
+            let (ours, to) = (results.rounds("ipip", measure), results.rounds(to, measure));
+            let ratios: Vec<f64> = ours.iter().zip(to).map(|(o, t)| o / t).collect();
+            sample::spread(&ratios) > NOISE
+        })
+    })
+}
+
+/// Every row gave a number for everything that is measured of it.
+fn sane(rows: &[rows::Row], results: &Results) -> Result<()> {
+    for row in rows {
+        for measure in Measure::ALL {
+            let rounds = results.rounds(row.name, measure);
+            let left_out = row.part == rows::Part::Ladder && matches!(measure, Measure::Tcp4Up | Measure::Tcp4Down);
+            let good = !rounds.is_empty() && rounds.iter().all(|v| v.is_finite());
+            ensure!(good || left_out, "row {} gave no {}", row.name, measure.name());
+        }
+    }
+    Ok(())
+}
