@@ -89,15 +89,17 @@ impl From<Refusal> for Problem {
         let conflict = Self::new(ProblemKind::Conflict, detail.clone());
         match refusal {
             Refusal::Invalid(invalid) => invalid.into(),
-            Refusal::OwnedByOther { asked, .. } => {
-                conflict.at("owner", asked.to_string(), "only the owner of a row may change it")
+            Refusal::OwnedByOther { asked, vlan, holder } => {
+                conflict.at("owner", asked.to_string(), format!("vlan {vlan} belongs to owner {holder}"))
             }
-            Refusal::TunnelBound { tunnel, .. } => {
-                conflict.at("tunnels", tunnel.to_string(), "a tunnel leads to one vlan only")
+            Refusal::TunnelBound { field, tunnel, vlan, holder } => {
+                conflict.at(field, tunnel.to_string(), format!("is bound to vlan {vlan} of owner {holder}"))
             }
-            Refusal::Older { asked, .. } => {
-                conflict.at("generation", asked.to_string(), "must not be older than what is there")
-            }
+            Refusal::Older { asked, stored, .. } => conflict.at(
+                "generation",
+                asked.to_string(),
+                format!("must not be older than the stored generation {stored}"),
+            ),
             Refusal::UnknownVlan { vlan } => {
                 Self::new(ProblemKind::NotFound, detail).at("vlan", vlan.to_string(), "must have a row")
             }

@@ -22,6 +22,20 @@ pub struct Cli {
     pub verb: Verb,
 }
 
+impl Cli {
+    /// Whether everything is to be said in JSON.
+    pub fn json(&self) -> bool {
+        match &self.verb {
+            Verb::Run(args) => args.daemon.json,
+            Verb::Site(args) => args.daemon.json,
+            Verb::Status(args) | Verb::List(args) | Verb::Counters(args) => args.json,
+            Verb::Show(args) => args.client.json,
+            Verb::PutTunnel(args) | Verb::DeleteTunnel(args) => args.client.json,
+            Verb::Detach(args) => args.client.json,
+        }
+    }
+}
+
 /// The verbs.
 #[derive(Debug, Subcommand)]
 pub enum Verb {
@@ -82,7 +96,7 @@ pub struct DaemonArgs {
     /// Where the instance is.
     #[command(flatten)]
     pub place: PlaceArgs,
-    /// Say "ready" on standard output as JSON.
+    /// Say "ready" on standard output as JSON; a refusal is then a problem document on standard error.
     #[arg(long)]
     pub json: bool,
 }
@@ -130,7 +144,7 @@ pub struct ClientArgs {
     /// Where the instance is.
     #[command(flatten)]
     pub place: PlaceArgs,
-    /// Print the API's JSON.
+    /// Print the API's JSON; a refusal is then a problem document on standard error.
     #[arg(long)]
     pub json: bool,
 }

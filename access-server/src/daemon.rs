@@ -88,6 +88,8 @@ pub struct LiveRow {
     pub path_mtus: Vec<Option<u32>>,
     /// Names of the devices that next hops use.
     pub devices: HashMap<u32, String>,
+    /// The trunk's MTU in bytes, the limit of a row without tunnels.
+    pub trunk_mtu: u32,
     /// Unix time of the answer, in seconds.
     pub now: u64,
 }
@@ -370,6 +372,7 @@ impl<T: Table, N: Network> Daemon<T, N> {
             row: row.clone(),
             path_mtus: row.tunnels.iter().map(|tunnel| self.table.path_mtu(&tunnel.id)).collect(),
             devices: row.tunnels.iter().filter_map(|tunnel| name(tunnel.next_hop?.ifindex)).collect(),
+            trunk_mtu: self.gateway.settings().trunk_mtu,
             now: unix_now(),
         }
     }

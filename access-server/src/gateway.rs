@@ -101,6 +101,8 @@ pub enum Refusal {
     /// The tunnel leads to another VLAN already.
     #[error("tunnel {tunnel} is bound to vlan {vlan} of owner {holder}")]
     TunnelBound {
+        /// Where the request names it.
+        field: String,
         /// The identity that is taken.
         tunnel: TunnelId,
         /// The VLAN it leads to.
@@ -237,7 +239,7 @@ impl Gateway {
     /// [`Refusal`], naming the field, the row or the owner that stands against it.
     pub fn put(&self, now: u64, request: &RowRequest) -> Result<Plan, Refusal> {
         let row = self.desired(now, request)?;
-        self.admit(&row, &HashMap::new())?;
+        self.admit(&row, &HashMap::new()).map_err(|refusal| self.within_request(request, refusal))?;
         let mut plan = Plan::default();
         self.plan_put(row, &mut plan);
         Ok(plan)
@@ -316,7 +318,9 @@ impl Gateway {
             }
             for tunnel in &row.tunnels {
                 if let Some(&vlan) = taken.get(&tunnel.id) {
-                    return Err(Refusal::TunnelBound { tunnel: tunnel.id, vlan, holder: owner.clone() });
+                    let (field, tunnel, holder) = (String::new(), tunnel.id, owner.clone());
+                    let refusal = Refusal::TunnelBound { field, tunnel, vlan, holder };
+                    return Err(at(self.within_request(request, refusal)));
                 }
                 taken.insert(tunnel.id, row.vlan);
             }
@@ -326,8 +330,9 @@ impl Gateway {
         // What the owner has today binds nothing tomorrow, except to the same owner's new rows, checked above.
         let released: HashMap<TunnelId, Vlan> =
             mine().flat_map(|row| row.tunnels.iter().map(|tunnel| (tunnel.id, row.vlan))).collect();
-        for row in desired.values() {
-            self.admit(row, &released)?;
+        for (index, request) in requests.iter().enumerate() {
+            let Some(row) = desired.get(&request.vlan) else { continue };
+            self.admit(row, &released).map_err(|refusal| within_rows(index, self.within_request(request, refusal)))?;
         }
         let mut plan = Plan::default();
         for row in mine().filter(|row| !desired.contains_key(&row.vlan)) {
@@ -466,6 +471,7 @@ impl Gateway {
             match holder {
                 Some(other) if other.vlan != row.vlan && !released.contains_key(&tunnel.id) => {
                     return Err(Refusal::TunnelBound {
+                        field: "tunnel".to_owned(),
                         tunnel: tunnel.id,
                         vlan: other.vlan,
                         holder: other.owner.clone(),
@@ -475,6 +481,14 @@ impl Gateway {
             }
         }
         Ok(())
+    }
+
+    /// Says which of the request's tunnels a refusal is about.
+    fn within_request(&self, request: &RowRequest, refusal: Refusal) -> Refusal {
+        let Refusal::TunnelBound { tunnel, vlan, holder, .. } = refusal else { return refusal };
+        let is_it = |spec: &TunnelSpec| spec.resolve_among(&self.settings.locals) == Ok(tunnel);
+        let index = request.tunnels.iter().position(is_it).unwrap_or_default();
+        Refusal::TunnelBound { field: format!("tunnels[{index}]"), tunnel, vlan, holder }
     }
 
     fn plan_put(&self, row: VlanRow, plan: &mut Plan) {
@@ -526,6 +540,9 @@ fn within_rows(index: usize, refusal: Refusal) -> Refusal {
         Refusal::Invalid(invalid) => {
             let field = format!("rows[{index}].{}", invalid.field);
             Refusal::Invalid(invalid.for_field(field))
+        }
+        Refusal::TunnelBound { field, tunnel, vlan, holder } => {
+            Refusal::TunnelBound { field: format!("rows[{index}].{field}"), tunnel, vlan, holder }
         }
         other => other,
     }

@@ -51,6 +51,8 @@ pub enum ProblemKind {
     DataPath,
     /// The daemon is on its way out.
     Stopping,
+    /// The command failed before or beside the API; only the command line says this.
+    Failed,
 }
 
 impl ProblemKind {
@@ -64,6 +66,7 @@ impl ProblemKind {
                 ("method-not-allowed", "This path has no such method", StatusCode::METHOD_NOT_ALLOWED)
             }
             Self::DataPath => ("data-path", "The data path could not be changed", StatusCode::INTERNAL_SERVER_ERROR),
+            Self::Failed => ("failed", "The command failed", StatusCode::INTERNAL_SERVER_ERROR),
             Self::Stopping => ("stopping", "The daemon is stopping", StatusCode::SERVICE_UNAVAILABLE),
         }
     }

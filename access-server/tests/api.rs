@@ -122,7 +122,7 @@ async fn a_row_is_put_shown_and_deleted() {
     });
     let row = server.put("/v1/vlans/600", &sent).await.unwrap();
     assert_eq!(row.vlan.get(), 600);
-    assert_eq!((row.mtu, row.layer), (Some(1480), Some(LayerView::One(3))));
+    assert_eq!((row.mtu, row.layer), (1480, Some(LayerView::One(3))));
     assert_eq!(row.tunnels[0].local.to_string(), "203.0.113.1");
     let hop = row.tunnels[0].next_hop.as_ref().unwrap();
     assert_eq!((hop.device.as_str(), hop.via.to_string().as_str()), ("wan0", "203.0.113.254"));
@@ -264,6 +264,7 @@ async fn what_is_no_json_or_no_path_is_told() {
     let answer = server.client.put::<RowView>("/v1/vlans/600", "{\"owner\":").await;
     let problem = refused(answer.unwrap_err());
     assert_eq!((problem.status, &*problem.kind), (400, "urn:access-server:problem:malformed"));
+    assert_eq!((problem.field.as_deref(), problem.value.as_deref()), (Some("body"), Some("{\"owner\":")));
     for (path, status, field) in [("/v1/vlans/600", 404, Some("vlan")), ("/v1/tunnels", 404, None)] {
         let problem = refused(server.client.get::<Value>(path).await.unwrap_err());
         assert_eq!((problem.status, problem.field.as_deref()), (status, field));
@@ -280,9 +281,15 @@ async fn conflicts_say_with_whom() {
     let server = Server::start(FakeTable::default()).await;
     server.put("/v1/vlans/600", &body(&json!([ipip("198.51.100.2")]))).await.unwrap();
     let other = |tunnels: Value| json!({ "owner": "other", "generation": 9, "tunnels": tunnels });
+    let free = json!({ "kind": "ipip", "remote": "198.51.100.9", "prefixes": ["10.0.0.0/8"] });
     let older = json!({ "owner": "tenantd/main", "generation": 2, "tunnels": [] });
     let cases = [
-        ("/v1/vlans/601", other(json!([ipip("198.51.100.2")])), "tunnels", "bound to vlan 600 of owner tenantd/main"),
+        (
+            "/v1/vlans/601",
+            other(json!([free, ipip("198.51.100.2")])),
+            "tunnels[1]",
+            "bound to vlan 600 of owner tenantd/main",
+        ),
         ("/v1/vlans/600", other(json!([])), "owner", "vlan 600 belongs to owner tenantd/main, not to other"),
         ("/v1/vlans/600", older, "generation", "holds generation 3 of owner tenantd/main, 2 is older"),
     ];
@@ -293,7 +300,9 @@ async fn conflicts_say_with_whom() {
     }
     let problem = refused(server.client.delete("/v1/vlans/600?owner=other").await.unwrap_err());
     assert_eq!(problem.status, 409);
-    assert_eq!(server.stop().await.log, ["put 600"]);
+    let row = server.put("/v1/vlans/602", &other(json!([]))).await.unwrap();
+    assert_eq!((row.mtu, row.layer), (1500, None), "without tunnels the trunk is the limit");
+    assert_eq!(server.stop().await.log, ["put 600", "put 602"]);
 }
 
 #[tokio::test]
@@ -316,7 +325,7 @@ async fn an_owner_replaces_all_its_rows() {
     let problem = replace(json!([row(600, "198.51.100.1"), row(600, "198.51.100.2")])).await.unwrap_err();
     assert_eq!((problem.field.as_deref(), problem.value.as_deref()), (Some("rows[1].vlan"), Some("600")));
     let problem = replace(json!([row(604, "198.51.100.1"), row(605, "198.51.100.1")])).await.unwrap_err();
-    assert_eq!(problem.status, 409);
+    assert_eq!((problem.status, problem.field.as_deref()), (409, Some("rows[1].tunnels[0]")));
     let problem = replace(json!([{ "generation": 1, "tunnels": [] }])).await.unwrap_err();
     assert_eq!(problem.field.as_deref(), Some("rows[0].vlan"));
     let rows = server.rows().await;
@@ -331,7 +340,7 @@ async fn tunnels_are_put_one_by_one() {
     let first = "ipip:198.51.100.2,prefix=10.1.0.0/16";
     server.client.put::<RowView>(&path(first), "").await.unwrap();
     let row: RowView = server.client.put(&path("vxlan:198.51.100.3,key=7,prefix=10.2.0.0/16"), "").await.unwrap();
-    assert_eq!((row.tunnels.len(), row.mtu), (2, Some(1450)));
+    assert_eq!((row.tunnels.len(), row.mtu), (2, 1450));
     assert_eq!(serde_json::to_value(row.layer).unwrap(), json!("mixed"));
     let problem = refused(server.client.put::<RowView>(&path("sit:198.51.100.2"), "").await.unwrap_err());
     assert_eq!((problem.status, problem.field.as_deref()), (422, Some("kind")));

@@ -207,6 +207,9 @@ fn no_daemon_is_told() {
     let text = fails(Command::new(PROGRAM).args(["list", "--instance", "x", "--run-dir"]).arg(dir.path()), 1);
     assert!(text.contains("no daemon answers") && text.contains("access-server run"), "{text}");
     assert!(text.contains("--instance x"), "{text}");
+    let text = fails(Command::new(PROGRAM).args(["list", "--json", "--run-dir"]).arg(dir.path()), 1);
+    let problem: Value = serde_json::from_str(&text).unwrap();
+    assert!(problem["detail"].as_str().unwrap().contains("no daemon answers"), "{text}");
 }
 
 fn not_root_is_told() {
@@ -229,6 +232,12 @@ fn a_closed_socket_names_the_group() {
 fn devices_and_addresses_are_checked() {
     let world = World::new();
     let local = "--local 203.0.113.1 --trunk trunk-t";
+    let usage = |args: &str, parts: &[&str]| {
+        let text = fails(&mut world.daemon(args), 2);
+        for part in parts {
+            assert!(text.contains(part), "{args}: {text}");
+        }
+    };
     let check = |args: &str, parts: &[&str]| {
         let text = world.refused(args);
         for part in parts {
@@ -236,15 +245,17 @@ fn devices_and_addresses_are_checked() {
         }
     };
     check(&format!("run --wan wan9 {local}"), &["wan device wan9 does not exist"]);
-    check(&format!("run --wan wan0 --wan wan0 {local}"), &["wan", "given twice"]);
-    check(&format!("run --wan trunk-t {local}"), &["trunk-t", "must not be the trunk"]);
+    usage(&format!("run --wan wan0 --wan wan0 {local}"), &["wan", "given twice"]);
+    usage(&format!("run --wan trunk-t {local}"), &["trunk-t", "must not be the trunk"]);
     check("run --wan wan0 --local 203.0.113.9 --trunk trunk-t", &["203.0.113.9 is not an address of this host"]);
     check("run --wan wan0 --local 203.0.113.1 --trunk nic9", &["trunk device nic9 does not exist"]);
-    check("run --wan wan0 --local 224.0.0.1 --trunk trunk-t", &["224.0.0.1", "unicast"]);
-    check(
+    usage("run --wan wan0 --local 224.0.0.1 --trunk trunk-t", &["224.0.0.1", "unicast"]);
+    usage(
         "site --lan trunk-t --wan wan0 --local 203.0.113.1 --tunnel ipip:2001:db8::9 --server 192.168.1.1",
         &["2001:db8::9", "no local address of its family"],
     );
+    usage("run --wan wan0 --local 203.0.113.1 --instance BAD", &["instance", "BAD", "DNS label"]);
+    usage("run --wan wan0 --local 203.0.113.1 --instance tenletters", &["tenletters", "at most 9", "--trunk"]);
     ip("link set wan0 mtu 1290");
     check(&format!("run --wan wan0 {local}"), &["wan0 has MTU 1290, at least 1300 is needed: 10 too small"]);
     ip("link set wan0 mtu 1500");
@@ -306,6 +317,9 @@ fn rows_outlive_the_daemon_and_detach_ends_them() {
     assert_eq!(world.json("list"), rows);
     let thief = fails(&mut world.command(&format!("put-tunnel --vlan 700 {gre}")), 1);
     assert!(thief.contains("bound to vlan 600 of owner operator"), "{thief}");
+    let thief = fails(&mut world.command(&format!("put-tunnel --json --vlan 700 {gre}")), 1);
+    let thief: Value = serde_json::from_str(&thief).unwrap();
+    assert_eq!((thief["status"].as_u64(), thief["field"].as_str()), (Some(409), Some("tunnel")));
     world.json("delete-tunnel --vlan 601 ipip:198.51.100.2");
     let counted: Vec<u64> =
         world.json("counters").as_array().unwrap().iter().map(|row| row["vlan"].as_u64().unwrap()).collect();

@@ -127,17 +127,23 @@ fn under(parent: String, invalid: Invalid) -> Invalid {
 pub(super) fn read<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
     let mut reader = serde_json::Deserializer::from_slice(bytes);
     let body = serde_path_to_error::deserialize(&mut reader).map_err(|error| refuse(bytes, &error))?;
-    reader.end().map_err(|error| malformed(&error))?;
+    reader.end().map_err(|error| malformed(bytes, &error))?;
     Ok(body)
 }
 
-fn malformed(error: &serde_json::Error) -> Problem {
-    Problem::new(ProblemKind::Malformed, format!("the body is not JSON: {error}"))
+fn malformed(bytes: &[u8], error: &serde_json::Error) -> Problem {
+    // Enough to recognise it by.
+    let start = String::from_utf8_lossy(&bytes[..bytes.len().min(80)]);
+    Problem::new(ProblemKind::Malformed, format!("the body is not JSON: {error}")).at(
+        "body",
+        start.as_ref(),
+        format!("must be JSON: {error}"),
+    )
 }
 
 fn refuse(bytes: &[u8], error: &serde_path_to_error::Error<serde_json::Error>) -> Problem {
     if !error.inner().is_data() {
-        return malformed(error.inner());
+        return malformed(bytes, error.inner());
     }
     let (path, told) = (error.path().to_string(), error.inner().to_string());
     if let Some(name) = told.strip_prefix("missing field `").and_then(|rest| rest.split('`').next()) {

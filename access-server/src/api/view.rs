@@ -26,8 +26,8 @@ pub struct RowView {
     pub server_mac: MacAddr,
     /// The gateway's Ethernet address on the trunk.
     pub gateway_mac: MacAddr,
-    /// The longest inner packet that fits every tunnel, in bytes; null without tunnels.
-    pub mtu: Option<u32>,
+    /// The longest inner packet that fits the trunk and every tunnel, in bytes.
+    pub mtu: u32,
     /// What the tunnels carry: 2, 3, or mixed; null without tunnels.
     pub layer: Option<LayerView>,
     /// The sites.
@@ -146,7 +146,7 @@ impl RowView {
             lifetime_s: row.expires_at.map(|at| at.saturating_sub(live.now)),
             server_mac: row.server_mac,
             gateway_mac: row.gateway_mac,
-            mtu: row.tunnels.iter().map(|tunnel| tunnel.mtu).min(),
+            mtu: row.tunnels.iter().map(|tunnel| tunnel.mtu).min().unwrap_or(live.trunk_mtu),
             layer: layer_of(&row.tunnels),
             tunnels: tunnels.collect(),
         }

@@ -19,8 +19,10 @@ pub(super) async fn show(args: &ShowArgs) -> anyhow::Result<()> {
 
 /// One row, a line a site.
 pub(super) fn print_row(row: &RowView) {
-    let mtu = row.mtu.map_or_else(|| "-".to_owned(), |mtu| mtu.to_string());
-    println!("vlan{} owner {} generation {} origin {} mtu {mtu}", row.vlan, row.owner, row.generation, row.origin);
+    println!(
+        "vlan{} owner {} generation {} origin {} mtu {}",
+        row.vlan, row.owner, row.generation, row.origin, row.mtu
+    );
     if let Some(seconds) = row.lifetime_s {
         println!("  ends in {seconds} s");
     }

@@ -1,30 +1,100 @@
 //! The eBPF data path as a [`Table`], and its devices: when one comes back under another number, the programs go to it.
+//! Beside it runs one thread, the slow path, which cuts packets that the programs cannot.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
 
 use stackmap::{TunnelId, Vlan};
-use tracing::warn;
+use thiserror::Error;
+use tracing::{error, warn};
 
 use super::{Table, TableError, VlanCounters};
-use crate::daemon::Device;
-use crate::datapath::{Datapath, DatapathConfig, OpenError, Role, TrunkDev, TrunkMode};
+use crate::daemon::{Device, chain};
+use crate::datapath::{Datapath, DatapathConfig, OpenError, Role, SlowPath, SlowPathError, TrunkDev, TrunkMode};
 use crate::row::VlanRow;
+
+/// How long the slow path waits before it looks whether it shall end.
+const SLOW_PATH_WAIT: Duration = Duration::from_millis(200);
+
+/// Why the data path could not be started.
+#[derive(Debug, Error)]
+pub enum StartError {
+    /// The programs and maps.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// The slow path.
+    #[error(transparent)]
+    SlowPath(#[from] SlowPathError),
+    /// The slow path's thread.
+    #[error("cannot start the thread of the slow path")]
+    Thread(#[source] io::Error),
+}
 
 /// The data path in the kernel.
 pub struct KernelTable {
     datapath: Datapath,
     config: DatapathConfig,
+    /// `None` only between two: the kernel has room for one.
+    slow_path: Option<SlowPathThread>,
 }
 
 impl KernelTable {
     /// Starts the data path, or takes over the one that runs.
     ///
     /// # Errors
-    /// [`OpenError`]; a data path that ran before still runs.
-    pub fn open(config: DatapathConfig) -> Result<Self, OpenError> {
+    /// [`StartError`]; a data path that ran before still runs.
+    pub fn open(config: DatapathConfig) -> Result<Self, StartError> {
         let datapath = Datapath::open(&config)?;
         for vlan in datapath.lost_at_open() {
             warn!(%vlan, "row was half written when the last daemon died and is removed; its owner puts it again");
         }
-        Ok(Self { datapath, config })
+        let slow_path = Some(SlowPathThread::start(datapath.slow_path()?)?);
+        Ok(Self { datapath, config, slow_path })
+    }
+
+    fn reopen(&mut self, config: &DatapathConfig) -> Result<(), StartError> {
+        // The old one ends first: at its end it takes its buffers out of the map the new one enters.
+        self.slow_path = None;
+        self.datapath = Datapath::open(config)?;
+        self.slow_path = Some(SlowPathThread::start(self.datapath.slow_path()?)?);
+        Ok(())
+    }
+}
+
+/// The thread that polls the slow path; dropping it ends it.
+struct SlowPathThread {
+    end: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl SlowPathThread {
+    fn start(mut slow_path: SlowPath) -> Result<Self, StartError> {
+        let end = Arc::new(AtomicBool::new(false));
+        let ended = Arc::clone(&end);
+        let work = move || {
+            while !ended.load(Ordering::Relaxed) {
+                if let Err(failure) = slow_path.poll(SLOW_PATH_WAIT) {
+                    error!(failure = %chain(&failure), "the slow path ends: packets that need fragmenting are lost");
+                    return;
+                }
+            }
+        };
+        let thread = std::thread::Builder::new().name("slow-path".into()).spawn(work).map_err(StartError::Thread)?;
+        Ok(Self { end, thread: Some(thread) })
+    }
+}
+
+impl Drop for SlowPathThread {
+    fn drop(&mut self) {
+        self.end.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            error!("the thread of the slow path panicked");
+        }
     }
 }
 
@@ -77,7 +147,7 @@ impl Table for KernelTable {
             return Ok(false);
         }
         *dev = fresh;
-        self.datapath = Datapath::open(&config).map_err(|error| TableError::new("follow the devices", error))?;
+        self.reopen(&config).map_err(|error| TableError::new("follow the devices", error))?;
         self.config = config;
         Ok(true)
     }
