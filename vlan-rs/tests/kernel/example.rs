@@ -3,7 +3,7 @@
 use std::io::{BufRead as _, BufReader};
 use std::process::{Command, ExitCode, Stdio};
 
-use crate::veth::{Capture, Pings, Side};
+use crate::veth::{Capture, Owned, Pings, Side};
 use crate::world::Netns;
 
 #[allow(unreachable_pub)]
@@ -78,10 +78,11 @@ fn a_killed_process_loses_nothing() {
     let lines = readme().replace("vlan_port ", &format!("export {ASKED}=1; exec \"$ME\" --pins \"$PINS\" --watch "));
     let mut child = shell(&server, &lines).stdout(Stdio::piped()).spawn().unwrap();
     let mut said = BufReader::new(child.stdout.take().unwrap()).lines();
+    let mut child = Owned(child);
     assert!(said.next().unwrap().unwrap().ends_with(": Added"));
     let pings = Pings::start(&host, "192.0.2.1");
-    child.kill().unwrap();
-    child.wait().unwrap();
+    child.0.kill().unwrap();
+    child.0.wait().unwrap();
     std::thread::sleep(std::time::Duration::from_millis(500));
     pings.none_lost(50);
 }

@@ -18,6 +18,7 @@ pub(crate) const TESTS: &[(&str, fn())] = &[
     ("a_trunk_without_peer_hops", a_trunk_without_peer_hops),
     ("replacing_programs_loses_nothing", replacing_programs_loses_nothing),
     ("changing_ports_loses_nothing", changing_ports_loses_nothing),
+    ("a_new_port_counts_from_zero", a_new_port_counts_from_zero),
     ("two_rooms_share_a_trunk", two_rooms_share_a_trunk),
 ];
 
@@ -213,8 +214,30 @@ fn transfers_are_identical_with_and_without_offloads() {
     }
 }
 
-/// tcpdump on a device, ready to see; killed when it goes.
-pub(crate) struct Capture(Child);
+/// A process that ends with its owner.
+pub(crate) struct Owned(pub(crate) Child);
+
+impl Owned {
+    /// Tells it to stop, as Ctrl-C does, and returns what it printed.
+    fn interrupt(mut self) -> String {
+        let id = nix::unistd::Pid::from_raw(self.0.id().try_into().unwrap());
+        nix::sys::signal::kill(id, nix::sys::signal::Signal::SIGINT).unwrap();
+        let mut text = String::new();
+        self.0.stdout.take().unwrap().read_to_string(&mut text).unwrap();
+        self.0.wait().unwrap();
+        text
+    }
+}
+
+impl Drop for Owned {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// tcpdump on a device, ready to see.
+pub(crate) struct Capture(Owned);
 
 impl Capture {
     pub(crate) fn start(netns: &Netns, device: &str) -> Self {
@@ -225,28 +248,16 @@ impl Capture {
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
-        let ready =
-            BufReader::new(child.stderr.take().unwrap()).lines().any(|line| line.unwrap().contains("listening on"));
-        assert!(ready, "tcpdump");
+        let mut said = BufReader::new(child.stderr.take().unwrap()).lines();
+        let child = Owned(child);
+        assert!(said.any(|line| line.unwrap().contains("listening on")), "tcpdump");
         Self(child)
     }
 
     /// Ends it and returns its lines.
-    pub(crate) fn lines(mut self) -> Vec<String> {
+    pub(crate) fn lines(self) -> Vec<String> {
         std::thread::sleep(Duration::from_millis(100));
-        let id = nix::unistd::Pid::from_raw(self.0.id().try_into().unwrap());
-        nix::sys::signal::kill(id, nix::sys::signal::Signal::SIGINT).unwrap();
-        let mut text = String::new();
-        self.0.stdout.take().unwrap().read_to_string(&mut text).unwrap();
-        self.0.wait().unwrap();
-        text.lines().filter(|line| !line.is_empty()).map(str::to_owned).collect()
-    }
-}
-
-impl Drop for Capture {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
+        self.0.interrupt().lines().filter(|line| !line.is_empty()).map(str::to_owned).collect()
     }
 }
 
@@ -323,7 +334,7 @@ fn a_trunk_without_peer_hops() {
 }
 
 /// A ping every 2 ms until it is told to stop; how many were sent and answered.
-pub(crate) struct Pings(Child);
+pub(crate) struct Pings(Owned);
 
 impl Pings {
     /// Neighbours are known before it starts.
@@ -331,14 +342,13 @@ impl Pings {
         host.sh(&format!("ping -c 2 -i 0.1 -W 2 {address}"));
         let mut command = host.command("ping");
         let child = command.args(["-i", "0.002", address]).stdout(Stdio::piped()).spawn().unwrap();
+        let child = Owned(child);
         std::thread::sleep(Duration::from_millis(200));
         Self(child)
     }
 
     pub(crate) fn none_lost(self, at_least: u32) {
-        let id = nix::unistd::Pid::from_raw(self.0.id().try_into().unwrap());
-        nix::sys::signal::kill(id, nix::sys::signal::Signal::SIGINT).unwrap();
-        let text = String::from_utf8(self.0.wait_with_output().unwrap().stdout).unwrap();
+        let text = self.0.interrupt();
         let totals = text.lines().find(|line| line.contains("packets transmitted")).unwrap();
         let numbers: Vec<u32> = totals.split_whitespace().filter_map(|word| word.parse().ok()).collect();
         let [sent, received] = numbers[..2] else { panic!("{totals}") };
@@ -413,4 +423,26 @@ fn two_rooms_share_a_trunk() {
         second.detach_trunk(trunk.ifindex).unwrap();
     });
     ping_both(&hosts[0], 1);
+}
+
+fn a_new_port_counts_from_zero() {
+    let (mut server, mut site) = two_rooms();
+    let (tenant, host) = (server.tenant(600, 1), site.tenant(600, 10));
+    ping_both(&host, 1);
+    // Another MAC address than its port's: refused, and counted.
+    tenant.ip("link set dev dev0 address 02:00:00:00:00:99");
+    tenant.command("ping").args(["-c", "1", "-W", "1", "192.168.1.10"]).output().unwrap();
+    let old = server.counters(600);
+    assert!(old.rx_packets > 0 && old.tx_packets > 0 && old.drops[&vlan_rs::DropReason::SourceMac] > 0, "{old:?}");
+    // Nothing speaks any more, so that what is counted next would be the old port's.
+    tenant.ip("link set dev dev0 down");
+    let pin = server.options.pin_dir.join("drops_by_slot");
+    let rows = || libbpf_rs::MapCore::keys(&libbpf_rs::MapHandle::from_pinned_path(&pin).unwrap()).count();
+    assert_eq!(rows(), 1);
+    let config = port(server.netns.ifindex("p600"), server.trunk, 600, 1);
+    let Side { netns, room, .. } = &mut server;
+    netns.run(|| room.delete_port(vlan_rs::PortId::Tag(config.tag())).unwrap());
+    assert_eq!(rows(), 0);
+    server.put(&config);
+    assert_eq!(server.counters(600), Counters::default());
 }

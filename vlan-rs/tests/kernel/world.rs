@@ -76,14 +76,17 @@ impl Netns {
         result
     }
 
-    /// A command that will run in this namespace.
+    /// A command that will run in this namespace, and end with the thread that starts it, however that ends.
     pub(crate) fn command(&self, program: &str) -> Command {
         use std::os::unix::process::CommandExt as _;
         let mut command = Command::new(program);
         let file = self.file.try_clone().unwrap();
-        // SAFETY: setns(2) alone, which is async-signal-safe; the descriptor lives as long as the closure.
+        // SAFETY: prctl(2) and setns(2) alone, which are async-signal-safe; the descriptor lives as long as the closure.
         unsafe {
-            command.pre_exec(move || Ok(setns(file.as_fd(), CloneFlags::CLONE_NEWNET)?));
+            command.pre_exec(move || {
+                nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGKILL)?;
+                Ok(setns(file.as_fd(), CloneFlags::CLONE_NEWNET)?)
+            });
         }
         command
     }
