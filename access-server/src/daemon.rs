@@ -258,7 +258,7 @@ impl<T: Table, N: Network> Daemon<T, N> {
                 Ok(Reply::Done)
             }
             Command::PutTunnel(vlan, owner, spec) => {
-                self.learn(std::slice::from_ref(&spec)).await;
+                self.learn([&spec]).await;
                 let plan = self.gateway.put_tunnel(vlan, &owner, &spec)?;
                 self.apply(plan)?;
                 Ok(self.reply_row(vlan)?)
@@ -269,9 +269,7 @@ impl<T: Table, N: Network> Daemon<T, N> {
                 Ok(Reply::Done)
             }
             Command::ReplaceAll(owner, rows) => {
-                for row in &rows {
-                    self.learn(&row.tunnels).await;
-                }
+                self.learn(rows.iter().flat_map(|row| &row.tunnels)).await;
                 let plan = self.gateway.replace_all(unix_now(), &owner, &rows)?;
                 let (added, changed, removed) = (plan.added.clone(), plan.changed.clone(), plan.removed.clone());
                 self.apply(plan)?;
@@ -317,8 +315,8 @@ impl<T: Table, N: Network> Daemon<T, N> {
     }
 
     /// Looks up the paths of tunnels the core has none for yet.
-    async fn learn(&mut self, specs: &[TunnelSpec]) {
-        let ends: HashSet<Ends> = specs.iter().filter_map(|spec| self.gateway.unknown_ends(spec)).collect();
+    async fn learn(&mut self, specs: impl IntoIterator<Item = &TunnelSpec>) {
+        let ends: HashSet<Ends> = specs.into_iter().filter_map(|spec| self.gateway.unknown_ends(spec)).collect();
         if ends.is_empty() {
             return;
         }

@@ -3,9 +3,14 @@
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Seek, Write};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
+use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use thiserror::Error;
+
+/// How long a killed holder may take to let go.
+const DYING: Duration = Duration::from_secs(1);
 
 /// The held lock of an instance; dropping it gives the instance free.
 #[derive(Debug)]
@@ -55,9 +60,9 @@ impl InstanceLock {
         // Not truncated on open: the text in it is the holder's until the lock is ours.
         let file =
             OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path).map_err(failed)?;
-        let mut file = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+        let mut file = match wait_for(file) {
             Ok(file) => file,
-            Err((mut file, nix::errno::Errno::EWOULDBLOCK)) => {
+            Err((mut file, Errno::EWOULDBLOCK)) => {
                 let mut holder = String::new();
                 file.read_to_string(&mut holder).map_err(failed)?;
                 let holder = match holder.trim() {
@@ -72,6 +77,18 @@ impl InstanceLock {
         file.rewind().map_err(failed)?;
         writeln!(file, "pid {} ({role})", std::process::id()).map_err(failed)?;
         Ok(Self { _file: file })
+    }
+}
+
+/// A holder that was killed keeps the lock until the kernel has taken it apart, which a quick restart must survive.
+fn wait_for(mut file: File) -> Result<Flock<File>, (File, Errno)> {
+    let deadline = Instant::now() + DYING;
+    loop {
+        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Err((same, Errno::EWOULDBLOCK)) if Instant::now() < deadline => file = same,
+            outcome => return outcome,
+        }
+        std::thread::sleep(Duration::from_millis(10));
     }
 }
 

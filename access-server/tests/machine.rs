@@ -311,9 +311,12 @@ fn rows_outlive_the_daemon_and_detach_ends_them() {
     assert!(link("trunk-t").contains("gro_max_size 65000"), "{}", link("trunk-t"));
     assert!(!link("wan0").contains("gro_max_size 65000"), "the WAN is not ours to set");
 
-    end(daemon, Signal::SIGKILL);
+    // Killed and at once started again, before the kernel has taken the old one apart.
+    kill(Pid::from_raw(daemon.id() as i32), Signal::SIGKILL).unwrap();
     assert!(attached("wan0") && attached("trunk-t"), "the data path died with its daemon");
+    let mut dead = daemon;
     let daemon = world.start(World::run_args());
+    dead.wait().unwrap();
     assert_eq!(world.json("list"), rows);
     let thief = fails(&mut world.command(&format!("put-tunnel --vlan 700 {gre}")), 1);
     assert!(thief.contains("bound to vlan 600 of owner operator"), "{thief}");
