@@ -13,11 +13,16 @@ mod documents;
 mod examples;
 mod floor;
 mod foreign_uml;
+mod foreign_vxlan;
+mod instances;
 mod isolation;
 mod kill9;
+mod large;
 mod leftovers;
+mod pmtu;
 mod push;
 mod tags;
+mod transfer;
 mod worlds;
 
 use std::process::ExitCode;
@@ -33,11 +38,15 @@ fn main() -> ExitCode {
         isolation::trials(),
         tags::trials(),
         push::trials(),
+        foreign_vxlan::trials(),
+        large::trials(),
+        pmtu::trials(),
         foreign_uml::trials(),
         add_remove::trials(),
         kill9::trials(),
         leftovers::trials(),
         badinput::trials(),
+        instances::trials(),
         device::trials(),
         documents::trials(),
         examples::trials(),
