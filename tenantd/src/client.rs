@@ -13,13 +13,14 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::de::DeserializeOwned;
 
 use crate::api::socket::GROUP;
+use crate::config::{DEFAULT_INSTANCE, default_socket};
 use crate::problem::{MEDIA_TYPE, Problem};
 
 /// Why a question has no good answer.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
     /// Nobody listens.
-    #[error("the daemon is not running at {}; start it with: tenantd run", .0.display())]
+    #[error("the daemon is not running at {}; start it with: tenantd run{}", .0.display(), options_of(.0))]
     NotRunning(PathBuf),
     /// The socket is there, but not for us.
     #[error("no permission for the socket {}: it is for root and members of the group {GROUP}", .0.display())]
@@ -56,6 +57,16 @@ pub enum ClientError {
     /// What was received could not be handed on.
     #[error("cannot write")]
     Sink(#[source] io::Error),
+}
+
+/// The options, with a leading blank, that make a daemon listen at `socket`.
+fn options_of(socket: &Path) -> String {
+    let run_dir = socket.parent().and_then(Path::file_name).and_then(|name| name.to_str()).unwrap_or_default();
+    match socket {
+        path if path == default_socket(DEFAULT_INSTANCE) => String::new(),
+        path if path == default_socket(run_dir) => format!(" --instance {run_dir}"),
+        path => format!(" --socket {}", path.display()),
+    }
 }
 
 /// A daemon that may be asked.

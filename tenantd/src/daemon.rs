@@ -12,7 +12,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use crate::access::AccessClient;
 use crate::config::Config;
 use crate::net::ns::NsError;
-use crate::net::room::{PatchError, PatchRoom};
+use crate::net::room::{PatchError, PatchRoom, check_card};
 use crate::owner::{Owner, Parts, StartError};
 use crate::store::{SqliteStore, StoreError};
 use crate::world::World;
@@ -115,6 +115,10 @@ pub async fn run(config: Config) -> Result<(), RunError> {
     }
     check_kernel()?;
     check_init(&config.init)?;
+    let pin = config.run_dir.join("patchroom");
+    if let Some(card) = &config.trunk {
+        check_card(&pin, card).await?;
+    }
     let tenants = config.run_dir.join("tenants");
     for (path, mode) in [(&config.run_dir, 0o755), (&tenants, 0o700), (&config.state_dir, 0o711)] {
         make_dir(path, mode)?;
@@ -123,7 +127,7 @@ pub async fn run(config: Config) -> Result<(), RunError> {
     let bpf_dir = bpf_dir(&config)?;
     let store = SqliteStore::open(&config.state_dir.join("tenantd.db"))?;
     let near = format!("trunk-{}", config.instance);
-    let room = PatchRoom::open(&config.run_dir.join("patchroom"), &bpf_dir, config.trunk.as_deref(), &near).await?;
+    let room = PatchRoom::open(&pin, &bpf_dir, config.trunk.as_deref(), &near).await?;
     let access = AccessClient::new(Path::new(&config.access), format!("tenantd/{}", config.instance));
     let (ended_in, ended) = tokio::sync::mpsc::channel(1024);
     let world = World::new(config.clone(), room, access, ended_in)?;

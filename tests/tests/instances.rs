@@ -170,7 +170,7 @@ fn own_rows(world: &World, instances: &[&Instance; 2]) -> Result<()> {
             for number in 0..2 {
                 let own = site(world, instance, number)?.outer_v4();
                 let foreign = site(world, other, number)?.outer_v4();
-                ensure!(text.contains(&format!("({own}, {})", instance.local)), "{what} lacks {own}: {text}");
+                ensure!(text.contains(&format!("({own}, {}", instance.local)), "{what} lacks {own}: {text}");
                 ensure!(!text.contains(&format!("({foreign},")), "{what} has the other's {foreign}: {text}");
             }
         }

@@ -13,7 +13,7 @@ use vlan_rs::{
     TrunkConfig, TrunkError, TrunkMode, Vid, VidError,
 };
 
-use super::link::{self, NetlinkError, VethEnd};
+use super::link::{self, Link, NetlinkError, VethEnd};
 use super::ns::{NetNs, NsError, is_pinned};
 
 /// Name of the trunk's end in the patch room when tenantd made the trunk.
@@ -55,6 +55,14 @@ pub enum PatchError {
         /// Name given.
         device: String,
     },
+    /// The trunk takes packets that are too short for IPv6.
+    #[error("trunk: {device:?} refused: the device has MTU {mtu}, at least {TRUNK_MTU_MIN} is needed: {} too small", TRUNK_MTU_MIN - .mtu)]
+    TrunkMtu {
+        /// Name given.
+        device: String,
+        /// Its MTU in bytes.
+        mtu: u32,
+    },
     /// The thread of the room has ended.
     #[error("the thread of the patch room has ended")]
     Gone,
@@ -87,6 +95,8 @@ pub struct Trunk {
 
 /// Room enough for any tunnel's inner packet and its tag.
 const TRUNK_MTU: u32 = 9216;
+/// The least MTU of a trunk: what every IPv6 link must take (RFC 8200 section 5). The tag is not counted in it.
+const TRUNK_MTU_MIN: u32 = 1280;
 
 impl PatchRoom {
     /// Make or find the room pinned at `pin`, make or find the trunk, load or adopt the data path pinned at
@@ -213,12 +223,33 @@ fn ignore_missing_ipv6(error: NetlinkError) -> Result<(), NetlinkError> {
     }
 }
 
+/// Looks at the network card that is to be the trunk, before anything is made for it. One that an earlier run gave to
+/// the room pinned at `pin` is not looked for here.
+///
+/// # Errors
+/// [`PatchError`] when the card is missing, down or too narrow.
+pub async fn check_card(pin: &Path, card: &str) -> Result<(), PatchError> {
+    if is_pinned(pin) {
+        return Ok(());
+    }
+    usable_card(&NetNs::current()?.netlink()?, card).await.map(drop)
+}
+
+async fn usable_card(here: &Handle, card: &str) -> Result<Link, PatchError> {
+    let device = || card.to_owned();
+    let found = link::find(here, card).await?.ok_or_else(|| PatchError::NoTrunk { device: device() })?;
+    if !found.up {
+        return Err(PatchError::TrunkDown { device: device() });
+    }
+    if found.mtu < TRUNK_MTU_MIN {
+        return Err(PatchError::TrunkMtu { device: device(), mtu: found.mtu });
+    }
+    Ok(found)
+}
+
 async fn take_card(here: &Handle, room: &Handle, ns: &NetNs, card: &str) -> Result<Trunk, PatchError> {
     if link::find(room, card).await?.is_none() {
-        let found = link::find(here, card).await?.ok_or_else(|| PatchError::NoTrunk { device: card.into() })?;
-        if !found.up {
-            return Err(PatchError::TrunkDown { device: card.into() });
-        }
+        let found = usable_card(here, card).await?;
         link::give_away(here, found.index, std::os::fd::AsFd::as_fd(ns)).await?;
     }
     let moved = link::find(room, card).await?.ok_or_else(|| PatchError::NoTrunk { device: card.into() })?;
