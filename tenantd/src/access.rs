@@ -77,6 +77,8 @@ struct RowTunnel {
 pub struct StoredRow {
     /// VLAN.
     pub vlan: Vlan,
+    /// Who stated it.
+    pub owner: String,
     /// Longest inner packet in bytes that fits every tunnel of the VLAN.
     pub mtu: u32,
     /// Generation last stated.
@@ -119,8 +121,16 @@ impl AccessClient {
         Self { socket: socket.to_path_buf(), owner, sender: None }
     }
 
-    /// The row that states `tenant`; `None` for one without a VLAN.
+    /// Whether we stated the row.
+    pub fn is_ours(&self, row: &StoredRow) -> bool {
+        row.owner == self.owner
+    }
+
+    /// The row that states `tenant`; `None` for one without a VLAN or without tunnels.
     pub fn row(&self, tenant: &Tenant, gateway_mac: MacAddr) -> Option<Row> {
+        if tenant.tunnels.is_empty() {
+            return None;
+        }
         Some(Row {
             vlan: tenant.vlan?,
             owner: self.owner.clone(),

@@ -26,7 +26,7 @@ pub struct Actual {
     pub stack: bool,
     /// The access server holds our row in this generation.
     pub access: bool,
-    /// Something of it is left at the access server.
+    /// The access server holds a row of ours, in whatever generation.
     pub access_any: bool,
     /// Files of the tenant exist.
     pub files: bool,
@@ -141,11 +141,16 @@ fn making(tenant: &Tenant, actual: &Actual) -> Vec<Action> {
             steps.push(Action::StopService(name.clone()));
         }
     }
+    // Without tunnels the access server has nothing to know, and none may be there: then the other end of the trunk is
+    // somebody else's.
+    if tenant.tunnels.is_empty() && actual.access_any {
+        steps.push(Action::WithdrawAccess);
+    }
     if !actual.init {
         steps.push(Action::Launch);
     }
     if tenant.vlan.is_some() {
-        if !actual.access {
+        if !tenant.tunnels.is_empty() && !actual.access {
             steps.push(Action::StateAccess);
         }
         let port = actual.port && !stale_port;
@@ -297,6 +302,16 @@ mod tests {
             change(&mut actual);
             assert_eq!(words(&desired, &actual), steps, "{actual:?}");
         }
+    }
+
+    #[test]
+    fn without_tunnels_the_access_server_is_not_needed_and_forgets_what_it_knew() {
+        let desired = wanted(tenant(serde_json::json!({"tunnels": []})));
+        assert_eq!(words(&desired, &Actual::default()), "stack, port, bind, addresses, probe");
+        let mut actual = as_desired();
+        assert_eq!(words(&desired, &actual), "withdraw");
+        (actual.access, actual.access_any) = (false, false);
+        assert_eq!(words(&desired, &actual), "");
     }
 
     #[test]

@@ -15,7 +15,7 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::mpsc;
 
-use crate::access::{AccessClient, AccessError};
+use crate::access::{AccessClient, AccessError, StoredRow};
 use crate::config::Config;
 use crate::launch::{self, AdoptError, EndError, LaunchError, LaunchSpec, Launched};
 use crate::model::{Counters, ServiceRequest, Tenant};
@@ -217,17 +217,22 @@ impl World {
         actual.device = in_stack.is_some();
         if let Some(vlan) = tenant.vlan {
             let bound = self.room.bound(vlan).await?;
+            let stored = self.stored(tenant, vlan).await;
             if desired.removing {
                 actual.bound = bound.is_some();
-                actual.access_any = true;
+                // One that does not answer may still hold a row of ours: then removal waits.
+                actual.access_any = stored.map_or(true, |row| row.is_some_and(|row| self.access.is_ours(&row)));
             } else {
-                let stored = self.access.get(vlan).await?;
-                if let Some(row) = &stored {
-                    self.inner_mtu.insert(vlan, row.mtu);
+                let stored = stored?;
+                let ours = stored.as_ref().filter(|row| self.access.is_ours(row));
+                actual.access_any = ours.is_some();
+                actual.access = ours.is_some_and(|row| row.generation == tenant.generation);
+                let inner = self.inner_of(tenant, stored.as_ref());
+                if let Some(inner) = inner {
+                    self.inner_mtu.insert(vlan, inner);
                 }
-                actual.access = stored.as_ref().is_some_and(|row| row.generation == tenant.generation);
-                if let (Some(port), Some(row)) = (&port, &stored) {
-                    let wanted = self.port_row(tenant, vlan, port.index, self.port_mtu(row.mtu));
+                if let (Some(port), Some(inner)) = (&port, inner) {
+                    let wanted = self.port_row(tenant, vlan, port.index, self.port_mtu(inner));
                     actual.bound = bound == Some(wanted.config(&self.room)?);
                 }
             }
@@ -380,7 +385,27 @@ impl World {
         if let Some(inner) = self.inner_mtu.get(&vlan) {
             return Ok(self.port_mtu(*inner));
         }
-        Ok(self.access.get(vlan).await?.map_or(otherwise, |row| self.port_mtu(row.mtu)))
+        let stored = self.stored(tenant, vlan).await?;
+        Ok(self.inner_of(tenant, stored.as_ref()).map_or(otherwise, |inner| self.port_mtu(inner)))
+    }
+
+    /// The VLAN's row at the access server. A tenant without tunnels needs none, and no server either: the other end of
+    /// the trunk may be somebody else's.
+    async fn stored(&mut self, tenant: &Tenant, vlan: Vlan) -> Result<Option<StoredRow>, AccessError> {
+        match self.access.get(vlan).await {
+            Err(AccessError::Unreachable { .. }) if tenant.tunnels.is_empty() => Ok(None),
+            other => other,
+        }
+    }
+
+    /// Longest packet in bytes that passes beyond the trunk; `None` when only a row not stated yet will tell. Without
+    /// tunnels the trunk is the limit, unless somebody else stated some for the VLAN.
+    fn inner_of(&self, tenant: &Tenant, stored: Option<&StoredRow>) -> Option<u32> {
+        if !tenant.tunnels.is_empty() {
+            return stored.map(|row| row.mtu);
+        }
+        let others = stored.filter(|row| !self.access.is_ours(row));
+        Some(others.map_or(self.room.trunk.mtu, |row| row.mtu))
     }
 
     async fn add_port(&mut self, tenant: &Tenant) -> Result<(), StepError> {
@@ -534,7 +559,9 @@ impl World {
             tx_bytes: port.tx_bytes,
             drops: port.drops.iter().map(|(reason, n)| (format!("port_{}", reason.name()), *n)).collect(),
         };
-        if let Some(access) = self.access.counters().await?.remove(&vlan.get()) {
+        // The port's counters are worth showing also while the access server is away.
+        let access = self.access.counters().await.ok().and_then(|mut all| all.remove(&vlan.get()));
+        if let Some(access) = access {
             counters.drops.extend(access.drops.into_iter().map(|(reason, n)| (format!("access_{reason}"), n)));
         }
         Ok(counters)
