@@ -103,8 +103,8 @@ impl House {
         let tenants = self.tenants()?;
         let covered = [PROC, SYS, RUN, TMP, VAR_TMP, SHM, MQUEUE].map(Path::new);
         let table = fs::read("/proc/self/mountinfo")?;
-        // Later lines may lie on earlier ones.
-        for line in table.split(|byte| *byte == b'\n').rev() {
+        // From the top: each takes all below it along, which matters, because each waits for an RCU grace period.
+        for line in table.split(|byte| *byte == b'\n') {
             let Some(point) = line.split(|byte| *byte == b' ').nth(4).map(unescape) else {
                 continue;
             };
