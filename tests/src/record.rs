@@ -177,7 +177,9 @@ pub fn meant(name: Option<String>) -> Result<String> {
     if let Some(name) = name {
         return Ok(name);
     }
-    let mut names = names()?;
+    // Those of tests and of a `lab up` under way are not meant.
+    let mut names: Vec<String> =
+        names()?.into_iter().filter(|name| read(name).is_ok_and(|record| record.kept)).collect();
     Ok(match (names.pop(), names.is_empty()) {
         (Some(only), true) => only,
         _ => "lab".to_owned(),
