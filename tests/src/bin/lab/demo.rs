@@ -104,15 +104,24 @@ fn add(world: &World, site: &Site) -> Result<()> {
 }
 
 fn fetch(world: &World, site: &Site) -> Result<()> {
-    // A service is started when add-service returns; whether it listens yet is its own business.
-    let patient = ["--retry", "10", "--retry-delay", "1", "--retry-connrefused"];
-    let web = page(world, &site.host(), &format!("http://{SERVER_INNER_V4}/"), &patient)?;
+    let web = patiently(world, site, &format!("http://{SERVER_INNER_V4}/"))?;
     println!("  {}$ curl http://{SERVER_INNER_V4}/             -> {}", site.host(), web.trim());
     ensure!(web.trim() == tenants::page(site), "{} was served another tenant's page", site.host());
-    let ftp = page(world, &site.host(), &format!("ftp://{SERVER_INNER_V4}/hello.txt"), &patient)?;
+    let ftp = patiently(world, site, &format!("ftp://{SERVER_INNER_V4}/hello.txt"))?;
     println!("  {}$ curl ftp://{SERVER_INNER_V4}/hello.txt     -> {}", site.host(), ftp.trim());
     ensure!(ftp.trim() == tenants::hello(site), "{} was given another tenant's file", site.host());
     Ok(())
+}
+
+/// A service is started when add-service returns; when it listens is its own business.
+fn patiently(world: &World, site: &Site, url: &str) -> Result<String> {
+    let until = Instant::now() + Duration::from_secs(10);
+    loop {
+        match page(world, &site.host(), url, &[]) {
+            Err(_) if Instant::now() < until => std::thread::sleep(Duration::from_millis(50)),
+            done => return done,
+        }
+    }
 }
 
 fn push(world: &World, site: &Site) -> Result<()> {
