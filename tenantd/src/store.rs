@@ -1,6 +1,7 @@
 //! What is desired, kept over restarts. One small trait, so that a fleet's database can stand behind it later; SQLite
 //! is the default. Intent is recorded before the kernel is touched: a daemon killed in between finishes what it wrote.
 
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
 use rusqlite::{Connection, params};
@@ -32,6 +33,15 @@ pub enum StoreError {
         /// Cause.
         #[source]
         source: rusqlite::Error,
+    },
+    /// The file could not be kept from other users.
+    #[error("cannot make {path} readable by root only")]
+    Mode {
+        /// Path of the database.
+        path: String,
+        /// Cause.
+        #[source]
+        source: std::io::Error,
     },
     /// The file was written by a newer program.
     #[error("the store {path} has schema {found}, this program knows up to {SCHEMA}")]
@@ -82,6 +92,11 @@ impl SqliteStore {
     /// Open or make the database. WAL with full synchronisation: what was answered survives a power cut.
     pub fn open(path: &Path) -> Result<Self, StoreError> {
         let open = |source| StoreError::Open { path: path.display().to_string(), source };
+        // The directory is passable, because tenants' files lie in it; SQLite gives its side files the mode of this one.
+        let private = std::fs::OpenOptions::new().create(true).append(true).mode(0o600).open(path);
+        private
+            .and_then(|file| file.set_permissions(std::fs::Permissions::from_mode(0o600)))
+            .map_err(|source| StoreError::Mode { path: path.display().to_string(), source })?;
         let db = Connection::open(path).map_err(open)?;
         db.pragma_update(None, "journal_mode", "WAL").map_err(open)?;
         db.pragma_update(None, "synchronous", "FULL").map_err(open)?;
@@ -163,6 +178,7 @@ mod tests {
             store.put(&acme).unwrap();
         }
         assert_eq!(SqliteStore::open(&path).unwrap().load().unwrap(), [acme]);
+        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
     }
 
     #[test]

@@ -3,10 +3,12 @@
 
 use std::collections::HashMap;
 use std::io;
+use std::net::IpAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use ipnet::IpNet;
 use rtnetlink::Handle;
 use stackmap::{MacAddr, MacRole, TenantName, TrunkIndex, Vlan};
 use tenant_init::client::{Client, ClientError};
@@ -426,17 +428,14 @@ impl World {
             .filter(|t| t.kind().layer() == stackmap::Layer::Three)
             .flat_map(|t| t.effective_prefixes())
             .collect();
+        let asks = asks_neighbours(&tenant.tunnels);
+        if !asks {
+            // Should the stack lose its one permanent neighbour, it asks for it and recovers.
+            answer.push(IpNet::from(IpAddr::V6(stack::GATEWAY)));
+        }
         answer.sort();
         answer.dedup();
-        PortRow {
-            ifindex,
-            vlan,
-            mac: tenant.mac.unwrap_or(server),
-            gateway_mac,
-            mtu,
-            asks: asks_neighbours(&tenant.tunnels),
-            answer,
-        }
+        PortRow { ifindex, vlan, mac: tenant.mac.unwrap_or(server), gateway_mac, mtu, asks, answer }
     }
 
     async fn bind(&mut self, tenant: &Tenant) -> Result<(), StepError> {

@@ -28,6 +28,9 @@ pub enum PatchError {
     /// A device.
     #[error("a device of the patch room")]
     Link(#[from] NetlinkError),
+    /// What a room that is gone left pinned could not be removed.
+    #[error("cannot remove the pins of an earlier patch room")]
+    Discard(#[source] std::io::Error),
     /// The data path could not be loaded or adopted.
     #[error("cannot load the data path of the patch room")]
     Open(#[from] OpenError),
@@ -103,7 +106,14 @@ impl PatchRoom {
     /// `bpf_dir`. `card` is a network card to be the trunk; none means a veth pair whose near end, named `near`, stays
     /// in our namespace.
     pub async fn open(pin: &Path, bpf_dir: &Path, card: Option<&str>, near: &str) -> Result<Self, PatchError> {
-        let ns = if is_pinned(pin) { NetNs::open(pin)? } else { NetNs::create_pinned(pin)? };
+        let ns = match is_pinned(pin) {
+            true => NetNs::open(pin)?,
+            false => {
+                // What is pinned belongs to a room that is gone: its device numbers mean nothing in a new one.
+                vlan_rs::discard(bpf_dir).map_err(PatchError::Discard)?;
+                NetNs::create_pinned(pin)?
+            }
+        };
         let netlink = ns.netlink()?;
         let here = NetNs::current()?.netlink()?;
         let trunk = match card {
