@@ -224,7 +224,7 @@ mod tests {
         let client = Client::new("/nonexistent/api.sock").unwrap();
         assert_eq!(
             client.get("/v1/status").unwrap_err().to_string(),
-            "the daemon is not running at /nonexistent/api.sock; start it with: tenantd run"
+            "the daemon is not running at /nonexistent/api.sock; start it with: tenantd run --socket /nonexistent/api.sock"
         );
     }
 }
