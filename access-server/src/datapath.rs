@@ -272,8 +272,7 @@ impl Datapath {
     /// # Errors
     /// [`OpenError`] at the first thing that cannot be removed; may be called again.
     pub fn remove(self, cfg: &DatapathConfig) -> Result<(), OpenError> {
-        load::detach_all(&self.loaded, cfg)?;
-        load::unpin(&cfg.pin_dir)
+        detach::detach(&cfg.pin_dir, &cfg.instance)
     }
 
     /// VLANs whose row a dead predecessor left half written; it was removed at [`Datapath::open`].

@@ -22,8 +22,10 @@ pub fn detach(pin_dir: &Path, instance: &str) -> Result<(), OpenError> {
             let Ok(key) = <[u8; 4]>::try_from(key.as_slice()) else { continue };
             let ifindex = u32::from_ne_bytes(key);
             // libbpf finds the filter by device, priority and handle; it only needs some descriptor.
-            attach::detach(&devices.as_fd(), ifindex, Side::Ingress, attach::handle(instance))
-                .map_err(|source| OpenError::Attach { ifindex, source })?;
+            for side in [Side::Ingress, Side::Egress] {
+                attach::detach(&devices.as_fd(), ifindex, side, attach::handle(instance))
+                    .map_err(|source| OpenError::Attach { ifindex, source })?;
+            }
         }
     }
     load::unpin(pin_dir)?;

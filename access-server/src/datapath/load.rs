@@ -145,12 +145,6 @@ pub(super) fn attach_all(loaded: &Loaded, cfg: &DatapathConfig) -> Result<(), Op
     Ok(())
 }
 
-/// Takes all programs off their devices.
-pub(super) fn detach_all(loaded: &Loaded, cfg: &DatapathConfig) -> Result<(), OpenError> {
-    let handle = attach::handle(&cfg.instance);
-    loaded.maps.devices.keys()?.into_iter().try_for_each(|ifindex| detach(loaded, ifindex, handle))
-}
-
 fn detach(loaded: &Loaded, ifindex: u32, handle: u32) -> Result<(), OpenError> {
     for side in [Side::Ingress, Side::Egress] {
         attach::detach(&loaded.wan, ifindex, side, handle).map_err(|source| OpenError::Attach { ifindex, source })?;

@@ -19,6 +19,8 @@ struct Found {
     stray_numbers: Vec<u32>,
     stray_tunnels: Vec<types::tunnel_key>,
     stray_prefixes: Vec<types::prefix_key>,
+    /// Prefixes that lead to a number the tunnel was about to get, with the number it has.
+    early_prefixes: Vec<(types::prefix_key, u32)>,
     /// VLANs whose row refers to something that is not there, or is only begun.
     broken: Vec<Vlan>,
 }
@@ -57,9 +59,17 @@ fn find(maps: &Maps) -> Result<Found, MapError> {
             stray_numbers.push(index);
         }
     }
-    let mut stray_prefixes = Vec::new();
+    let live: HashMap<TunnelId, u32> = tunnels.iter().map(|(index, (tunnel, _))| (tunnel.id, *index)).collect();
+    let (mut stray_prefixes, mut early_prefixes) = (Vec::new(), Vec::new());
     for key in maps.prefixes.keys()? {
-        let Some(index) = maps.prefixes.get(&key)? else { continue };
+        let Some(mut index) = maps.prefixes.get(&key)? else { continue };
+        if stray_numbers.contains(&index) {
+            let meant = maps.tunnels_out.get(&index)?.and_then(|out| live.get(&wire::tunnel_id(&out.id)?).copied());
+            if let Some(meant) = meant {
+                early_prefixes.push((key, meant));
+                index = meant;
+            }
+        }
         let owner = tunnels.get_mut(&index).filter(|(_, out)| out.vlan == key.vlan);
         match owner.zip(wire::prefix(&key)) {
             Some(((tunnel, _), prefix)) => tunnel.prefixes.push(prefix),
@@ -89,7 +99,7 @@ fn find(maps: &Maps) -> Result<Found, MapError> {
         }
         placed.insert(vlan, Placed { row, indices });
     }
-    Ok(Found { rows: placed, paths, stray_numbers, stray_tunnels, stray_prefixes, broken })
+    Ok(Found { rows: placed, paths, stray_numbers, stray_tunnels, stray_prefixes, early_prefixes, broken })
 }
 
 /// Every whole row.
@@ -104,6 +114,9 @@ pub(super) fn adopt(maps: &Maps) -> Result<(Places, Vec<Vlan>), MapError> {
     let mut places = Places::new(maps.tunnels_out.capacity(), maps.path_states.capacity());
     for key in &found.stray_tunnels {
         maps.tunnels.remove(key)?;
+    }
+    for (key, index) in &found.early_prefixes {
+        maps.prefixes.put(key, index)?;
     }
     for key in &found.stray_prefixes {
         maps.prefixes.remove(key)?;

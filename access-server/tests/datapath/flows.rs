@@ -84,7 +84,7 @@ fn ask(from: &str, ip: &str) -> Option<String> {
 }
 
 /// Who answers at `server` to `from` must be `to`.
-fn reaches(from: &str, to: &str, server: &str) {
+pub fn reaches(from: &str, to: &str, server: &str) {
     let answers = name_server(to, server);
     assert_eq!(ask(from, server).as_deref(), Some(to), "{from} asks {server}");
     inside(to, || UdpSocket::bind(addr(any(server), 0)).unwrap().send_to(b"stop", addr(server, 7001)).unwrap());
@@ -182,10 +182,8 @@ pub fn every_kind_without_offloads() {
 
 /// The kernel's vxlan device as the customer's gateway, IPv4 and IPv6 outside, ARP and ND through the tunnel.
 pub fn kernel_vxlan_both_families() {
-    let sites = [
-        Site::new(1, 700, TunnelKind::Vxlan, false, Some(1)),
-        Site::new(2, 701, TunnelKind::Vxlan, true, Some(1)),
-    ];
+    let sites =
+        [Site::new(1, 700, TunnelKind::Vxlan, false, Some(1)), Site::new(2, 701, TunnelKind::Vxlan, true, Some(1))];
     let mut world = World::new("kvx", &sites);
     world.open();
     for site in &sites {

@@ -19,7 +19,13 @@ const IP_PMTUDISC_DO: i32 = 2;
 fn option(socket: &UdpSocket, level: i32, name: i32, value: i32) {
     // SAFETY: the value is an int that lives through the call.
     let done = unsafe {
-        libc::setsockopt(socket.as_raw_fd(), level, name, (&raw const value).cast(), size_of::<i32>() as libc::socklen_t)
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            level,
+            name,
+            (&raw const value).cast(),
+            size_of::<i32>() as libc::socklen_t,
+        )
     };
     assert_eq!(done, 0);
 }
@@ -40,9 +46,8 @@ fn told_mtu(from: &str, to: &str, len: usize) -> Option<i32> {
             if socket.send(&payload).is_err_and(|e| e.raw_os_error() == Some(libc::EMSGSIZE)) {
                 let (mut known, mut size) = (0i32, size_of::<i32>() as libc::socklen_t);
                 // SAFETY: the place for the answer is an int of the size given.
-                let got = unsafe {
-                    libc::getsockopt(socket.as_raw_fd(), level, mtu, (&raw mut known).cast(), &raw mut size)
-                };
+                let got =
+                    unsafe { libc::getsockopt(socket.as_raw_fd(), level, mtu, (&raw mut known).cast(), &raw mut size) };
                 assert_eq!(got, 0);
                 return Some(known);
             }
@@ -114,8 +119,7 @@ pub fn tcp_starts_small_enough() {
 
 /// IPv4 without DF: cut by user space on the way in and on the way out, put together by the receiver.
 pub fn what_may_be_cut_is_cut() {
-    let sites =
-        [Site::new(1, 600, TunnelKind::Ipip, false, None), Site::new(2, 601, TunnelKind::Vxlan, true, Some(3))];
+    let sites = [Site::new(1, 600, TunnelKind::Ipip, false, None), Site::new(2, 601, TunnelKind::Vxlan, true, Some(3))];
     let mut world = wide_ends("cut", &sites);
     let stop = Arc::new(AtomicBool::new(false));
     let mut workers = Vec::new();

@@ -106,6 +106,12 @@ impl World {
         };
         world.space(&srv);
         world.space(&room);
+        // As the patch room: nobody in it says anything of its own.
+        crate::net::inside(&room, || {
+            for scope in ["all", "default"] {
+                std::fs::write(format!("/proc/sys/net/ipv6/conf/{scope}/disable_ipv6"), "1").unwrap();
+            }
+        });
         ip(&format!(
             "{srv}: link add near mtu 9000 type veth peer name trunk netns {room} mtu 9000
              {srv}: link set near up
@@ -118,7 +124,7 @@ impl World {
         world
     }
 
-    fn space(&mut self, ns: &str) {
+    pub fn space(&mut self, ns: &str) {
         ip(&format!("netns add {ns}"));
         // No duplicate address detection: it costs seconds and these networks have no duplicates.
         crate::net::inside(ns, || {
@@ -344,6 +350,21 @@ impl World {
             datapath
         });
         self.sites.push((datapath, config));
+    }
+
+    /// Makes the n-th of our gateways take packets for `address` too, as for a server.
+    pub fn widen_site(&mut self, n: usize, address: &str) {
+        let address: IpAddr = address.parse().unwrap();
+        let (datapath, config) = &mut self.sites[n];
+        let Role::Site { server_addrs, .. } = &mut config.role else { panic!() };
+        server_addrs.push(address);
+        let mut row = datapath.dump().unwrap().remove(0);
+        row.tunnels[0].prefixes.push(address.into());
+        *datapath = crate::net::inside(&config.instance, || {
+            let mut datapath = Datapath::open(config).unwrap();
+            datapath.put_vlan(&row).unwrap();
+            datapath
+        });
     }
 
     /// The data path of the n-th of our gateways.
