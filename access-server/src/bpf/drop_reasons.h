@@ -44,6 +44,7 @@ enum drop_reason {
 	DROP_ARP_CONSUMED = 38, /* layer 3: an ARP or neighbour message that goes no further */
 	DROP_ARP_RATE = 39, /* ARP or neighbour question not answered, too many a second */
 	DROP_ARP_MALFORMED = 40, /* ARP or neighbour message that cannot be read */
+	DROP_OUTER_OVERFLOW = 41, /* a super-packet that is longer than 65,535 bytes with the outer headers */
 };
 
 #endif
