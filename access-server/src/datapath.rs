@@ -201,7 +201,7 @@ pub enum PutError {
         /// The prefix.
         prefix: IpNet,
     },
-    /// A map failed; nothing of the old row was removed, the new one may be half there.
+    /// A map failed in the middle.
     #[error(transparent)]
     Map(#[from] MapError),
 }
@@ -285,17 +285,26 @@ impl Datapath {
     /// a tunnel that stays as it is, is lost.
     ///
     /// # Errors
-    /// [`PutError`]; only [`PutError::Map`] can leave the row half written, and the next put or delete mends that.
+    /// [`PutError`]; after [`PutError::Map`] the maps are cleared of what was begun, and the row may be the old one, a
+    /// mixture or gone: put it again.
     pub fn put_vlan(&mut self, row: &VlanRow) -> Result<(), PutError> {
-        write::put(&self.loaded.maps, &mut self.places, wire::ordered(row))
+        let done = write::put(&self.loaded.maps, &mut self.places, wire::ordered(row));
+        if let Err(PutError::Map(_)) = &done {
+            self.places = read::adopt(&self.loaded.maps)?.0;
+        }
+        done
     }
 
     /// Removes a VLAN with its tunnels and counters; an absent one is no error.
     ///
     /// # Errors
-    /// [`DeleteError`]; may be called again.
+    /// [`DeleteError`]; what was begun is finished or cleared away; may be called again.
     pub fn delete_vlan(&mut self, vlan: Vlan) -> Result<(), DeleteError> {
-        write::delete(&self.loaded.maps, &mut self.places, vlan)
+        let done = write::delete(&self.loaded.maps, &mut self.places, vlan);
+        if done.is_err() {
+            self.places = read::adopt(&self.loaded.maps)?.0;
+        }
+        done
     }
 
     /// Every row as the maps hold it, by VLAN; tunnels by identity, prefixes by network.

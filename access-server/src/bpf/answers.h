@@ -20,7 +20,7 @@ always_inline int answer_back(struct __sk_buff *skb, __u32 vlan)
 {
 	if (vlan && role == ROLE_SERVER && bpf_skb_vlan_push(skb, bpf_htons(ETH_P_8021Q), vlan))
 		return TC_ACT_SHOT;
-	bpf_skb_change_type(skb, 0); /* PACKET_HOST: the question was a broadcast, the answer is not */
+	bpf_skb_change_type(skb, PACKET_HOST); /* the question was a broadcast, the answer is not */
 	return send_inside();
 }
 

@@ -4,7 +4,9 @@
 
 #include "config.h"
 #include "counters.h"
+#include "encap.h"
 #include "headers.h"
+#include "icmp.h"
 #include "inner.h"
 #include "mss.h"
 #include "outer.h"
@@ -13,11 +15,13 @@
 #include "tunnels.h"
 
 /* Removes everything between the outer Ethernet header and the inner IP packet at n->off. */
-always_inline int strip_outer(struct __sk_buff *skb, const struct inner *n)
+always_inline int strip_outer(struct __sk_buff *skb, const struct inner *n, __u8 outer_family)
 {
 	__u64 flags = BPF_F_ADJ_ROOM_FIXED_GSO;
 
-	flags |= n->family == 4 ? ADJ_DECAP_L3_IPV4 : ADJ_DECAP_L3_IPV6;
+	/* Only where the family changes: kernels before 6.3 do not know these flags, and do the rest without them. */
+	if (n->family != outer_family)
+		flags |= n->family == 4 ? ADJ_DECAP_L3_IPV4 : ADJ_DECAP_L3_IPV6;
 	return bpf_skb_adjust_room(skb, -(__s32)(n->off - ETH_HLEN), BPF_ADJ_ROOM_MAC, flags);
 }
 
@@ -163,6 +167,35 @@ always_inline int to_lan(__u32 family, const __be32 *host)
 	return bpf_redirect_neigh(inside_ifindex, &nh, sizeof(nh), 0);
 }
 
+/* The lifetime of a layer 3 packet ends here: its sender is told through the tunnel it came by. */
+static __noinline int expired_outside(struct __sk_buff *skb, const struct tunnel_in *t, struct inner *n, __u32 outer_family)
+{
+	struct tunnel_out *back;
+	struct inner answer;
+	struct ethhdr *eth;
+	int failed;
+
+	if (!t || !n)
+		return TC_ACT_SHOT;
+	count_drop(t->vlan, DROP_TTL_EXPIRED);
+	back = tunnel_out_get(t->index);
+	if (!back || skb->gso_size || !icmp_allowed(skb, n) || !rate_allows(t->vlan, RATE_TOO_LONG) ||
+	    strip_outer(skb, n, outer_family))
+		return TC_ACT_SHOT;
+	eth = skb_at(skb, 0, ETH_HLEN);
+	if (!eth)
+		return TC_ACT_SHOT;
+	eth->h_proto = n->family == 4 ? bpf_htons(ETH_P_IP) : bpf_htons(ETH_P_IPV6);
+	if (n->family == 4)
+		failed = icmp4_error(skb, ICMP4_TIME_EXCEEDED << 8, 0, n->total);
+	else
+		failed = icmp6_error(skb, ICMP6_TIME_EXCEEDED << 8, 0, n->total);
+	if (failed)
+		return TC_ACT_SHOT;
+	answer = (struct inner){ .off = ETH_HLEN, .family = n->family, .total = skb->len - ETH_HLEN };
+	return encap_ip(skb, back, &answer);
+}
+
 /* Everything was checked: off with the outer headers, and on to where it belongs. */
 always_inline int deliver(struct __sk_buff *skb, const struct tunnel_in *t, const struct inner *n, const struct outer *o)
 {
@@ -200,7 +233,7 @@ always_inline int deliver(struct __sk_buff *skb, const struct tunnel_in *t, cons
 			host[3] = dst[3];
 		}
 	}
-	if (strip_outer(skb, n))
+	if (strip_outer(skb, n, o->id.family))
 		return drop(t->vlan, DROP_DECAP_FAILED);
 	count_rx(t->vlan, packets, n->total);
 	if (role == ROLE_SERVER)

@@ -177,6 +177,9 @@ always_inline int encap_ip(struct __sk_buff *skb, const struct tunnel_out *t, co
 		grow += ETH_HLEN;
 		payload += ETH_HLEN;
 	}
+	/* Only super-packets come near; a tenant may allow itself longer ones than we do. */
+	if (n->total + grow > 65535)
+		return drop(t->vlan, DROP_OUTER_OVERFLOW);
 	if (id->kind == KIND_VXLAN || id->family == 6)
 		hash = bpf_get_hash_recalc(skb);
 

@@ -50,6 +50,8 @@ int wan_ingress(struct __sk_buff *skb)
 	if (!t)
 		return wan_refuse(&o, path_known(&o.id) ? DROP_UNKNOWN_KEY : DROP_UNKNOWN_TUNNEL);
 	result = o.id.kind == KIND_VXLAN ? bridge_inner(skb, t, &n, &o) : route_inner(skb, t, &n, &o);
+	if (result == DROP_TTL_EXPIRED)
+		return expired_outside(skb, t, &n, o.id.family);
 	if (result)
 		return drop(t->vlan, result);
 	return deliver(skb, t, &n, &o);

@@ -17,6 +17,8 @@
 #define AF_INET 2
 #define AF_INET6 10
 #define EALREADY 114
+#define PACKET_HOST 0
+#define PACKET_OTHERHOST 3
 
 /* Linux 6.3; the headers of Debian 12 are those of 6.1. They name the inner version. */
 #define ADJ_DECAP_L3_IPV4 (1ULL << 7)

@@ -48,7 +48,7 @@ always_inline int lan_ip4(struct __sk_buff *skb)
 	if (!row)
 		return drop(SITE_VLAN, DROP_NO_SITE);
 	/* Frames to others come along when the device listens to all; to a bridged server they are ours all the same. */
-	if (skb->pkt_type != 0 && row->first_l2 == TUNNEL_NONE)
+	if (skb->pkt_type != PACKET_HOST && row->first_l2 == TUNNEL_NONE)
 		return TC_ACT_UNSPEC;
 	return forward_ip4(skb, row, SITE_VLAN, NULL);
 }
@@ -78,7 +78,7 @@ always_inline int lan_ip6(struct __sk_buff *skb)
 		return TC_ACT_UNSPEC;
 	if (!row)
 		return drop(SITE_VLAN, DROP_NO_SITE);
-	if (skb->pkt_type != 0 && row->first_l2 == TUNNEL_NONE)
+	if (skb->pkt_type != PACKET_HOST && row->first_l2 == TUNNEL_NONE)
 		return TC_ACT_UNSPEC;
 	return forward_ip6(skb, row, SITE_VLAN, NULL);
 }

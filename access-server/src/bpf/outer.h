@@ -172,6 +172,9 @@ always_inline int outer_parse(struct __sk_buff *skb, struct outer *o)
 {
 	int result;
 
+	/* Frames to another machine (the device may listen to all), or of a VLAN on top of the device. */
+	if (skb->pkt_type == PACKET_OTHERHOST || skb->vlan_present)
+		return OUTER_OTHER;
 	if (skb->protocol == bpf_htons(ETH_P_IP))
 		result = outer_ip4(skb, o);
 	else if (skb->protocol == bpf_htons(ETH_P_IPV6))

@@ -69,8 +69,7 @@ pub(super) fn put(maps: &Maps, places: &mut Places, row: VlanRow) -> Result<(), 
         indices.push(index);
     }
     let placed = Placed { row, indices };
-    // From here on a failure leaves the row half written; the numbers stay claimed so that nothing else meets them, and
-    // the next put or start cleans up.
+    // From here on a failure leaves the row half written; the caller reads the maps anew.
     let first_l2 = put_tunnels(maps, places, &placed)?;
     put_prefixes(maps, old.as_ref(), &placed)?;
     if old.is_none() {

@@ -184,6 +184,41 @@ pub fn what_cannot_be_is_refused() {
     assert!(matches!(refused, PutError::Map(MapError::Full { capacity: 16_384, .. })));
 }
 
+/// As many VLANs as a trunk has: written, read back, taken over by the next process, removed.
+pub fn a_full_trunk() {
+    let (mut world, site, row) = one_site("full", &[]);
+    let rows: Vec<VlanRow> = (1..=Vlan::MAX)
+        .filter(|vlan| *vlan != 600)
+        .map(|vlan| {
+            let mut row = VlanRow { vlan: Vlan::new(vlan).unwrap(), ..row.clone() };
+            row.tunnels[0].id =
+                TunnelId::new(TunnelKind::Gre, site.remote(), site.local(), Some(u32::from(vlan))).unwrap();
+            row
+        })
+        .collect();
+    let start = std::time::Instant::now();
+    for row in &rows {
+        world.dp().put_vlan(row).unwrap();
+    }
+    let put = start.elapsed();
+    world.datapath = None;
+    let start = std::time::Instant::now();
+    world.open();
+    let open = start.elapsed();
+    assert!(world.dp().lost_at_open().is_empty());
+    let mut expected = rows.clone();
+    expected.insert(599, row);
+    assert_eq!(world.dp().dump().unwrap(), expected);
+    println!("4,093 rows put in {put:?}, taken over in {open:?}");
+    // Generous: a loaded debug build. What is held is that it does not grow with the square.
+    assert!(put < Duration::from_secs(4) && open < Duration::from_secs(4), "{put:?} {open:?}");
+    reaches(&world.host(&site), &world.tenant(600), SERVER4);
+    for row in &rows {
+        world.dp().delete_vlan(row.vlan).unwrap();
+    }
+    assert_eq!(world.dp().dump().unwrap().len(), 1);
+}
+
 /// A map of another version is not touched, and said to be one.
 pub fn another_layout_is_refused() {
     let (mut world, ..) = one_site("layout", &[]);

@@ -20,7 +20,7 @@ use libtest_mimic::{Arguments, Trial};
 
 fn main() -> ExitCode {
     let args = Arguments::from_args();
-    let tests: [(&str, fn()); 30] = [
+    let tests: [(&str, fn()); 32] = [
         ("same_addresses_different_worlds", flows::same_addresses_different_worlds),
         ("every_kind_with_offloads", flows::every_kind_with_offloads),
         ("every_kind_without_offloads", flows::every_kind_without_offloads),
@@ -36,6 +36,7 @@ fn main() -> ExitCode {
         ("another_layout_is_refused", lifecycle::another_layout_is_refused),
         ("instances_share_a_device", lifecycle::instances_share_a_device),
         ("a_removed_wan_is_let_go", lifecycle::a_removed_wan_is_let_go),
+        ("a_full_trunk", lifecycle::a_full_trunk),
         ("a_plain_trunk", lifecycle::a_plain_trunk),
         ("several_sites", lifecycle::several_sites),
         ("a_tenant_routes_between_its_sites", lifecycle::a_tenant_routes_between_its_sites),
@@ -48,6 +49,7 @@ fn main() -> ExitCode {
         ("bad_frames_on_the_trunk", bad_packets::bad_frames_on_the_trunk),
         ("answers_to_servers", packets::answers_to_servers),
         ("errors_to_senders", packets::errors_to_senders),
+        ("errors_through_the_tunnel", packets::errors_through_the_tunnel),
         ("segment_size_is_lowered", packets::segment_size_is_lowered),
         ("what_routers_say", packets::what_routers_say),
         ("every_reason_is_tested", bad_packets::every_reason_is_tested),

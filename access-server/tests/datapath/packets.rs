@@ -132,6 +132,8 @@ pub fn not_ours() {
         ip("2001:db8:1::2", "2001:db8:1::1", 44, &[6, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0]).frame(),
         ip("2001:db8:1::2", "2001:db8:1::1", 60, &[6, 0, 1, 4, 0, 0, 0, 0]).frame(),
         eth(ARP, &arp(1, "198.51.1.2", local)),
+        // Good in all but the Ethernet address, which is another machine's.
+        [&[2, 0, 0, 0, 0, 1][..], &bench.outer(0, &inner4()).frame()[6..]].concat(),
         eth(0x88cc, &[0; 50]),
     ] {
         bench.left_alone("wan_ingress", &frame);
@@ -195,6 +197,38 @@ pub fn errors_to_senders() {
     let out = told(&mut bench, 600, &last, DropReason::TtlExpired);
     let answer = ip(HOST_6, SERVER_6, 58, &out[54..]);
     assert_eq!((&out[54..56], transport_sum(&answer, 58, &out[54..])), (&[3, 0][..], 0));
+}
+
+/// Traceroute from the customer's side: the answer goes back through the tunnel.
+pub fn errors_through_the_tunnel() {
+    let bench = Bench::new("bounce");
+    for site in [0, 1, 4, 5] {
+        for v6 in [false, true] {
+            if v6 && site == 1 {
+                continue;
+            }
+            let mut last = inner_of(site, v6).ttl(1);
+            last.payload = udp(5, 33434, &[0; 32]);
+            let before = bench.counters();
+            let (verdict, out) = bench.run("wan_ingress", &bench.outer(site, &last).frame());
+            let vlan = bench.sites[site].vlan;
+            assert_eq!((verdict, news(&before, &bench.counters())), (REDIRECT, vec![(vlan, DropReason::TtlExpired)]));
+            let quote = if v6 { 64 } else { 52 };
+            let icmp = out[out.len() - 8 - quote..].to_vec();
+            let error = ip(&last.dst, &last.src, if v6 { 58 } else { 1 }, &icmp);
+            let mut expected = bench.outer(site, &error).df();
+            std::mem::swap(&mut expected.src, &mut expected.dst);
+            let (mut got, mut expected) = (out[14..].to_vec(), expected.bytes());
+            if bench.sites[site].outer6 {
+                got[1..4].copy_from_slice(&[0; 3]);
+                expected[1..4].copy_from_slice(&[0; 3]);
+            }
+            assert_eq!(got, expected, "site {site} v6 {v6}");
+            assert_eq!(icmp[..2], if v6 { [3, 0] } else { [11, 0] });
+            let right = if v6 { transport_sum(&error, 58, &icmp) } else { sum(&icmp) };
+            assert_eq!((right, &icmp[8..]), (0, &last.bytes()[..quote]));
+        }
+    }
 }
 
 pub fn segment_size_is_lowered() {
