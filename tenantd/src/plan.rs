@@ -189,6 +189,16 @@ pub fn asks_neighbours(tunnels: &[TunnelSpec]) -> bool {
     tunnels.iter().any(|t| t.kind().layer() == Layer::Two)
 }
 
+/// Prefixes for which the tenant's port answers ARP and ND: all of its sites. None where neighbours are asked through
+/// a tunnel; a layer-3 site beside it is reached by a route that asks nobody.
+pub fn answered_prefixes(tunnels: &[TunnelSpec]) -> Vec<ipnet::IpNet> {
+    if asks_neighbours(tunnels) {
+        return Vec::new();
+    }
+    let prefixes: BTreeSet<_> = tunnels.iter().flat_map(TunnelSpec::effective_prefixes).collect();
+    prefixes.into_iter().collect()
+}
+
 /// Addresses, routes and neighbour of the tenant's stack. `mtu` in bytes.
 pub fn stack_plan(tenant: &Tenant, gateway_mac: Option<MacAddr>, mtu: u32) -> StackPlan {
     let asks = asks_neighbours(&tenant.tunnels) || tenant.whole_device;
@@ -357,6 +367,8 @@ mod tests {
             tenant(serde_json::json!({"gateway": "192.168.1.254", "routes": [{"to": "10.0.0.0/8", "via": null}]}));
         assert_eq!(routes(&acme), ["0.0.0.0/0 Port", "10.0.0.0/8 Port", "192.168.1.0/24 Port", "::/0 Port"]);
         assert!(stack_plan(&acme, None, 1480).addresses.iter().all(|a| !a.connected));
+        let answered: Vec<_> = answered_prefixes(&acme.tunnels).iter().map(ToString::to_string).collect();
+        assert_eq!(answered, ["0.0.0.0/0", "::/0"]);
     }
 
     #[test]
@@ -375,5 +387,6 @@ mod tests {
             "tunnels": ["vxlan:198.51.100.2,key=7", "ipip:198.51.100.6,prefix=10.9.0.0/16"],
         }));
         assert_eq!(routes(&acme), ["10.9.0.0/16 Port"]);
+        assert_eq!(answered_prefixes(&acme.tunnels), [], "a layer-2 port answers nothing itself");
     }
 }

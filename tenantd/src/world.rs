@@ -26,7 +26,7 @@ use crate::net::ns::{NetNs, NsError};
 use crate::net::probe::{ProbeError, Prober, Question};
 use crate::net::room::{PatchError, PatchRoom, PortRow, port_name};
 use crate::net::stack;
-use crate::plan::{Action, Actual, asks_neighbours, service_of, stack_plan};
+use crate::plan::{Action, Actual, answered_prefixes, asks_neighbours, service_of, stack_plan};
 use crate::services::{self, Places, ServiceError};
 use crate::store::Desired;
 
@@ -422,12 +422,7 @@ impl World {
 
     fn port_row(&self, tenant: &Tenant, vlan: Vlan, ifindex: u32, mtu: u32) -> PortRow {
         let (server, gateway_mac) = self.macs(vlan);
-        let mut answer: Vec<_> = tenant
-            .tunnels
-            .iter()
-            .filter(|t| t.kind().layer() == stackmap::Layer::Three)
-            .flat_map(|t| t.effective_prefixes())
-            .collect();
+        let mut answer = answered_prefixes(&tenant.tunnels);
         let asks = asks_neighbours(&tenant.tunnels);
         if !asks {
             // Should the stack lose its one permanent neighbour, it asks for it and recovers.
