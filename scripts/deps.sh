@@ -81,9 +81,15 @@ fi
 
 policy=/usr/sbin/policy-rc.d
 saved=
+mark='# of tenantd scripts/deps.sh, for the time apt-get runs'
 restore() {
     if [ -n "$saved" ]; then mv -f "$saved" "$policy"; else rm -f "$policy"; fi
 }
+# One of ours is there only when an earlier run was killed outright: then it goes, and what it hid comes back.
+if grep -qs "$mark" "$policy"; then
+    rm -f "$policy"
+    [ ! -e "$policy.before-tenantd" ] || mv -f "$policy.before-tenantd" "$policy"
+fi
 if [ -e "$policy" ] || [ -L "$policy" ]; then
     saved=$policy.before-tenantd
     mv -f "$policy" "$saved"
@@ -92,14 +98,14 @@ trap restore EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM HUP
 # 101: "action forbidden by policy" (invoke-rc.d(8)).
-printf '#!/bin/sh\nexit 101\n' > "$policy"
+printf '#!/bin/sh\n%s\nexit 101\n' "$mark" > "$policy"
 chmod 755 "$policy"
 
 export DEBIAN_FRONTEND=noninteractive
 # shellcheck disable=SC2086 # a list of words
 if ! apt-get install -y -qq --no-install-recommends $missing >/tmp/tenantd-deps.$$ 2>&1; then
     # The lists may be absent (a fresh image) or old.
-    apt-get update -qq
+    apt-get update -qq || echo "deps: apt-get update failed; trying with the lists that are there" >&2
     if ! apt-get install -y -qq --no-install-recommends $missing >/tmp/tenantd-deps.$$ 2>&1; then
         cat /tmp/tenantd-deps.$$ >&2
         rm -f /tmp/tenantd-deps.$$
