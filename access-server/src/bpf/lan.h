@@ -15,6 +15,12 @@ always_inline struct tunnel_out *lan_bridge(const struct vlan_row *row)
 	return row->first_l2 == TUNNEL_NONE ? NULL : tunnel_out_get(row->first_l2);
 }
 
+/* The destination is known to be a server: with one tunnel there is nothing to choose. */
+always_inline struct tunnel_out *lan_only(const struct vlan_row *row)
+{
+	return tunnel_out_get(row->single);
+}
+
 always_inline int lan_arp(struct __sk_buff *skb)
 {
 	struct arp_packet *arp = skb_at(skb, ETH_HLEN, sizeof(*arp));
@@ -50,7 +56,7 @@ always_inline int lan_ip4(struct __sk_buff *skb)
 	/* Frames to others come along when the device listens to all; to a bridged server they are ours all the same. */
 	if (skb->pkt_type != PACKET_HOST && row->first_l2 == TUNNEL_NONE)
 		return TC_ACT_UNSPEC;
-	return forward_ip4(skb, row, SITE_VLAN, NULL);
+	return forward_ip4(skb, row, SITE_VLAN, lan_only(row));
 }
 
 always_inline int lan_ip6(struct __sk_buff *skb)
@@ -80,7 +86,7 @@ always_inline int lan_ip6(struct __sk_buff *skb)
 		return drop(SITE_VLAN, DROP_NO_SITE);
 	if (skb->pkt_type != PACKET_HOST && row->first_l2 == TUNNEL_NONE)
 		return TC_ACT_UNSPEC;
-	return forward_ip6(skb, row, SITE_VLAN, NULL);
+	return forward_ip6(skb, row, SITE_VLAN, lan_only(row));
 }
 
 #endif

@@ -13,7 +13,7 @@
 
 struct vlan_row {
 	__u32 flags;
-	__u32 single;
+	__u32 single; /* the tunnel where there is one, whatever lies behind it; else TUNNEL_NONE */
 	__u32 first_l2; /* TUNNEL_NONE: no layer 2 tunnel */
 	__u8 server_mac[6];
 	__u8 gateway_mac[6];

@@ -133,12 +133,12 @@ fn is_single(row: &VlanRow) -> bool {
 }
 
 pub(super) fn vlan_row(row: &VlanRow, indices: &[u32], first_l2: u32) -> types::vlan_row {
-    let single = is_single(row).then(|| indices.first().copied()).flatten();
+    let single = if let [one] = indices { *one } else { TUNNEL_NONE };
     let bridged = row.tunnels.iter().filter(|tunnel| tunnel.id.kind().layer() == Layer::Two).count();
     let flag = |flag: u32, set: bool| if set { flag } else { 0 };
     types::vlan_row {
-        flags: VLAN_PRESENT | flag(VLAN_SINGLE, single.is_some()) | flag(VLAN_FLOOD, bridged > 1),
-        single: single.unwrap_or(TUNNEL_NONE),
+        flags: VLAN_PRESENT | flag(VLAN_SINGLE, is_single(row)) | flag(VLAN_FLOOD, bridged > 1),
+        single,
         first_l2,
         server_mac: row.server_mac.octets(),
         gateway_mac: row.gateway_mac.octets(),

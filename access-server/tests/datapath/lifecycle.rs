@@ -372,9 +372,14 @@ pub fn a_tenant_routes_between_its_sites() {
         world.widen_site(0, "192.168.1.200");
         world.widen_site(1, HOST4);
         reaches(&host_a, &host_b, "192.168.1.200");
-        if kind_a == kind_b {
-            transfer(&host_a, &host_b, "192.168.1.200", 2_000_000);
-        }
+        // A super-packet still says what tunnel it came by, and would be cut for that one: the port of a tenant that
+        // routes has these offloads off, so that its stack cuts it. What the tenant sends itself is not concerned.
+        let off = ["tx-ipxip4", "tx-ipxip6", "tx-gre", "tx-gre-csum", "tx-udp_tnl", "tx-udp_tnl-csum"]
+            .map(|kind| format!("{kind}-segmentation off"));
+        let (done, said) = exec(&ten, &format!("ethtool -K dev0 {}", off.join(" ")));
+        assert!(done, "{said}");
+        transfer(&host_a, &host_b, "192.168.1.200", 2_000_000);
+        transfer(&host_b, &host_a, HOST4, 2_000_000);
         // Nothing was said of IPv6, so its own questions lead nowhere.
         assert_eq!(unexpected(&world, 600, &[DropReason::NoSite]), []);
     }
