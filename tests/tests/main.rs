@@ -8,21 +8,28 @@ mod add_remove;
 mod architecture;
 mod badinput;
 mod bench;
+mod between_sites;
+mod daemons;
 mod device;
 mod documents;
 mod examples;
 mod floor;
+mod foreign_trunk;
 mod foreign_uml;
 mod foreign_vxlan;
+mod hostile;
 mod instances;
 mod isolation;
 mod kill9;
 mod large;
 mod leftovers;
+mod one_gateway;
 mod pmtu;
 mod push;
+mod sites;
 mod tags;
 mod transfer;
+mod two_boxes;
 mod worlds;
 
 use std::process::ExitCode;
@@ -42,6 +49,12 @@ fn main() -> ExitCode {
         large::trials(),
         pmtu::trials(),
         foreign_uml::trials(),
+        foreign_trunk::trials(),
+        two_boxes::trials(),
+        sites::trials(),
+        between_sites::trials(),
+        one_gateway::trials(),
+        hostile::trials(),
         add_remove::trials(),
         kill9::trials(),
         leftovers::trials(),
