@@ -26,8 +26,8 @@ use clap::{Parser, Subcommand};
 use crate::report::Report;
 use crate::results::{Measure, Results};
 
-/// Rounds go on beyond those asked for while the machine is noisy, up to this many times as many.
-const PATIENCE: usize = 2;
+/// Rounds go on beyond those asked for while the machine is noisy, for at most this long in all.
+const PATIENCE: Duration = Duration::from_secs(200);
 /// Noisy: the quartiles of a floor's rounds are further apart than this part of the median.
 const NOISE: f64 = 0.25;
 
@@ -96,12 +96,14 @@ fn run(cli: &Cli) -> Result<bool> {
     eprintln!("bench: {} rows stand after {:.1} s", scene.rows.len(), started.elapsed().as_secs_f64());
     let mut results = Results::default();
     let mut number = 0;
-    while number < rounds || (!cli.smoke && number < rounds * PATIENCE && noisy(&results)) {
+    cpu::first(true);
+    while number < rounds || (!cli.smoke && started.elapsed() < PATIENCE && noisy(&results)) {
         results.round(&scene.rows, number, duration)?;
         number += 1;
         eprintln!("bench: round {number} of {rounds} done after {:.0} s", started.elapsed().as_secs_f64());
     }
     let programs = programs::measure(&scene, rounds, duration)?;
+    cpu::first(false);
     let times = add_tenant::measure(&scene.world, tenants)?;
     let mut floors = floors::data_path(&results);
     floors.extend(floors::add_tenant(&times));
