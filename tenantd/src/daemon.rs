@@ -3,8 +3,9 @@
 
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use nix::fcntl::{Flock, FlockArg};
 use tokio::signal::unix::{SignalKind, signal};
@@ -58,6 +59,9 @@ pub enum RunError {
         #[source]
         source: io::Error,
     },
+    /// The limit of open files could not be raised.
+    #[error("cannot raise the limit of open files")]
+    Files(#[source] io::Error),
     /// bpffs could not be mounted.
     #[error("cannot mount a BPF file system at {path}")]
     Bpffs {
@@ -114,6 +118,7 @@ pub async fn run(config: Config) -> Result<(), RunError> {
         }
     }
     check_kernel()?;
+    raise_file_limit()?;
     check_init(&config.init)?;
     let pin = config.run_dir.join("patchroom");
     if let Some(card) = &config.trunk {
@@ -124,6 +129,8 @@ pub async fn run(config: Config) -> Result<(), RunError> {
         make_dir(path, mode)?;
     }
     let _lock = lock(&config.run_dir.join("lock"))?;
+    // Somebody may have started another one of this instance with another run directory.
+    let _store_lock = lock(&config.state_dir.join("lock"))?;
     let bpf_dir = bpf_dir(&config)?;
     let store = SqliteStore::open(&config.state_dir.join("tenantd.db"))?;
     let near = format!("trunk-{}", config.instance);
@@ -171,10 +178,36 @@ fn make_dir(path: &Path, mode: u32) -> Result<(), RunError> {
     made.map_err(|source| RunError::Directory { path: path.to_path_buf(), source })
 }
 
+/// Four descriptors a tenant are open all the time: 1,024, what most service managers give, end at some 250 tenants.
+fn raise_file_limit() -> Result<(), RunError> {
+    let mut files = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: plain system calls on a structure that lives here.
+    let done = unsafe {
+        libc::getrlimit(libc::RLIMIT_NOFILE, &mut files) == 0 && {
+            files.rlim_cur = files.rlim_max;
+            libc::setrlimit(libc::RLIMIT_NOFILE, &files) == 0
+        }
+    };
+    if done { Ok(()) } else { Err(RunError::Files(io::Error::last_os_error())) }
+}
+
+/// A holder that was killed keeps the lock until the kernel has taken it apart, which a quick restart must survive.
+const DYING: Duration = Duration::from_secs(2);
+
 fn lock(path: &Path) -> Result<Flock<File>, RunError> {
     let failed = |source| RunError::Lock { path: path.to_path_buf(), source };
-    let file = File::options().create(true).truncate(false).read(true).write(true).open(path).map_err(failed)?;
-    match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+    // For root only: whoever can open it can hold it.
+    let mut file =
+        File::options().create(true).truncate(false).read(true).write(true).mode(0o600).open(path).map_err(failed)?;
+    let deadline = Instant::now() + DYING;
+    let locked = loop {
+        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Err((same, nix::errno::Errno::EWOULDBLOCK)) if Instant::now() < deadline => file = same,
+            outcome => break outcome,
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    };
+    match locked {
         Ok(locked) => {
             locked.set_len(0).map_err(failed)?;
             std::fs::write(path, std::process::id().to_string()).map_err(failed)?;

@@ -408,14 +408,19 @@ pub fn end(pidfd: &OwnedFd, deadline: Duration) -> Result<(), EndError> {
             Err(errno) => return Err(EndError::Wait(errno.into())),
         }
     }
-    // When it is our child we owe it a wait; an adopted one has another parent, and ECHILD is no error.
+    reap(pidfd);
+    Ok(())
+}
+
+/// Takes an init that has ended off the process table. When it is our child we owe it a wait; an adopted one has
+/// another parent, and that is no error.
+pub fn reap(pidfd: &OwnedFd) {
     // SAFETY: plain system call on a live descriptor and a structure that lives here.
     unsafe {
         let mut info = std::mem::zeroed::<libc::siginfo_t>();
         let id = libc::id_t::try_from(pidfd.as_raw_fd()).unwrap_or(libc::id_t::MAX);
         libc::waitid(libc::P_PIDFD, id, &mut info, libc::WEXITED | libc::WNOHANG);
     }
-    Ok(())
 }
 
 /// Removes what a tenant has on disk and in the run directory. What is not there is no error.

@@ -57,13 +57,18 @@ pub(super) enum Failure {
 }
 
 /// The steps by number; 0 means that none failed.
-const STEPS: [&str; 8] = ["", "setsid", "sysctl", "dup2", "close_range", "umask", "chdir", "execve"];
+const STEPS: [&str; 9] = ["", "setsid", "sysctl", "dup2", "close_range", "umask", "chdir", "execve", "setrlimit"];
 const SETSID: i32 = 1;
 const SYSCTL: i32 = 2;
 const DUP2: i32 = 3;
 const CLOSE: i32 = 4;
 const CHDIR: i32 = 6;
 const EXECVE: i32 = 7;
+const RLIMIT: i32 = 8;
+
+/// Descriptors a tenant's process may have without asking for more: what a login gives. The daemon's own limit is higher,
+/// and programs that go through all possible descriptors would suffer from it.
+const FILES: libc::rlim_t = 1024;
 
 /// What parent and child share.
 struct Shared {
@@ -161,6 +166,14 @@ fn steps(shared: &Shared) -> i32 {
         // By number: the wrapper is missing in older C libraries.
         if libc::syscall(libc::SYS_close_range, CONTROL_FD + 1, libc::c_uint::MAX, 0) < 0 {
             return CLOSE;
+        }
+        let mut files = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+        if libc::getrlimit(libc::RLIMIT_NOFILE, &mut files) < 0 {
+            return RLIMIT;
+        }
+        files.rlim_cur = files.rlim_max.min(FILES);
+        if libc::setrlimit(libc::RLIMIT_NOFILE, &files) < 0 {
+            return RLIMIT;
         }
         libc::umask(0o022);
         if libc::chdir(c"/".as_ptr()) < 0 {

@@ -136,6 +136,8 @@ fn end<T>(builder: LinkMessageBuilder<T>, end: VethEnd<'_>) -> LinkMessageBuilde
     let mut builder = builder
         .name(end.name.to_string())
         .mtu(end.mtu)
+        // A super-packet and the outer headers must fit into 16 bits of length.
+        .append_extra_attribute(LinkAttribute::GsoMaxSize(vlan_rs::GSO_MAX_SIZE))
         .append_extra_attribute(LinkAttribute::NumTxQueues(1))
         .append_extra_attribute(LinkAttribute::NumRxQueues(1));
     if let Some(mac) = end.mac {
