@@ -1,9 +1,10 @@
 //! Client of the access server: rows are stated, never asked for in steps. Every request is an idempotent PUT or
 //! DELETE; after a lost connection all rows of ours are stated again.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use http_body_util::{BodyExt, Full};
 use hyper::body::Bytes;
@@ -15,6 +16,15 @@ use serde::{Deserialize, Serialize};
 use stackmap::{MacAddr, TunnelKind, TunnelSpec, Vlan};
 
 use crate::model::{Counters, Tenant};
+
+/// How long the access server may take to answer: the owner waits for it, and with the owner every tenant.
+const DEADLINE: Duration = Duration::from_secs(3);
+/// How long its status may take, which is asked for all the time.
+const DEADLINE_STATUS: Duration = Duration::from_secs(1);
+/// How long replace-all may take: it has every row of ours.
+const DEADLINE_ALL: Duration = Duration::from_secs(20);
+/// One that did not answer in time is not asked again for this long, but for its status.
+const QUIET: Duration = Duration::from_secs(10);
 
 /// Why the access server did not do what it was asked.
 #[derive(Debug, thiserror::Error)]
@@ -31,6 +41,14 @@ pub enum AccessError {
     /// The connection broke.
     #[error("the access server broke off")]
     Broken(#[source] hyper::Error),
+    /// It took the question and did not answer.
+    #[error("the access server at {path} did not answer within {deadline:?}")]
+    Silent {
+        /// Socket.
+        path: String,
+        /// Time waited.
+        deadline: Duration,
+    },
     /// It refused, and said why.
     #[error("the access server refused: {detail}")]
     Refused {
@@ -50,6 +68,13 @@ pub enum AccessError {
     Answer(#[source] serde_json::Error),
 }
 
+impl AccessError {
+    /// True when it is not there or does not answer: what it was asked may be right.
+    pub fn is_away(&self) -> bool {
+        matches!(self, Self::Unreachable { .. } | Self::Broken(_) | Self::Silent { .. })
+    }
+}
+
 /// One VLAN's row as it is stated.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Row {
@@ -61,6 +86,13 @@ pub struct Row {
     server_mac: MacAddr,
     gateway_mac: MacAddr,
     tunnels: Vec<RowTunnel>,
+}
+
+impl Row {
+    /// Its VLAN.
+    pub fn vlan(&self) -> Vlan {
+        self.vlan
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -113,12 +145,13 @@ pub struct AccessClient {
     socket: PathBuf,
     owner: String,
     sender: Option<SendRequest<Full<Bytes>>>,
+    quiet_until: Option<Instant>,
 }
 
 impl AccessClient {
     /// A client that is not connected yet. `owner` marks the rows that are ours.
     pub fn new(socket: &Path, owner: String) -> Self {
-        Self { socket: socket.to_path_buf(), owner, sender: None }
+        Self { socket: socket.to_path_buf(), owner, sender: None, quiet_until: None }
     }
 
     /// Whether we stated the row.
@@ -164,7 +197,18 @@ impl AccessClient {
     pub async fn replace_all(&mut self, rows: &[Row]) -> Result<(), AccessError> {
         let path = format!("/v1/owners/{}/vlans", self.owner.replace('/', "%2F"));
         let body = serde_json::json!({ "rows": rows });
-        self.call::<_, serde_json::Value>(Method::PUT, &path, Some(&body)).await.map(drop)
+        self.call_within::<_, serde_json::Value>(Method::PUT, &path, Some(&body), DEADLINE_ALL).await.map(drop)
+    }
+
+    /// Take away what is ours there and not of a VLAN in `wanted`.
+    pub async fn delete_others(&mut self, wanted: &BTreeSet<Vlan>) -> Result<(), AccessError> {
+        let rows: Vec<StoredRow> = self.call::<(), _>(Method::GET, "/v1/vlans", None).await?;
+        for row in rows {
+            if self.is_ours(&row) && !wanted.contains(&row.vlan) {
+                self.delete(row.vlan).await?;
+            }
+        }
+        Ok(())
     }
 
     /// One row as stored; `None` when there is none.
@@ -178,7 +222,8 @@ impl AccessClient {
 
     /// State of the access server.
     pub async fn status(&mut self) -> Result<AccessStatus, AccessError> {
-        self.call::<(), _>(Method::GET, "/v1/status", None).await
+        self.quiet_until = None;
+        self.call_within::<(), _>(Method::GET, "/v1/status", None, DEADLINE_STATUS).await
     }
 
     /// Counters by VLAN; 0 is what could not be attributed.
@@ -193,6 +238,19 @@ impl AccessClient {
         path: &str,
         body: Option<&B>,
     ) -> Result<T, AccessError> {
+        self.call_within(method, path, body, DEADLINE).await
+    }
+
+    async fn call_within<B: Serialize, T: for<'a> Deserialize<'a>>(
+        &mut self,
+        method: Method,
+        path: &str,
+        body: Option<&B>,
+        deadline: Duration,
+    ) -> Result<T, AccessError> {
+        if self.quiet_until.is_some_and(|until| Instant::now() < until) {
+            return Err(self.silent(deadline));
+        }
         let body = match body {
             Some(body) => serde_json::to_vec(body).map_err(AccessError::Answer)?,
             None => Vec::new(),
@@ -200,7 +258,12 @@ impl AccessClient {
         // A connection the server closed while idle shows only when it is used: one more try on a new one.
         let mut fresh = self.sender.is_none();
         loop {
-            match self.send(method.clone(), path, body.clone()).await {
+            let sent = tokio::time::timeout(deadline, self.send(method.clone(), path, body.clone())).await;
+            let sent = sent.unwrap_or_else(|_| {
+                self.quiet_until = Some(Instant::now() + QUIET);
+                Err(self.silent(deadline))
+            });
+            match sent {
                 Err(AccessError::Broken(_)) if !fresh => {
                     fresh = true;
                     self.sender = None;
@@ -217,6 +280,10 @@ impl AccessClient {
                 }
             }
         }
+    }
+
+    fn silent(&self, deadline: Duration) -> AccessError {
+        AccessError::Silent { path: self.socket.display().to_string(), deadline }
     }
 
     async fn send(&mut self, method: Method, path: &str, body: Vec<u8>) -> Result<Bytes, AccessError> {
@@ -278,5 +345,35 @@ fn refusal(status: StatusCode, body: &[u8]) -> AccessError {
         field: problem.field,
         value: problem.value.map(|v| v.as_str().map_or_else(|| v.to_string(), str::to_owned)),
         rule: problem.rule,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used)]
+    use super::*;
+
+    #[tokio::test]
+    async fn one_that_does_not_answer_is_left_alone_for_a_while() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("api.sock");
+        // Listens and never says a word, as a stopped process does.
+        let _listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
+        let mut client = AccessClient::new(&path, "tenantd/test".into());
+        let started = Instant::now();
+        let silent = client.get("600".parse().unwrap()).await.unwrap_err();
+        assert!(matches!(silent, AccessError::Silent { .. }) && silent.is_away(), "{silent}");
+        assert!(started.elapsed() >= DEADLINE && started.elapsed() < 2 * DEADLINE, "{:?}", started.elapsed());
+        let started = Instant::now();
+        assert!(client.get("601".parse().unwrap()).await.unwrap_err().is_away());
+        assert!(started.elapsed() < Duration::from_millis(500), "asked again at once");
+    }
+
+    #[tokio::test]
+    async fn nobody_there_says_how_to_start_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut client = AccessClient::new(&dir.path().join("none.sock"), "tenantd/test".into());
+        let away = client.status().await.unwrap_err();
+        assert!(away.is_away() && away.to_string().contains("start it with: access-server run"), "{away}");
     }
 }

@@ -23,6 +23,7 @@ use stackmap::{
 };
 use tokio::sync::mpsc;
 
+use crate::access::{AccessError, Row};
 use crate::control::{Command, Handle, OpError, Reply};
 use crate::model::*;
 use crate::plan::{Action, plan};
@@ -177,7 +178,12 @@ impl Owner {
                     self.turns.pop_front();
                     let _ = self.pass(&name).await;
                 }
-                Input::Tick => self.tick().await,
+                Input::Tick => {
+                    self.tick().await;
+                    // Counted from its end: a tick that takes long, because somebody does not answer, must leave room
+                    // for the turns.
+                    ticks.reset();
+                }
                 Input::Closed => return,
             }
         }
@@ -216,7 +222,7 @@ impl Owner {
                         .filter(|d| !d.removing)
                         .filter_map(|d| self.world.access.row(&d.tenant, self.world.macs(d.tenant.vlan?).1))
                         .collect();
-                    self.access_state = match self.world.access.replace_all(&rows).await {
+                    self.access_state = match self.state_all(&rows).await {
                         Ok(()) => "connected".into(),
                         Err(error) => chain(&error),
                     };
@@ -229,6 +235,21 @@ impl Owner {
             let detail = self.access_state.clone();
             tracing::info!(kind, detail, "access server");
             self.tell(kind, None, detail);
+        }
+    }
+
+    /// State every row. When one of them is refused the others must not wait for it: what nobody desires is taken away,
+    /// and each tenant states its own in its pass, where a refusal stays with the tenant it is about.
+    async fn state_all(&mut self, rows: &[Row]) -> Result<(), AccessError> {
+        match self.world.access.replace_all(rows).await {
+            Err(AccessError::Refused { detail, .. }) => {
+                tracing::warn!(detail, "the access server refused the rows as a whole; they are stated one by one");
+                let wanted = rows.iter().map(Row::vlan).collect();
+                self.world.access.delete_others(&wanted).await?;
+                self.turns = self.desired.keys().cloned().collect();
+                Ok(())
+            }
+            other => other,
         }
     }
 
@@ -256,9 +277,16 @@ impl Owner {
 
     async fn steps(&mut self, desired: &Desired) -> Result<Vec<Step>, (&'static str, StepError)> {
         let started = Instant::now();
-        let actual = self.world.actual(desired).await.map_err(|e| ("read", e))?;
+        let mut desired = desired.clone();
+        let actual = self.world.actual(&desired).await.map_err(|e| ("read", e))?;
+        if let Some(newer) = actual.access_newer {
+            // The store is older than what we once stated (a backup was put back): what it says now counts from there.
+            desired.tenant.generation = newer + 1;
+            self.store.put(&desired).map_err(|e| ("store", store_step(e)))?;
+            self.desired.insert(desired.tenant.name.clone(), desired.clone());
+        }
         let mut steps = vec![step("read", started)];
-        for action in plan(desired, &actual) {
+        for action in plan(&desired, &actual) {
             let started = Instant::now();
             let name = action.name();
             self.world.apply(&desired.tenant, &action).await.map_err(|e| (name, e))?;

@@ -28,6 +28,10 @@ pub struct Actual {
     pub access: bool,
     /// The access server holds a row of ours, in whatever generation.
     pub access_any: bool,
+    /// The access server does not answer: what it holds is not known.
+    pub access_away: bool,
+    /// Generation of our row there when it is newer than ours: the store is older than what was stated.
+    pub access_newer: Option<u64>,
     /// Files of the tenant exist.
     pub files: bool,
     /// Services init knows, and whether they were started from what is desired.
@@ -116,12 +120,14 @@ fn removal(tenant: &Tenant, actual: &Actual) -> Vec<Action> {
             steps.push(action)
         }
     };
-    when(actual.access_any, Action::WithdrawAccess);
+    when(actual.access_any && !actual.access_away, Action::WithdrawAccess);
     when(actual.bound, Action::Unbind);
     when(actual.port, Action::DeletePort);
     when(tenant.whole_device && actual.device, Action::ReturnDevice);
     when(actual.init, Action::EndInit);
     when(actual.files, Action::RemoveFiles);
+    // While it is away the row keeps the VLAN taken, but nothing else of the tenant has to wait for it.
+    when(actual.access_any && actual.access_away, Action::WithdrawAccess);
     when(true, Action::Forget);
     steps
 }
@@ -150,7 +156,7 @@ fn making(tenant: &Tenant, actual: &Actual) -> Vec<Action> {
         steps.push(Action::Launch);
     }
     if tenant.vlan.is_some() {
-        if !tenant.tunnels.is_empty() && !actual.access {
+        if !tenant.tunnels.is_empty() && !actual.access && !actual.access_away {
             steps.push(Action::StateAccess);
         }
         let port = actual.port && !stale_port;
@@ -175,6 +181,10 @@ fn making(tenant: &Tenant, actual: &Actual) -> Vec<Action> {
         if !as_desired {
             steps.push(Action::StartService(service.name.clone()));
         }
+    }
+    // What the kernel has of the tenant is mended without the access server; only then it is missed.
+    if actual.access_away && !tenant.tunnels.is_empty() {
+        steps.push(Action::StateAccess);
     }
     steps
 }
@@ -275,6 +285,8 @@ mod tests {
             stack: true,
             access: true,
             access_any: true,
+            access_away: false,
+            access_newer: None,
             files: true,
             services: BTreeMap::new(),
         }
@@ -333,6 +345,20 @@ mod tests {
         assert_eq!(words(&desired, &actual), "stop-service old, stop-service web, service web");
         actual.services = BTreeMap::from([("web".parse().unwrap(), true)]);
         assert_eq!(words(&desired, &actual), "");
+    }
+
+    #[test]
+    fn while_the_access_server_is_away_everything_else_is_mended_and_removed() {
+        let web = serde_json::json!({"name": "web", "command": ["/bin/true"]});
+        let mut desired = wanted(tenant(serde_json::json!({"services": [web]})));
+        let mut actual = as_desired();
+        (actual.access, actual.access_any, actual.access_away) = (false, false, true);
+        (actual.init, actual.device, actual.stack) = (false, false, false);
+        let steps = "unbind, delete-port, stack, port, bind, addresses, probe, service web, access";
+        assert_eq!(words(&desired, &actual), steps);
+        desired.removing = true;
+        actual = Actual { access_away: true, ..as_desired() };
+        assert_eq!(words(&desired, &actual), "unbind, delete-port, end, remove-files, withdraw, forget");
     }
 
     #[test]

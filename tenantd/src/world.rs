@@ -177,8 +177,13 @@ impl World {
 
     /// Drop the descriptors of an init that ended.
     pub fn forget_seat(&mut self, name: &TenantName, pid: i32) {
-        if self.seats.get(name).is_some_and(|s| s.pid == pid) {
-            self.seats.remove(name);
+        if let Some(seat) = self.seats.remove(name) {
+            if seat.pid == pid {
+                // Our child, if this daemon started it: one that died unasked would stay a zombie as long as we live.
+                launch::reap(&seat.pidfd);
+            } else {
+                self.seats.insert(name.clone(), seat);
+            }
         }
     }
 
@@ -220,16 +225,22 @@ impl World {
         if let Some(vlan) = tenant.vlan {
             let bound = self.room.bound(vlan).await?;
             let stored = self.stored(tenant, vlan).await;
+            actual.access_away = stored.as_ref().is_err_and(AccessError::is_away);
             if desired.removing {
                 actual.bound = bound.is_some();
                 // One that does not answer may still hold a row of ours: then removal waits.
                 actual.access_any = stored.map_or(true, |row| row.is_some_and(|row| self.access.is_ours(&row)));
             } else {
-                let stored = stored?;
+                let stored = if actual.access_away { None } else { stored? };
                 let ours = stored.as_ref().filter(|row| self.access.is_ours(row));
                 actual.access_any = ours.is_some();
                 actual.access = ours.is_some_and(|row| row.generation == tenant.generation);
-                let inner = self.inner_of(tenant, stored.as_ref());
+                actual.access_newer = ours.map(|row| row.generation).filter(|there| *there > tenant.generation);
+                let mut inner = self.inner_of(tenant, stored.as_ref());
+                if actual.access_away {
+                    // As long as nobody says otherwise the port is right as it is.
+                    inner = self.inner_mtu.get(&vlan).copied().or(port.as_ref().map(|port| port.mtu));
+                }
                 if let Some(inner) = inner {
                     self.inner_mtu.insert(vlan, inner);
                 }
@@ -243,7 +254,12 @@ impl World {
             actual.stack = found.satisfies(&self.wanted_stack(tenant, found.link.mtu).await?);
         }
         if actual.init && !desired.removing {
-            for state in self.ask_init(&tenant.name, |c| c.list(INIT_DEADLINE)).await? {
+            let asked = self.ask_init(&tenant.name, |c| Ok((c.hello(INIT_DEADLINE)?, c.list(INIT_DEADLINE)?))).await?;
+            let (hello, states) = asked;
+            if !hello.ready {
+                return Err(StepError::NotReady(hello.failed.unwrap_or_default()));
+            }
+            for state in states {
                 let Ok(name) = state.spec.name.parse::<TenantName>() else { continue };
                 let wanted = service_of(tenant, &name).and_then(|s| self.service_spec(tenant, s).ok());
                 actual.services.insert(name, wanted.as_ref() == Some(&state.spec));
@@ -387,7 +403,10 @@ impl World {
         if let Some(inner) = self.inner_mtu.get(&vlan) {
             return Ok(self.port_mtu(*inner));
         }
-        let stored = self.stored(tenant, vlan).await?;
+        let stored = match self.stored(tenant, vlan).await {
+            Err(error) if error.is_away() => return Ok(otherwise),
+            answer => answer?,
+        };
         Ok(self.inner_of(tenant, stored.as_ref()).map_or(otherwise, |inner| self.port_mtu(inner)))
     }
 
@@ -441,6 +460,10 @@ impl World {
         if port.mtu != mtu {
             link::set_mtu(&self.room.netlink, port.index, mtu).await?;
         }
+        // A stack that died took its port along, but not the port's row.
+        if self.room.bound(vlan).await?.is_some_and(|there| there.ifindex != port.index) {
+            self.room.unbind(vlan).await?;
+        }
         let row = self.port_row(tenant, vlan, port.index, mtu);
         self.room.bind(row.config(&self.room)?).await?;
         Ok(())
@@ -459,6 +482,13 @@ impl World {
         let found = stack::read(&netlink, &tenant.device).await?;
         let found = found.ok_or_else(|| StepError::NoDevice(tenant.device.clone()))?;
         let wanted = self.wanted_stack(tenant, found.link.mtu).await?;
+        // The names first: when we are killed in between, the addresses still differ and this is done again.
+        let files = self.files(&tenant.name);
+        launch::write_hosts(&files, &tenant.name, &tenant.addresses).map_err(|source| StepError::File {
+            verb: "write etc/hosts in",
+            path: files.display().to_string(),
+            source,
+        })?;
         stack::apply(&netlink, &found, &wanted).await?;
         Ok(())
     }

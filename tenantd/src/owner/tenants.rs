@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use stackmap::{FlowRequest, GidRange, Invalid, LinkRequest, NicName, TenantName, TunnelSpec};
+use tenant_init::client::ClientError;
 
 use super::errors::{chain, conflict, half_made, not_done, step_refused};
 use super::{Owner, step};
@@ -10,6 +11,7 @@ use crate::control::OpError;
 use crate::model::*;
 use crate::plan::plan;
 use crate::store::Desired;
+use crate::world::StepError;
 
 impl Owner {
     /// Check a request against every rule and table; nothing is changed.
@@ -119,7 +121,9 @@ impl Owner {
         if !force && !desired.removing {
             let processes = self.world.ask_init(name, |c| c.processes(Duration::from_secs(5))).await;
             match processes {
-                Ok(0) | Err(_) => {}
+                Ok(0) | Err(StepError::Init(ClientError::Gone { .. })) => {}
+                // One that does not answer may well have processes.
+                Err(error) => return Err(not_done(name, "processes", &error)),
                 Ok(processes) => return Err(OpError::Busy { name: name.clone(), processes }),
             }
         }

@@ -12,6 +12,10 @@ impl Owner {
         if self.access_state != "connected" {
             self.reach_access().await;
         }
+        if self.locals.is_empty() {
+            // Never reached: which address the tunnel ends at nobody can say.
+            return Err(OpError::Failed { name: name.clone(), step: "access", cause: self.access_state.clone() });
+        }
         let generation = self.changeable(name)?.generation + 1;
         let tunnel = self.with_local(&tunnel)?;
         let site = Site::new(self.tunnel_id(&tunnel)?, tunnel.prefixes().to_vec())?;
@@ -44,14 +48,17 @@ impl Owner {
         let found = self.changeable(name)?.tunnels.iter().find(|t| same_tunnel(t, tunnel)).cloned();
         let found = found.ok_or_else(unknown)?;
         let id = self.tunnel_id(&found)?;
-        let tenant = self
+        let result = self
             .change(name, move |tenant| {
                 tenant.tunnels.retain(|t| t != &found);
                 Ok(())
             })
-            .await?;
-        self.maps.remove_tunnel(name, &id);
-        Ok(tenant)
+            .await;
+        // The table follows what is recorded, also when the kernel has to be asked again for it.
+        if !matches!(result, Err(OpError::Failed { step: "store", .. })) {
+            self.maps.remove_tunnel(name, &id);
+        }
+        result
     }
 }
 
