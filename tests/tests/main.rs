@@ -26,6 +26,7 @@ mod leftovers;
 mod one_gateway;
 mod pmtu;
 mod push;
+mod right_tenant;
 mod sites;
 mod tags;
 mod transfer;
@@ -48,6 +49,7 @@ fn main() -> ExitCode {
         foreign_vxlan::trials(),
         large::trials(),
         pmtu::trials(),
+        right_tenant::trials(),
         foreign_uml::trials(),
         foreign_trunk::trials(),
         two_boxes::trials(),
