@@ -18,7 +18,8 @@ use system_tests::world::{Running, World, eventually};
 use crate::floor::{TENANTS, explain, trial, world};
 
 const HOSTILE: &str = include_str!("../peers/hostile.py");
-/// Mutations from the sites and from inside a tenant. The seed is fixed: a failure can be run again.
+/// Mutations from the sites and from inside a tenant; with `FULL` in the environment fifty times as many. The seed is
+/// fixed: a failure can be run again.
 const FUZZ: (u32, u32) = (20_000, 5_000);
 const SEED: u32 = 2003_167805;
 pub(crate) fn trials() -> Vec<Trial> {
@@ -352,7 +353,8 @@ fn fuzz(sites: &[Site], link: &Attacker, tenant: &Attacker) -> Result<()> {
     let world = link.world;
     let captures = capture(world, sites)?;
     let before = (outside(world)?, inside(world)?);
-    for (attacker, verb, count) in [(link, "fuzz", FUZZ.0), (tenant, "fuzz-tenant", FUZZ.1)] {
+    let times = if std::env::var_os("FULL").is_some() { 50 } else { 1 };
+    for (attacker, verb, count) in [(link, "fuzz", times * FUZZ.0), (tenant, "fuzz-tenant", times * FUZZ.1)] {
         attacker.run(verb, &[&SEED.to_string(), &count.to_string()])?;
     }
     nothing_foreign(world, sites, captures)?;
