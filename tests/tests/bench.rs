@@ -37,7 +37,7 @@ fn every_row_gives_numbers() -> Result<()> {
         }
     }
     let programs = results["bpf_ns_a_packet"].as_object().context("no BPF programs")?;
-    ensure!(programs.len() == 6 && programs.values().all(|ns| ns.as_f64() > Some(0.0)), "BPF programs: {programs:?}");
+    ensure!(programs.len() == 12 && programs.values().all(|ns| ns.as_f64() > Some(0.0)), "BPF programs: {programs:?}");
     for who in ["ours", "by_hand"] {
         ensure!(results["add_tenant_ms"][who]["p50"].as_f64() > Some(0.0), "add-tenant {who} took no time");
     }

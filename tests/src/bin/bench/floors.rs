@@ -44,21 +44,22 @@ impl Floor {
     }
 }
 
-/// The slower of the two directions must do it.
-fn both_ways(results: &Results, to: &str, up: Measure, down: Measure) -> f64 {
-    results.ratio("ipip", to, up).min(results.ratio("ipip", to, down))
-}
-
-/// The floors of the data path: IPIP against the limit and against the by-hand way.
+/// The floors of the data path (IPIP). The limit, one veth pair, has no gateway in it, so it is held against the client that
+/// sits in one. What is built by hand for a customer has a LAN at its end, so whole ways are held against each other.
 pub(crate) fn data_path(results: &Results) -> Vec<Floor> {
     let mut floors = Vec::new();
-    for (to, tcp, small, ping) in [("raw", 0.80, 0.58, 1.40), ("by-hand", 1.10, 1.35, 0.85)] {
-        let mut add = |what: &str, value, bound| floors.push(Floor { what: format!("{what}, of {to}"), value, bound });
-        let value = both_ways(results, to, Measure::TcpUp, Measure::TcpDown);
-        add("TCP, 1 stream, slower direction", value, Bound::AtLeast(tcp));
-        let value = both_ways(results, to, Measure::SmallUp, Measure::SmallDown);
-        add("small UDP packets, slower direction", value, Bound::AtLeast(small));
-        add("1-byte ping-pong p50", results.ratio("ipip", to, Measure::PingP50), Bound::AtMost(ping));
+    for (row, to, tcp, small, ping) in
+        [("ipip", "raw", 0.80, 0.58, 1.40), ("lan-ipip", "lan-by-hand", 1.10, 1.35, 0.85)]
+    {
+        // The slower of the two directions must do it.
+        let both = |up, down| results.ratio(row, to, up).min(results.ratio(row, to, down));
+        let mut add =
+            |what: &str, value, bound| floors.push(Floor { what: format!("{what}: {row} / {to}"), value, bound });
+        let value = both(Measure::TcpUp, Measure::TcpDown);
+        add("TCP, 1 stream, slower way", value, Bound::AtLeast(tcp));
+        let value = both(Measure::SmallUp, Measure::SmallDown);
+        add("small UDP packets, slower way", value, Bound::AtLeast(small));
+        add("1-byte ping-pong p50", results.ratio(row, to, Measure::PingP50), Bound::AtMost(ping));
     }
     floors
 }

@@ -10,8 +10,7 @@ use libbpf_rs::libbpf_sys;
 use libbpf_rs::query::ProgInfoIter;
 
 use crate::flows;
-use crate::netns::Netns;
-use crate::rows::{self, Scene};
+use crate::rows::{Place, Row};
 use crate::sample;
 
 /// One program at its place.
@@ -22,32 +21,34 @@ pub(crate) struct Cost {
     pub(crate) ns: f64,
 }
 
-/// Runs the small packets of the IPIP row both ways with run-time statistics on, which cost themselves some ten
-/// nanoseconds a program: hence apart from the rounds.
-pub(crate) fn measure(scene: &Scene, rounds: usize, duration: Duration) -> Result<Vec<Cost>> {
-    let places = places(scene)?;
-    let row = scene.rows.iter().find(|r| r.name == "ipip").context("no IPIP row")?;
+/// Runs the small packets of the rows that have programs both ways with run-time statistics on, which cost themselves
+/// some ten nanoseconds a program: hence apart from the rounds.
+pub(crate) fn measure(rows: &[Row], rounds: usize, duration: Duration) -> Result<Vec<Cost>> {
     // SAFETY: a call without pointers; it returns a descriptor that is ours, or an error.
-    let switched_on = unsafe {
+    let _switched_on = unsafe {
         let fd = libbpf_sys::bpf_enable_stats(libbpf_sys::BPF_STATS_RUN_TIME);
         ensure!(fd >= 0, "BPF_ENABLE_STATS is refused: {}", std::io::Error::last_os_error());
         OwnedFd::from_raw_fd(fd)
     };
-    let mut all: Vec<Vec<f64>> = vec![Vec::new(); places.len()];
-    for _ in 0..rounds {
-        let before = runs();
-        flows::small_packets(&row.up(), duration)?;
-        flows::small_packets(&row.down(), duration)?;
-        let after = runs();
-        for (values, (_, id)) in all.iter_mut().zip(&places) {
-            let at = |runs: &BTreeMap<u32, (u64, u64)>| runs.get(id).copied().unwrap_or_default();
-            let ((ns, count), (ns_before, count_before)) = (at(&after), at(&before));
-            values.push((ns - ns_before) as f64 / (count - count_before) as f64);
+    let mut costs = Vec::new();
+    for row in rows.iter().filter(|row| !row.programs.is_empty()) {
+        let ids = row.programs.iter().map(program).collect::<Result<Vec<u32>>>()?;
+        let mut all: Vec<Vec<f64>> = vec![Vec::new(); ids.len()];
+        for _ in 0..rounds {
+            let before = runs();
+            flows::small_packets(&row.up(), duration)?;
+            flows::small_packets(&row.down(), duration)?;
+            let after = runs();
+            for (values, id) in all.iter_mut().zip(&ids) {
+                let at = |runs: &BTreeMap<u32, (u64, u64)>| runs.get(id).copied().unwrap_or_default();
+                let ((ns, count), (ns_before, count_before)) = (at(&after), at(&before));
+                values.push((ns - ns_before) as f64 / (count - count_before) as f64);
+            }
         }
+        let medians = row.programs.iter().zip(all);
+        costs.extend(medians.map(|(place, values)| Cost { place: place.what.to_owned(), ns: sample::median(&values) }));
     }
-    drop(switched_on);
-    let costs = places.into_iter().zip(all);
-    Ok(costs.map(|((place, _), values)| Cost { place, ns: sample::median(&values) }).collect())
+    Ok(costs)
 }
 
 /// Run time and number of runs of every program of the machine.
@@ -55,27 +56,9 @@ fn runs() -> BTreeMap<u32, (u64, u64)> {
     ProgInfoIter::default().map(|p| (p.id, (p.run_time_ns, p.run_cnt))).collect()
 }
 
-/// The programs in the order a packet meets them, up and back.
-fn places(scene: &Scene) -> Result<Vec<(String, u32)>> {
-    let server = Netns::node(&scene.world, "server")?;
-    let room = rows::room(&scene.world)?;
-    let vlan = scene.world.ok("server", &["tenantd", "show", "bench-ipip", "--json"])?;
-    let vlan: serde_json::Value = serde_json::from_str(&vlan).context("tenantd show --json")?;
-    let port = format!("p{}", vlan["vlan"]);
-    let trunk = format!("trunk-{}", system_tests::daemons::INSTANCE);
-    let wanted: [(&Netns, &str, &str, &str); 6] = [
-        (&scene.gateway, "wire", "egress", "up: into the tunnel (bare gateway)"),
-        (&server, "wan0", "ingress", "up: access server, out of the tunnel, tag"),
-        (&room, "trunk", "ingress", "up: vlan-rs, tag to port"),
-        (&room, &port, "ingress", "down: vlan-rs, port to tag"),
-        (&server, &trunk, "ingress", "down: access server, tag off, into the tunnel"),
-        (&scene.gateway, "wire", "ingress", "down: out of the tunnel (bare gateway)"),
-    ];
-    wanted.into_iter().map(|(netns, device, side, what)| Ok((what.to_owned(), program(netns, device, side)?))).collect()
-}
-
-/// Number of the program on a device.
-fn program(netns: &Netns, device: &str, side: &str) -> Result<u32> {
+/// Number of the program at its place.
+fn program(place: &Place) -> Result<u32> {
+    let Place { netns, device, side, .. } = place;
     let output = netns.run(|| {
         Command::new("tc").args(["filter", "show", "dev", device, side]).output().context("cannot run tc (iproute2)")
     })?;

@@ -101,7 +101,7 @@ impl Report<'_> {
         self.step("one more veth by plain redirect (the port)", "plain-hop", "raw");
         self.step("all of the product's path, bare programs", "bare", "raw");
         self.step("tags, tables, checks, counters: ours over bare", "ipip", "bare");
-        println!("\nBPF programs, ns a small packet (IPIP row)");
+        println!("\nBPF programs, ns a small packet");
         for cost in self.programs {
             println!("{:56} {:>6.0}", cost.place, cost.ns);
         }
@@ -116,6 +116,20 @@ impl Report<'_> {
         println!("\nRows");
         for row in self.rows {
             println!("{:12} {}", row.name, row.what);
+        }
+        println!(
+            "\nThe product against the by-hand way, client in the gateway (not a floor: there the by-hand way has no LAN)"
+        );
+        for row in ["ipip", "gre", "vxlan"] {
+            let of = |measure| self.results.ratio(row, "by-hand", measure);
+            println!(
+                "{row:12} TCP1 {:.2} {:.2}, UDP64 {:.2} {:.2}, ping-pong {:.2}",
+                of(Measure::TcpUp),
+                of(Measure::TcpDown),
+                of(Measure::SmallUp),
+                of(Measure::SmallDown),
+                of(Measure::PingP50)
+            );
         }
         println!("\nFloors (IPIP, medians of {} rounds)", self.results.rounds("raw", Measure::TcpUp).len());
         for floor in self.floors {

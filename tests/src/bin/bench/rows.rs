@@ -37,6 +37,22 @@ pub(crate) enum Part {
     Lan,
 }
 
+/// A BPF program on the way of a row.
+pub(crate) struct Place {
+    /// Where its device is.
+    pub(crate) netns: Rc<Netns>,
+    /// The device.
+    pub(crate) device: String,
+    /// `ingress` or `egress`.
+    pub(crate) side: &'static str,
+    /// What it does there.
+    pub(crate) what: &'static str,
+}
+
+fn place(netns: &Rc<Netns>, device: &str, side: &'static str, what: &'static str) -> Place {
+    Place { netns: Rc::clone(netns), device: device.to_owned(), side, what }
+}
+
 /// One row.
 pub(crate) struct Row {
     /// Its name in table and JSON.
@@ -45,6 +61,8 @@ pub(crate) struct Row {
     pub(crate) what: &'static str,
     /// Where it belongs.
     pub(crate) part: Part,
+    /// The programs a packet meets, up and then back; of the rows of which the bench tells.
+    pub(crate) programs: Vec<Place>,
     client: Rc<Netns>,
     server: Rc<Netns>,
     client_address: Ipv4Addr,
@@ -71,8 +89,6 @@ pub(crate) struct Scene {
     pub(crate) rows: Vec<Row>,
     /// The world of the product's rows.
     pub(crate) world: World,
-    /// Its gateway.
-    pub(crate) gateway: Rc<Netns>,
     /// The world with the LAN, and its `access-server site`, which ends with it.
     _lan: (World, Running),
 }
@@ -95,7 +111,7 @@ pub(crate) fn build() -> Result<Scene> {
     rows.push(lan_by_hand()?);
     let (row, lan) = lan_ours()?;
     rows.push(row);
-    Ok(Scene { rows, world, gateway, _lan: lan })
+    Ok(Scene { rows, world, _lan: lan })
 }
 
 /// The limit: one veth pair, two namespaces.
@@ -113,6 +129,7 @@ fn row(name: &'static str, what: &'static str, part: Part, client: Netns, server
         part,
         client: Rc::new(client),
         server: Rc::new(server),
+        programs: Vec::new(),
         client_address: CLIENT,
         server_address: SERVER,
         _between: Vec::new(),
@@ -182,11 +199,11 @@ fn wired(stem: &str) -> Result<World> {
 }
 
 /// Adds a tenant; returns its stack.
-fn tenant(world: &World, name: &str, address: Ipv4Addr, tunnel: &str) -> Result<Netns> {
-    let address = format!("{address}/24");
-    let argv = ["tenantd", "add-tenant", name, "--address", &address, "--tunnel", tunnel];
+fn tenant(world: &World, vlan: u8, address: Ipv4Addr, tunnel: &str) -> Result<Netns> {
+    let (name, vlan, address) = (format!("bench-{vlan}"), vlan.to_string(), format!("{address}/24"));
+    let argv = ["tenantd", "add-tenant", &name, "--vlan", &vlan, "--address", &address, "--tunnel", tunnel];
     world.ok("server", &argv).with_context(|| world.report())?;
-    Netns::tenant(world, name)
+    Netns::tenant(world, &name)
 }
 
 /// The product, with three kinds of tunnel from one gateway. IPIP and GRE, which this kernel may lack, are put on by
@@ -219,7 +236,7 @@ fn ours(world: &World, gateway: &Rc<Netns>) -> Result<Vec<Row>> {
     let mut rows = Vec::new();
     for (kind, net, key) in kinds {
         let tunnel = format!("{kind}:{GATEWAY},local={ACCESS}{key}");
-        let server = tenant(world, &format!("bench-{kind}"), address(net, 1), &tunnel)?;
+        let server = tenant(world, net, address(net, 1), &tunnel)?;
         rows.push(Row {
             name: kind,
             what: match kind {
@@ -228,6 +245,7 @@ fn ours(world: &World, gateway: &Rc<Netns>) -> Result<Vec<Row>> {
                 _ => "ours: bare IPIP gateway - access server, trunk, port",
             },
             part: Part::Main,
+            programs: if kind == "ipip" { programs(world, gateway, net)? } else { Vec::new() },
             client: Rc::clone(gateway),
             server: Rc::new(server),
             client_address: address(net, 10),
@@ -236,6 +254,21 @@ fn ours(world: &World, gateway: &Rc<Netns>) -> Result<Vec<Row>> {
         });
     }
     Ok(rows)
+}
+
+/// The product's programs, and the bare ones at the gateway, for the tenant with VLAN `vlan`.
+fn programs(world: &World, gateway: &Rc<Netns>, vlan: u8) -> Result<Vec<Place>> {
+    let server = Rc::new(Netns::node(world, "server")?);
+    let room = Rc::new(Netns::open(&world.path(&format!("/run/tenantd/{INSTANCE}/patchroom")))?);
+    let (port, trunk) = (format!("p{vlan}"), format!("trunk-{INSTANCE}"));
+    Ok(vec![
+        place(gateway, "wire", "egress", "up: into the tunnel (bare gateway)"),
+        place(&server, "wan0", "ingress", "up: access server, out of the tunnel, tag"),
+        place(&room, "trunk", "ingress", "up: vlan-rs, tag to port"),
+        place(&room, &port, "ingress", "down: vlan-rs, port to tag"),
+        place(&server, &trunk, "ingress", "down: access server, tag off, into the tunnel"),
+        place(gateway, "wire", "ingress", "down: out of the tunnel (bare gateway)"),
+    ])
 }
 
 fn tunnel_end(local: Ipv4Addr, remote: Ipv4Addr, inner: Ipv4Addr) -> Constants {
@@ -295,7 +328,14 @@ fn bare_path() -> Result<Row> {
     bare::attach(&room, "trunk", Program::PassOn, &access(Target::Plain(room.ifindex("p600")?)))?;
     bare::attach(&room, "p600", Program::PassOn, &access(Target::Peer(room.ifindex("trunk")?)))?;
     let row = row("bare", "the product's path, bare programs", Part::Ladder, client, server);
-    Ok(Row { _between: vec![Rc::new(machine), Rc::new(room)], ..row })
+    let (machine, room) = (Rc::new(machine), Rc::new(room));
+    let programs = vec![
+        place(&machine, "wan0", "ingress", "up: bare, out of the tunnel"),
+        place(&room, "trunk", "ingress", "up: bare, to port"),
+        place(&room, "p600", "ingress", "down: bare, to trunk"),
+        place(&machine, "trunk", "ingress", "down: bare, into the tunnel"),
+    ];
+    Ok(Row { programs, ..row })
 }
 
 /// A host behind the by-hand gateway: its LAN and the vxlan device on a bridge.
@@ -321,16 +361,16 @@ fn lan_ours() -> Result<(Row, (World, Running))> {
     let mut argv = argv.to_vec();
     argv.extend(["--server", &server, "--instance", "site"]);
     let site = world.spawn("gw-a", &argv)?;
-    let stack = tenant(&world, "bench-lan", SERVER, &format!("ipip:{GATEWAY},local={ACCESS}"))?;
+    let stack = tenant(&world, 1, SERVER, &format!("ipip:{GATEWAY},local={ACCESS}"))?;
     eventually("the server answers the host behind access-server site", std::time::Duration::from_secs(10), || {
         world.ok("host-a", &["ping", "-q", "-c", "1", "-W", "1", &server]).ok()
     })?;
     let host = Netns::node(&world, "host-a")?;
     let what = "ours: host, access-server site (IPIP) - access server, trunk, port";
-    Ok((row("lan-ipip", what, Part::Lan, host, stack), (world, site)))
-}
-
-/// The patch room of a world.
-pub(crate) fn room(world: &World) -> Result<Netns> {
-    Netns::open(&world.path(&format!("/run/tenantd/{INSTANCE}/patchroom")))
+    let gateway = Rc::new(Netns::node(&world, "gw-a")?);
+    let programs = vec![
+        place(&gateway, "lan0", "ingress", "up: access-server site, into the tunnel"),
+        place(&gateway, "wire", "ingress", "down: access-server site, out of the tunnel"),
+    ];
+    Ok((Row { programs, ..row("lan-ipip", what, Part::Lan, host, stack) }, (world, site)))
 }
