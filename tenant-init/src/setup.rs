@@ -25,6 +25,9 @@ const KEPT: [Capability; 3] = [
     Capability::CAP_KILL,
 ];
 
+/// Where the state of all instances lies unless an operator says otherwise.
+const INSTANCES: &str = "/var/lib/tenantd";
+
 // What the tenant has of its own.
 const PROC: &str = "/proc";
 const SYS: &str = "/sys";
@@ -100,7 +103,7 @@ impl House {
     /// Lets go of the host's mounts where ours will be. Only covered they would live on below: the patch room of
     /// another instance, say, could not go away while this tenant lives.
     fn detach(&self) -> io::Result<()> {
-        let tenants = self.tenants()?;
+        let others = self.others()?;
         let covered = [PROC, SYS, RUN, TMP, VAR_TMP, SHM, MQUEUE].map(Path::new);
         let table = fs::read("/proc/self/mountinfo")?;
         // From the top: each takes all below it along, which matters, because each waits for an RCU grace period.
@@ -108,7 +111,7 @@ impl House {
             let Some(point) = line.split(|byte| *byte == b' ').nth(4).map(unescape) else {
                 continue;
             };
-            if covered.iter().chain([&tenants]).any(|directory| point.starts_with(directory)) {
+            if covered.iter().chain(&others).any(|directory| point.starts_with(directory)) {
                 match umount2(&point, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW) {
                     // EINVAL, ENOENT: it went with the one it lay on.
                     Ok(()) | Err(Errno::EINVAL | Errno::ENOENT) => {}
@@ -119,13 +122,28 @@ impl House {
         Ok(())
     }
 
-    /// Puts an empty directory over the directory that holds the state of all tenants, with room for our own.
+    /// Directories with the state of others: of this instance's tenants, and of every instance, because the first tenants
+    /// of two instances have the same ids.
+    fn others(&self) -> io::Result<Vec<&Path>> {
+        let (tenants, instances) = (self.tenants()?, Path::new(INSTANCES));
+        Ok(if tenants.starts_with(instances) {
+            vec![instances]
+        } else if instances.is_dir() {
+            vec![instances, tenants]
+        } else {
+            vec![tenants]
+        })
+    }
+
+    /// Puts empty directories over the state of others, with room for our own.
     fn cover(&self, flags: MsFlags) -> io::Result<()> {
-        let all = self.tenants()?;
-        // When the state is below /run or /tmp it has just been covered.
-        fs::create_dir_all(all)?;
-        attach(Some("tmpfs"), all, Some("tmpfs"), flags | MsFlags::MS_NOSUID, Some("mode=0755,size=4k,nr_inodes=4"))?;
-        fs::create_dir(&self.state)
+        for directory in self.others()? {
+            // When the state is below /run or /tmp it has just been covered.
+            fs::create_dir_all(directory)?;
+            let small = Some("mode=0755,size=4k,nr_inodes=16");
+            attach(Some("tmpfs"), directory, Some("tmpfs"), flags | MsFlags::MS_NOSUID, small)?;
+        }
+        fs::create_dir_all(&self.state)
     }
 }
 

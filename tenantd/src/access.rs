@@ -106,15 +106,38 @@ struct RowTunnel {
 
 /// The row as the access server keeps it.
 #[derive(Debug, Clone, Deserialize)]
+#[serde(from = "RowAsSent")]
 pub struct StoredRow {
     /// VLAN.
     pub vlan: Vlan,
     /// Who stated it.
     pub owner: String,
-    /// Longest inner packet in bytes that fits every tunnel of the VLAN.
+    /// Longest inner packet in bytes that fits some tunnel of the VLAN. Not the shortest: what comes from the site with
+    /// the longest must get in, and what goes to another is answered there with that tunnel's own MTU.
     pub mtu: u32,
     /// Generation last stated.
     pub generation: u64,
+}
+
+#[derive(Deserialize)]
+struct RowAsSent {
+    vlan: Vlan,
+    owner: String,
+    mtu: u32,
+    generation: u64,
+    tunnels: Vec<TunnelAsSent>,
+}
+
+#[derive(Deserialize)]
+struct TunnelAsSent {
+    mtu: u32,
+}
+
+impl From<RowAsSent> for StoredRow {
+    fn from(row: RowAsSent) -> Self {
+        let mtu = row.tunnels.iter().map(|t| t.mtu).max().unwrap_or(row.mtu);
+        Self { vlan: row.vlan, owner: row.owner, mtu, generation: row.generation }
+    }
 }
 
 /// State of the access server.
@@ -352,6 +375,17 @@ fn refusal(status: StatusCode, body: &[u8]) -> AccessError {
 mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used)]
     use super::*;
+
+    #[test]
+    fn the_longest_packet_of_any_site_must_get_in() {
+        let row = |tunnels: serde_json::Value| {
+            let row = serde_json::json!({"vlan": 600, "owner": "tenantd/main", "mtu": 1450, "generation": 1,
+                "layer": "mixed", "tunnels": tunnels});
+            serde_json::from_value::<StoredRow>(row).unwrap().mtu
+        };
+        assert_eq!(row(serde_json::json!([{"kind": "vxlan", "mtu": 1450}, {"kind": "ipip", "mtu": 1480}])), 1480);
+        assert_eq!(row(serde_json::json!([])), 1450);
+    }
 
     #[tokio::test]
     async fn one_that_does_not_answer_is_left_alone_for_a_while() {

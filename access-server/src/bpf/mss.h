@@ -40,8 +40,9 @@ static long mss_option(__u32 i, void *context)
 	return 0;
 }
 
-/* Lowers the option in the SYN whose TCP header is at l4. Not inlined: once a connection. */
-__noinline int mss_lower(struct __sk_buff *skb, __u32 l4, __u32 mss)
+/* Lowers the option in the SYN whose TCP header is at l4. Not inlined: once a connection. Static: a global function would
+ * need the BTF of the running kernel, which not every kernel has. */
+static __noinline int mss_lower(struct __sk_buff *skb, __u32 l4, __u32 mss)
 {
 	struct mss_search s = { .skb = skb, .off = l4 + TCP_HEADER };
 	__u8 *tcp = skb_at(skb, l4, TCP_HEADER);
