@@ -15,7 +15,9 @@ pub const FILTER_PRIORITY: u32 = 10;
 
 /// A filter could not be put on a device, or not be removed.
 #[derive(Debug, thiserror::Error)]
-#[error("{step} on device {ifindex}")]
+#[error(
+    "{step} on device {ifindex} (needs a kernel with CONFIG_NET_SCH_INGRESS, since 4.5, and CONFIG_NET_CLS_BPF, since 4.1)"
+)]
 pub struct FilterError {
     /// The device.
     pub ifindex: u32,

@@ -28,6 +28,17 @@ pub enum PatchError {
     /// A device.
     #[error("a device of the patch room")]
     Link(#[from] NetlinkError),
+    /// The trunk leads into a room that is pinned somewhere else.
+    #[error(
+        "trunk: {near:?} refused: it leads into a patch room that is not pinned at {pin}; another tenantd of this \
+         instance has another --run-dir: use that one, or another --instance"
+    )]
+    Inhabited {
+        /// Near end of the trunk.
+        near: String,
+        /// Where the room should be pinned.
+        pin: String,
+    },
     /// What a room that is gone left pinned could not be removed.
     #[error("cannot remove the pins of an earlier patch room")]
     Discard(#[source] std::io::Error),
@@ -109,6 +120,10 @@ impl PatchRoom {
         let ns = match is_pinned(pin) {
             true => NetNs::open(pin)?,
             false => {
+                let near_here = link::find(&NetNs::current()?.netlink()?, near).await?;
+                if card.is_none() && near_here.is_some() {
+                    return Err(PatchError::Inhabited { near: near.into(), pin: pin.display().to_string() });
+                }
                 // What is pinned belongs to a room that is gone: its device numbers mean nothing in a new one.
                 vlan_rs::discard(bpf_dir).map_err(PatchError::Discard)?;
                 NetNs::create_pinned(pin)?

@@ -77,6 +77,8 @@ struct arp_packet {
 #define ARP_REPLY 2
 
 #define NEXT_HOP_BY_HOP 0
+#define NEXT_ROUTING 43
+#define NEXT_OPTIONS 60
 #define NEXT_TCP 6
 #define NEXT_UDP 17
 #define NEXT_ICMPV6 58

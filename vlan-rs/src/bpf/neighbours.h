@@ -247,13 +247,20 @@ static __always_inline int ipv6_from_port(struct __sk_buff *skb, const struct po
  */
 static __noinline __u32 police_to_port(struct __sk_buff *skb, const struct tag_row *to, __u32 offset, __u32 arp)
 {
-	__u8 next_header = 0, type = 0;
+	__u8 head[2] = {}, type = 0; /* next header and hop limit */
 
 	if (arp)
 		return take_token(to->slot, RATE_ARP_RX, to->rate_interval_ns, to->rate_burst_ns) ? 0 :
 												     DROP_ARP_POLICED;
-	if (bpf_skb_load_bytes(skb, offset + 6, &next_header, 1) || next_header != NEXT_ICMPV6 ||
-	    bpf_skb_load_bytes(skb, offset + sizeof(struct ipv6_header), &type, 1) || !is_nd(type))
+	if (bpf_skb_load_bytes(skb, offset + 6, head, sizeof(head)))
 		return 0;
+	if (head[0] == NEXT_HOP_BY_HOP || head[0] == NEXT_ROUTING || head[0] == NEXT_OPTIONS) {
+		/* ND may hide behind extension headers, but not its hop limit (RFC 4861): what has it shares ND's rate. */
+		if (head[1] != 255)
+			return 0;
+	} else if (head[0] != NEXT_ICMPV6 ||
+		   bpf_skb_load_bytes(skb, offset + sizeof(struct ipv6_header), &type, 1) || !is_nd(type)) {
+		return 0;
+	}
 	return take_token(to->slot, RATE_ND_RX, to->rate_interval_ns, to->rate_burst_ns) ? 0 : DROP_ND_POLICED;
 }

@@ -189,7 +189,19 @@ fn from_trunks() -> Vec<Case> {
         kept_out("trunk_other_mac", 600, &eth(STRANGER, GATEWAY, IPV4, &ipv4(60)), DropReason::DestinationMac),
         kept_out("trunk_arp_policed", 600, &asked, DropReason::ArpPoliced).times(3),
         kept_out("trunk_nd_policed", 601, &asked6, DropReason::NdPoliced).times(3),
+        kept_out("trunk_hidden_nd_policed", 601, &behind_hop_by_hop(&asked6), DropReason::NdPoliced).times(3),
     ]
+}
+
+/// The IPv6 packet of an Ethernet frame with eight bytes of hop-by-hop options (padding) before its upper layer.
+fn behind_hop_by_hop(frame: &[u8]) -> Vec<u8> {
+    let (eth, rest) = frame.split_at(14);
+    let (header, upper) = rest.split_at(40);
+    let mut header = header.to_vec();
+    let length = u16::from_be_bytes([header[4], header[5]]) + 8;
+    header[4..6].copy_from_slice(&length.to_be_bytes());
+    let options = [std::mem::replace(&mut header[6], 0), 0, 1, 4, 0, 0, 0, 0];
+    [eth, &header, &options, upper].concat()
 }
 
 /// A test run refuses IP frames from a port without a whole IP header: those are in raw.rs.
