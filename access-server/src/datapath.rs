@@ -5,6 +5,7 @@
 //! read back. The maps are the only record; programs and maps stay when this process ends.
 
 mod attach;
+mod beside;
 mod counters;
 mod detach;
 mod drop_reason;
@@ -33,6 +34,7 @@ use thiserror::Error;
 use crate::mtu;
 use crate::row::VlanRow;
 
+pub use beside::{BesideError, check as check_beside};
 pub use detach::detach;
 pub use drop_reason::DropReason;
 pub use map::MapError;

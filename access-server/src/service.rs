@@ -115,6 +115,7 @@ fn open_table(config: &DaemonConfig, found: &Found) -> anyhow::Result<impl Table
         wans: found.wans.iter().map(|wan| wan.ifindex).collect(),
         locals: config.locals.clone(),
     };
+    datapath::check_beside(&config).context("cannot stand beside another instance")?;
     KernelTable::open(config).context("cannot start the data path")
 }
 

@@ -65,6 +65,7 @@ fn check(world: &World, second: &Instance) -> Result<()> {
     }
     own_rows(world, &both)?;
     own_counters(world, &both)?;
+    one_address_each(world)?;
     remove_first(world, second)
 }
 
@@ -198,6 +199,30 @@ fn counters(world: &World, instance: &Instance) -> Result<(u64, String)> {
     let rows: Vec<Value> = serde_json::from_str(&text)?;
     let row = |vlan: u64| rows.iter().find(|r| r["vlan"] == vlan).cloned().unwrap_or_default();
     Ok((row(600)["rx_packets"].as_u64().context("no counter of VLAN 600")?, row(0).to_string()))
+}
+
+/// A third instance that wants the address or the trunk of the first is refused, and no packet is lost.
+fn one_address_each(world: &World) -> Result<()> {
+    let host = site(world, &MAIN, 0)?.host();
+    let ping = Pinging::start(world, &host, SERVER_INNER_V4, 100)?;
+    for (local, trunk, words) in [
+        (MAIN.local, "third0", ["203.0.113.1", "instance main", "detach"]),
+        ("203.0.113.3", "trunk-main", ["trunk", "instance main", "detach"]),
+    ] {
+        world
+            .ok("server", &["sh", "-ec", "ip link add third0 up type veth peer name third1; ip link set third1 up"])?;
+        world.ok("server", &["ip", "address", "replace", "203.0.113.3/32", "dev", "wan0"])?;
+        let argv = ["access-server", "run", "--instance", "third", "--wan", "wan0", "--local", local, "--trunk", trunk];
+        let output = world.spawn("server", &argv)?.wait(Duration::from_secs(15))?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.code() == Some(1), "{argv:?} ended with {}: {said}", output.status);
+        let missing: Vec<_> = words.iter().filter(|word| !said.contains(**word)).collect();
+        ensure!(missing.is_empty(), "{argv:?} does not say {missing:?}: {said}");
+        world.ok("server", &["ip", "link", "del", "third0"])?;
+    }
+    let pins = world.ok("server", &["ls", "/sys/fs/bpf/access-server"])?;
+    ensure!(!pins.contains("third"), "an instance that was refused left pins: {pins}");
+    ping.all_answered().map(drop)
 }
 
 /// Removes tenants, daemons and data path of the first instance while pings go through the second.

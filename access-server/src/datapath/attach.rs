@@ -54,6 +54,11 @@ pub(super) fn detach(program: &impl AsFd, ifindex: u32, side: Side, handle: u32)
     }
 }
 
+/// Whether an instance's program is on a device. `any` is any descriptor: the kernel finds the filter by its place.
+pub(super) fn is_attached(any: BorrowedFd<'_>, ifindex: u32, side: Side, handle: u32) -> bool {
+    hook(any, ifindex, side, handle).query().is_ok()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

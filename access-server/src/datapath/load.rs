@@ -38,7 +38,7 @@ impl Loaded {
 }
 
 /// libbpf talks to stderr otherwise.
-fn quiet() {
+pub(super) fn quiet() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
         set_print(Some((PrintLevel::Info, |level, text| match level {
