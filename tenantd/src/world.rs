@@ -23,6 +23,7 @@ use crate::launch::{self, AdoptError, EndError, LaunchError, LaunchSpec, Launche
 use crate::model::{Counters, ServiceRequest, Tenant};
 use crate::net::link::{self, NetlinkError, VethEnd};
 use crate::net::ns::{NetNs, NsError};
+use crate::net::offload;
 use crate::net::probe::{ProbeError, Prober, Question};
 use crate::net::room::{PatchError, PatchRoom, PortRow, port_name};
 use crate::net::stack;
@@ -78,6 +79,15 @@ pub enum StepError {
     /// A device that should be there is not.
     #[error("device {0} is not there")]
     NoDevice(String),
+    /// The port's end in the stack keeps its offloads.
+    #[error("cannot switch the offload of tunnelled packets of {device} off")]
+    Offload {
+        /// Device.
+        device: String,
+        /// Cause.
+        #[source]
+        source: io::Error,
+    },
     /// A file or directory of the tenant.
     #[error("cannot {verb} {path}")]
     File {
@@ -489,8 +499,17 @@ impl World {
             path: files.display().to_string(),
             source,
         })?;
+        if tenant.vlan.is_some() {
+            self.cut_tunnelled(tenant)?;
+        }
         stack::apply(&netlink, &found, &wanted).await?;
         Ok(())
+    }
+
+    fn cut_tunnelled(&self, tenant: &Tenant) -> Result<(), StepError> {
+        let seat = self.seats.get(&tenant.name).ok_or_else(|| StepError::NoInit(tenant.name.clone()))?;
+        let cut = seat.netns.run(|| offload::cut_tunnelled(&tenant.device))?;
+        cut.map_err(|source| StepError::Offload { device: tenant.device.clone(), source })
     }
 
     async fn probe(&mut self, tenant: &Tenant) -> Result<(), StepError> {

@@ -3,6 +3,7 @@
 
 pub mod link;
 pub mod ns;
+pub mod offload;
 pub mod probe;
 pub mod room;
 pub mod stack;
