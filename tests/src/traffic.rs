@@ -132,7 +132,10 @@ impl Capture {
         let _ = std::fs::remove_file(world.path(&file));
         let net = format!("--net=/run/tenantd/{INSTANCE}/patchroom");
         let mut argv = if room { vec!["nsenter", net.as_str()] } else { Vec::new() };
-        argv.extend(["tcpdump", "-Z", "root", "-B", "16384", "-U", "-n", "-i", device, "-w", &file]);
+        argv.extend(["tcpdump", "-Z", "root", "-B", "16384", "-s", "2048", "-U", "-n", "-i", device, "-w", &file]);
+        // Otherwise the kernel hands packets over in blocks, up to a second late, and `stop` loses the last ones. It
+        // needs a fixed place a packet, hence the length limit: more than any header, less than a super-packet.
+        argv.push("--immediate-mode");
         let running = world.spawn(node, &argv)?;
         let host_file = world.path(&file);
         // tcpdump writes the file's header when it is ready to take packets.
