@@ -5,25 +5,44 @@
 #include "answers.h"
 #include "config.h"
 #include "headers.h"
+#include "inner.h"
 #include "tunnels.h"
 #include "vlans.h"
 
 #define FLOOD_MARK 0x74650000U
 #define FLOOD_MAX 16
 
-/* A frame to a group goes to every layer 2 site of the VLAN. All but the first get a copy that comes in here again with
- * the site's number as its mark; whoever else set such a mark reaches only a site of the same VLAN by it. */
+/* Whether a frame is for every layer 2 site: what is sent to a group, and to a link-local address, of which nobody knows
+ * where it is. Questions for one address have one place to go. */
+always_inline bool for_all_sites(struct __sk_buff *skb)
+{
+	struct ethhdr *eth = skb_at(skb, 0, ETH_HLEN);
+	struct ipv6hdr *ip;
+	bool group, question;
+	__be32 to[4];
+
+	if (!eth || eth->h_proto == bpf_htons(ETH_P_ARP))
+		return false;
+	group = eth->h_dest[0] & 1;
+	if (eth->h_proto != bpf_htons(ETH_P_IPV6))
+		return group;
+	question = nd_type(skb) == ND_SOLICITATION;
+	ip = skb_at(skb, ETH_HLEN, sizeof(*ip) + (question ? 24 : 0));
+	if (!ip)
+		return group;
+	if (!question)
+		return group || link_scope6(ip->daddr.s6_addr32);
+	copy_ip6(to, &((struct nd_message *)(ip + 1))->target);
+	return link_scope6(to);
+}
+
+/* Such a frame: all sites but the first get a copy that comes in here again with the site's number as its mark; whoever
+ * else set such a mark reaches only a site of the same VLAN by it. */
 always_inline void flood(struct __sk_buff *skb, const struct vlan_row *row)
 {
 	struct tunnel_out *t = tunnel_out_get(row->first_l2);
-	struct ethhdr *eth = skb_at(skb, 0, ETH_HLEN);
-	__u8 nd;
 
-	if ((skb->mark & 0xffff0000) == FLOOD_MARK || !eth || !(eth->h_dest[0] & 1))
-		return;
-	/* Questions for one address have one place to go. */
-	nd = eth->h_proto == bpf_htons(ETH_P_IPV6) ? nd_type(skb) : 0;
-	if (eth->h_proto == bpf_htons(ETH_P_ARP) || nd == ND_SOLICITATION || nd == ND_ADVERTISEMENT)
+	if ((skb->mark & 0xffff0000) == FLOOD_MARK || !for_all_sites(skb))
 		return;
 	for (int i = 0; i < FLOOD_MAX; i++) {
 		__u32 next;

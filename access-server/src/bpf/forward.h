@@ -85,6 +85,8 @@ always_inline int forward_ip4(struct __sk_buff *skb, const struct vlan_row *row,
 		return drop(vlan, DROP_INNER_TRUNCATED);
 	if (!t)
 		t = tunnel_out_get(site_find4(row, vlan, ip->daddr));
+	if (!t && link_scope4(ip->daddr))
+		t = tunnel_out_get(row->first_l2); /* no prefix has it, but there is a link */
 	if (!t)
 		return drop(vlan, DROP_NO_SITE);
 	if (t->id.kind != KIND_VXLAN) {
@@ -119,6 +121,8 @@ always_inline int forward_ip6(struct __sk_buff *skb, const struct vlan_row *row,
 		return drop(vlan, DROP_INNER_TRUNCATED);
 	if (!t)
 		t = tunnel_out_get(site_find6(row, vlan, ip->daddr.s6_addr32));
+	if (!t && link_scope6(ip->daddr.s6_addr32))
+		t = tunnel_out_get(row->first_l2);
 	if (!t)
 		return drop(vlan, DROP_NO_SITE);
 	if (t->id.kind != KIND_VXLAN) {

@@ -59,20 +59,23 @@ always_inline int trunk_nd(struct __sk_buff *skb, const struct vlan_row *row, __
 	return nd_answer(skb, vlan, row->gateway_mac);
 }
 
-/* IPv6: a neighbour question goes where its target lies, not to the multicast group it is sent to. */
+/* IPv6: a neighbour question goes where its target lies, not to the multicast group it is sent to, and an answer to
+ * where its asker is. Addresses that mean something on a link only lie behind no prefix: those go on with the rest. */
 always_inline int trunk_ip6(struct __sk_buff *skb, const struct vlan_row *row, __u32 vlan, struct tunnel_out *t)
 {
 	__u8 type = nd_type(skb);
 
-	if (type == ND_SOLICITATION || type == ND_ADVERTISEMENT) {
+	if (!t && (type == ND_SOLICITATION || type == ND_ADVERTISEMENT)) {
 		struct ipv6hdr *ip = skb_at(skb, ETH_HLEN, sizeof(*ip) + 24);
 		struct nd_message *nd = (void *)(ip + 1);
-		__be32 target[4];
+		__be32 to[4];
 
 		if (!ip)
 			return drop(vlan, DROP_ARP_MALFORMED);
-		copy_ip6(target, &nd->target);
-		t = tunnel_out_get(site_find6(row, vlan, target));
+		copy_ip6(to, type == ND_SOLICITATION ? &nd->target : &ip->daddr);
+		t = tunnel_out_get(site_find6(row, vlan, to));
+		if (!t && link_scope6(to))
+			t = tunnel_out_get(row->first_l2);
 		if (!t)
 			return drop(vlan, DROP_NO_SITE);
 		if (t->id.kind != KIND_VXLAN)
