@@ -1,4 +1,6 @@
 //! The command line, as clap reads it. One verb, one variant here, one file in `commands/`.
+// The comments here are the help texts: their brackets mark what may be left out, not links.
+#![allow(rustdoc::broken_intra_doc_links)]
 
 use std::net::IpAddr;
 use std::path::PathBuf;

@@ -1,8 +1,8 @@
-//! The one task that owns all tenant state. Everything else sends it an [`Input`]; nothing is shared and nothing is
+//! The one task that owns all tenant state. Everything else sends it an `Input`; nothing is shared and nothing is
 //! locked.
 //!
 //! Tasks of the daemon: this owner; the API's listener and one task a connection (they only hold a
-//! [`Handle`](crate::control::Handle)); one task a tenant that waits for its init to end; the thread of the patch room.
+//! [`Handle`]); one task a tenant that waits for its init to end; the thread of the patch room.
 //!
 //! A pass for one tenant reads what is so, plans, and takes the steps one by one. A step that fails leaves the tenant
 //! half done with step and cause, and the others alone; it is tried again on the timer.
