@@ -7,6 +7,7 @@ congestion DEV JSON TENANT     sends all pairs of congestion marks through the t
 jumbo DEV JSON                 sends two packets that are longer than a port takes
 fuzz DEV JSON SEED COUNT       sends COUNT mutations of packets that are fine, as from the sites
 fuzz-tenant DEV JSON SEED COUNT   the same as from root inside a tenant
+fuzz-super DEV JSON SEED COUNT    super-packets with segment sizes that make no sense, from there
 flood DEV JSON WHAT SECONDS    sends neighbour questions as fast as it can; prints how many
 
 JSON says who is who: server_mac, peer_mac, and for each tenant a, b, c (kind, remote, local, key, vlan, mac).
@@ -196,6 +197,9 @@ def cases(w):
     case("UDP lengths that lie", [w.wire(w.outer("b", UDP, vxlan(0x08000000, vni)[:4] + struct.pack("!H", n) + vxlan(0x08000000, vni)[6:])) for n in (0, 7, 9, 1000)], "0/outer_length")
     inside = lambda kind, body: w.wire(w.outer("b", *w.shim("b", ethernet(w.tenants["b"]["mac"], "02:00:5e:00:53:0a", kind, body))))
     tag = lambda vlan, kind, body: struct.pack("!HH", vlan, kind) + body
+    # It is the tenant's own network that the frame is in, but nobody there has that address.
+    to = lambda target: w.wire(w.outer("b", *w.shim("b", ethernet(target, "02:00:5e:00:53:0a", 0x800, fine))))
+    case("to another MAC address", [to(m) for m in (w.tenants["a"]["mac"], w.tenants["c"]["mac"], "02:00:5e:00:53:77", "00:00:00:00:00:00")], "%d/port_destination_mac" % b)
     case("a tag inside", [
         inside(0x8100, tag(a, 0x800, fine)), inside(0x8100, tag(c, 0x800, fine)), inside(0x88a8, tag(a, 0x800, fine)),
         inside(0x8100, tag(b, 0x8100, tag(a, 0x800, fine))), inside(0x88a8, tag(a, 0x8100, tag(c, 0x800, fine))),
@@ -285,8 +289,11 @@ def ask(daemon, path):
     return answer
 
 def outside_counters():
-    """VLAN/REASON, and VLAN/rx for what was received."""
+    """VLAN/REASON, with those of the tenants' ports, and VLAN/rx for what was received."""
     counters = {}
+    for vlan, who in enumerate("abcd", 600):
+        drops = ask("tenantd", "/v1/tenants/tenant-%s/status" % who)["counters"]["drops"]
+        counters.update(("%d/%s" % (vlan, name), n) for name, n in drops.items() if name.startswith("port_"))
     for row in ask("access-server", "/v1/counters"):
         counters["%d/rx" % row["vlan"]] = row["rx_packets"]
         counters.update(("%d/%s" % (row["vlan"], reason), n) for reason, n in row["drops"].items())
@@ -385,6 +392,32 @@ def fuzz_tenant(device, w, seed, count):
         pace(n)
     print(count)
 
+def fuzz_super(device, w, seed, count):
+    """With a virtio_net_hdr before each frame (packet(7), PACKET_VNET_HDR): the kernel takes it for a super-packet."""
+    chance = random.Random(seed)
+    t, mark = w.tenants["a"], w.mark("a")
+    out, sent = raw(device), 0
+    out.setsockopt(263, 15, 1)
+    for n in range(count):
+        data = mark * chance.choice((1, 10, 50, 400))
+        six = chance.randrange(2)
+        tcp = struct.pack("!HHIIBBHHH", 40000, 80, 1, 0, chance.choice((0x50, 0x50, 0x60, 0xf0, 0)), 0x10, 1000, 0, 0) + data
+        udp = struct.pack("!HHHH", 40000, 7, 8 + len(data), 0) + data
+        kind = chance.choice((1, 1, 4, 4, 3, 5, 0x81))  # TCP over IPv4, over IPv6, UDP fragments, UDP segments, with ECN
+        body, protocol = (udp, UDP) if kind in (3, 5) else (tcp, 6)
+        packet = ip6(SERVER6, HOST6, protocol, body) if six else ip4(SERVER4, HOST4, protocol, body)
+        head = 14 + (40 if six else 20)
+        header = struct.pack("<BBHHHH", chance.choice((0, 1, 1, 1)), kind, chance.choice((head + 8, head + 20, 0, 65535)),
+                             chance.choice((1, 8, 100, 500, 1000, 1428, 1440, 1460, 9000, 65535)),
+                             chance.choice((head, head, 0, 14)), chance.choice((16, 6)))
+        try:
+            out.send(header + ethernet(t["gateway_mac"], t["mac"], 0x86dd if six else 0x800, packet))
+            sent += 1
+        except OSError as e:
+            if e.errno not in (12, 22, 90, 105):
+                raise
+    print(sent)
+
 def flood(device, what, seconds, w):
     """Questions from ever new addresses, as fast as one process can."""
     chance = random.Random(1)
@@ -445,5 +478,7 @@ elif verb == "fuzz":
     fuzz(device, w, int(arguments[0]), int(arguments[1]))
 elif verb == "fuzz-tenant":
     fuzz_tenant(device, w, int(arguments[0]), int(arguments[1]))
+elif verb == "fuzz-super":
+    fuzz_super(device, w, int(arguments[0]), int(arguments[1]))
 elif verb == "flood":
     flood(device, arguments[0], float(arguments[1]), w)
