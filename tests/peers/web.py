@@ -1,6 +1,6 @@
 """A small web server on port 80: GET / answers with the mark, GET /N with N bytes of it, POST with how many bytes came
 and their SHA-256."""
-import hashlib, http.server, socket, sys
+import hashlib, http.server, socket, socketserver, sys
 
 mark = sys.argv[1].encode()
 
@@ -31,5 +31,9 @@ class Answer(http.server.BaseHTTPRequestHandler):
 class Dual(http.server.ThreadingHTTPServer):
     address_family = socket.AF_INET6
     daemon_threads = True
+
+    def server_bind(self):
+        # Not HTTPServer's: it asks the name service for the own name, and waits where none answers.
+        socketserver.TCPServer.server_bind(self)
 
 Dual(("::", 80), Answer).serve_forever()

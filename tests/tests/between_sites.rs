@@ -8,7 +8,7 @@ use libtest_mimic::Trial;
 use serde_json::Value;
 use system_tests::plan::{Gateway, Kind, Options, Outer, SERVER_INNER_V4, SERVER_INNER_V6, Site};
 use system_tests::traffic::{Pinging, page, reachable, url};
-use system_tests::world::{Running, World};
+use system_tests::world::{Running, World, eventually};
 
 use crate::daemons::{Daemon, shell, vxlan_gateway, web};
 use crate::floor::{TENANTS, explain, trial, world};
@@ -28,6 +28,22 @@ pub(crate) fn trials() -> Vec<Trial> {
         .collect()
 }
 
+/// Answers datagrams with its mark and what it was sent.
+const ECHO: &str = include_str!("../peers/echo.py");
+/// Sends datagrams of several sizes and prints each answer's mark, or that there was none.
+const DATAGRAMS: &str = r#"
+import socket, sys
+s = socket.socket(socket.AF_INET6 if ":" in sys.argv[1] else socket.AF_INET, socket.SOCK_DGRAM)
+s.settimeout(2)
+for size in 1, 500, 1300:
+    sent = bytes([size % 256]) * size
+    s.sendto(sent, (sys.argv[1], 7001))
+    try:
+        mark, got = s.recv(65535).split(b" ", 1)
+        print(mark.decode() if got == sent else "other bytes")
+    except TimeoutError:
+        print("no answer")
+"#;
 /// Bytes of a long transfer: many super-packets.
 const LONG: usize = 2_000_000;
 /// Of each site: its prefixes and its host's addresses.
@@ -125,6 +141,10 @@ fn on_the_link(world: &World, sites: &[Site]) -> Result<()> {
 
 fn traffic(world: &World, sites: &[Site]) -> Result<()> {
     let _webs = sites.iter().map(|site| web(world, &site.host(), &site.host())).collect::<Result<Vec<_>>>()?;
+    let _echoes = sites
+        .iter()
+        .map(|site| world.spawn(&site.host(), &["python3", "-c", ECHO, &site.host()]))
+        .collect::<Result<Vec<_>>>()?;
     for (number, site) in sites.iter().enumerate() {
         let other = &sites[1 - number];
         for address in HOSTS[1 - number] {
@@ -133,6 +153,11 @@ fn traffic(world: &World, sites: &[Site]) -> Result<()> {
                 world.ok(&site.host(), &["ping", "-q", "-c", "5", "-i", "0.02", "-W", "2", "-s", size, address])?;
             }
             Pinging::start(world, &site.host(), address, 50)?.all_answered()?;
+            let answers = eventually("the echo is up", Duration::from_secs(10), || {
+                let said = world.ok(&site.host(), &["python3", "-c", DATAGRAMS, address]).ok()?;
+                (!said.contains("no answer")).then_some(said)
+            })?;
+            ensure!(answers.lines().all(|mark| mark == other.host()), "{address} answers {answers:?}");
             let got = page(world, &site.host(), &url("http", address), &[])?;
             ensure!(got == other.host(), "{} asked {address}, {got:?} answered", site.host());
             long_answer(world, &site.host(), address, &got)?;

@@ -93,7 +93,7 @@ pub(crate) fn shell(world: &World, node: &str, script: &str) -> Result<String> {
 /// Starts the small web server of the tests, which says `mark`, and waits until it answers.
 pub(crate) fn web(world: &World, node: &str, mark: &str) -> Result<Running> {
     let running = world.spawn(node, &["python3", "-c", WEB, mark])?;
-    eventually(&format!("the web server of {node}"), Duration::from_secs(10), || {
+    eventually(&format!("the web server of {node}"), Duration::from_secs(20), || {
         world.ok(node, &["curl", "-sS", "-g", "--max-time", "1", "http://[::1]/"]).ok()
     })?;
     Ok(running)

@@ -125,16 +125,21 @@ fn own_sources(world: &World, sites: &[Site]) -> Result<()> {
     let port = format!("p{VLAN}");
     let capture = Capture::start(world, Place::Room(&port))?;
     let before = drops(world, "inner_source")?;
-    let mut strangers = 0;
+    let mut pings = Vec::new();
     for (number, site) in sites.iter().enumerate() {
         for (family, server) in [SERVER_INNER_V4, SERVER_INNER_V6].into_iter().enumerate() {
             for (source, both) in OWN.iter().enumerate() {
-                let count = ["ping", "-q", "-c", "3", "-i", "0.05", "-W", "1", "-I", both[family], server];
-                let answered = world.exec(&site.host(), &count)?.status.success();
-                ensure!(answered == (source == number), "{} from {}: answered {answered}", site.host(), both[family]);
-                strangers += if source == number { 0 } else { 3 };
+                let ping = ["ping", "-q", "-c", "3", "-i", "0.05", "-W", "1", "-I", both[family], server];
+                pings.push((number, source, world.spawn(&site.host(), &ping)?));
             }
         }
+    }
+    let mut strangers = 0;
+    for (number, source, ping) in pings {
+        let output = ping.wait(Duration::from_secs(10))?;
+        let words = String::from_utf8_lossy(&output.stdout);
+        ensure!(output.status.success() == (source == number), "site {number} as site {source}: {words}");
+        strangers += if source == number { 0 } else { 3 };
     }
     let dropped = drops(world, "inner_source")? - before;
     ensure!(dropped == strangers, "{strangers} packets with a source of another site, {dropped} dropped by that name");
