@@ -4,7 +4,7 @@
 export PATH := $(HOME)/.cargo/bin:$(PATH)
 BIN := target/x86_64-unknown-linux-gnu/release
 
-.PHONY: help deps build demo test bench lint clean-lab
+.PHONY: help deps build demo test bench soak lint clean-lab
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:[^#]*## /\t/' | expand -t 12
