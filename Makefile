@@ -30,7 +30,7 @@ bench: ## Speed against a raw veth pair and the by-hand kernel way, and the floo
 	cargo build --release --workspace
 	$(BIN)/bench
 
-soak: ## Long forms of the transfers and of the hostile customer (root; about half an hour)
+soak: ## Long forms of the transfers and of the hostile customer (root; about a quarter of an hour)
 	scripts/deps.sh test
 	cargo build --release --workspace
 	FULL=1 cargo test --release -p system-tests --test system -- large::
