@@ -408,7 +408,14 @@ fn two_instances_share_a_device() {
     ip(&format!("link add trunk-u type veth peer name trunk2 netns {}", world.patch_room.id()));
     ip("link set trunk-u up");
     let first = world.start("run --wan wan0 --local 203.0.113.1");
-    let second = world.start("run --wan wan0 --local 203.0.113.1 --instance u");
+    // An address of its own: who would get the packets of a shared one is decided by nobody.
+    ip("addr add 203.0.113.2/24 dev wan0");
+    let refused = world.daemon("run --wan wan0 --local 203.0.113.1 --instance u").output().unwrap();
+    assert!(
+        !refused.status.success() && String::from_utf8_lossy(&refused.stderr).contains("203.0.113.1"),
+        "{refused:?}"
+    );
+    let second = world.start("run --wan wan0 --local 203.0.113.2 --instance u");
     world.json("put-tunnel --vlan 600 ipip:198.51.100.2");
     world.json("put-tunnel --vlan 600 ipip:198.51.100.3 --instance u");
     let remote = |args: &str| world.json(args)[0]["tunnels"][0]["remote"].clone();
