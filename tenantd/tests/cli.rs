@@ -249,7 +249,9 @@ fn wrong_usage_is_exit_code_2_and_nothing_is_asked() {
 fn no_daemon_says_how_to_start_one() {
     let dir = tempfile::tempdir().unwrap();
     let socket = dir.path().join("api.sock");
-    let expected = format!("tenantd: the daemon is not running at {}; start it with: tenantd run\n", socket.display());
+    let path = socket.display();
+    let expected =
+        format!("tenantd: the daemon is not running at {path}; start it with: tenantd run --socket {path}\n");
     let output = tenantd(&socket, &["list"]);
     assert_eq!((code(&output), err(&output)), (1, expected.clone()));
     // A socket whose daemon died says the same.
