@@ -111,6 +111,11 @@ impl World {
     fn daemon(&self, args: &str) -> Command {
         let mut command = self.command(args);
         command.arg("--bpffs").arg(self.path("bpf"));
+        // A daemon ends with its test's thread, also when that panics: it would hold the test run's output open.
+        // SAFETY: prctl is async-signal-safe and touches nothing of the parent.
+        unsafe {
+            command.pre_exec(|| nix::sys::prctl::set_pdeathsig(Signal::SIGKILL).map_err(Into::into));
+        }
         command
     }
 
