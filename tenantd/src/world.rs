@@ -1,6 +1,8 @@
 //! Where plans meet the kernel: reading what is so for one tenant and taking one step for it. Nothing is remembered
 //! here but descriptors of what was found; work for one tenant does not depend on how many there are.
 
+mod services;
+
 use std::collections::HashMap;
 use std::io;
 use std::net::IpAddr;
@@ -12,7 +14,6 @@ use ipnet::IpNet;
 use rtnetlink::Handle;
 use stackmap::{MacAddr, MacRole, TenantName, TrunkIndex, Vlan};
 use tenant_init::client::{Client, ClientError};
-use tenant_init::protocol::ServiceSpec;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::mpsc;
@@ -20,7 +21,7 @@ use tokio::sync::mpsc;
 use crate::access::{AccessClient, AccessError, StoredRow};
 use crate::config::Config;
 use crate::launch::{self, AdoptError, EndError, LaunchError, LaunchSpec, Launched};
-use crate::model::{Counters, ServiceRequest, Tenant};
+use crate::model::{Counters, Tenant};
 use crate::net::link::{self, NetlinkError, VethEnd};
 use crate::net::ns::{NetNs, NsError};
 use crate::net::offload;
@@ -28,7 +29,7 @@ use crate::net::probe::{ProbeError, Prober, Question};
 use crate::net::room::{PatchError, PatchRoom, PortRow, port_name};
 use crate::net::stack;
 use crate::plan::{Action, Actual, answered_prefixes, asks_neighbours, service_of, stack_plan};
-use crate::services::{self, Places, ServiceError};
+use crate::services::ServiceError;
 use crate::store::Desired;
 
 /// How long a stack may take to answer its first probe.
@@ -286,7 +287,7 @@ impl World {
                 // A service that only changes keeps its files: they may hold what its users left there.
                 if service_of(tenant, service).is_none() {
                     let path = self.files(&tenant.name);
-                    services::remove(service.as_str(), &path).map_err(|source| StepError::File {
+                    crate::services::remove(service.as_str(), &path).map_err(|source| StepError::File {
                         verb: "remove the service's files in",
                         path: path.display().to_string(),
                         source,
@@ -552,37 +553,6 @@ impl World {
             link::give_away(&seat.netlink, card.index, ours.as_fd()).await?;
         }
         Ok(())
-    }
-
-    fn places(&self, tenant: &Tenant) -> Places {
-        Places { tenant: self.files(&tenant.name), templates: self.config.state_dir.join("templates") }
-    }
-
-    fn service_spec(&self, tenant: &Tenant, service: &ServiceRequest) -> Result<ServiceSpec, StepError> {
-        Ok(services::spec(tenant, service, &self.places(tenant))?)
-    }
-
-    /// Render a service's files and start it; answers when its program runs.
-    pub async fn start_service(&self, tenant: &Tenant, service: &ServiceRequest) -> Result<i32, StepError> {
-        let ready = self.ask_init(&tenant.name, |c| c.hello(INIT_DEADLINE)).await?;
-        if !ready.ready {
-            return Err(StepError::NotReady(ready.failed.unwrap_or_default()));
-        }
-        services::write(tenant, service, &self.places(tenant))?;
-        let spec = self.service_spec(tenant, service)?;
-        self.ask_init(&tenant.name, move |c| c.start(spec, INIT_DEADLINE)).await
-    }
-
-    /// Stop and forget a service at the tenant's init.
-    pub async fn stop_service(&self, tenant: &TenantName, service: &TenantName) -> Result<(), StepError> {
-        let service = service.clone();
-        self.ask_init(tenant, move |c| c.remove(service.as_str(), STOP_GRACE)).await
-    }
-
-    /// Stop and start a service.
-    pub async fn restart_service(&self, tenant: &TenantName, service: &TenantName) -> Result<i32, StepError> {
-        let service = service.clone();
-        self.ask_init(tenant, move |c| c.restart(service.as_str(), STOP_GRACE)).await
     }
 
     /// MTU of the tenant's device in bytes, as it is.

@@ -166,10 +166,6 @@ pub(crate) fn other_users() {
     let script = "import socket,sys\ns=socket.socket(socket.AF_UNIX,socket.SOCK_SEQPACKET)\ns.settimeout(5)\n\
         s.connect(sys.argv[1])\ntry:\n s.send(b'{\"protocol\":1,\"id\":1,\"request\":{\"do\":\"list\"}}')\n \
         print(len(s.recv(9999)))\nexcept OSError as e: print(0)\n";
-    if !Path::new("/usr/bin/python3").exists() {
-        eprintln!("python3 is not installed: other users not tried");
-        return;
-    }
     let mut ask = Command::new("/usr/bin/python3");
     ask.args(["-c", script]).arg(&tenant.spec.control_socket).stdin(Stdio::null());
     std::os::unix::process::CommandExt::uid(&mut ask, 65_534);

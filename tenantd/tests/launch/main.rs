@@ -36,7 +36,7 @@ fn main() -> ExitCode {
         ("init_asked_to_end_stops_its_services_first", "", control::asked_to_end),
         ("init_is_found_again_and_never_doubled", "", control::adopted),
         ("init_survives_bad_clients", "", control::bad_clients),
-        ("init_does_not_speak_to_other_users", "", control::other_users),
+        ("init_does_not_speak_to_other_users", "/usr/bin/python3", control::other_users),
         ("launch_that_fails_leaves_nothing", "", control::failed_launch),
         ("launch_from_many_threads", "", control::many_threads),
         ("nginx_serves_pages_and_large_files", "/usr/sbin/nginx", servers::nginx),
