@@ -142,12 +142,13 @@ impl Client {
         }
     }
 
-    /// Starts a service; returns its process id inside the tenant.
+    /// Starts a service; returns its process id inside the tenant when it is ready. A `deadline` of
+    /// [`ServiceSpec::longest_start`] is long enough for the service to be ready or to be refused.
     ///
     /// # Errors
     /// As [`Client::request`].
     pub fn start(&mut self, service: ServiceSpec, deadline: Duration) -> Result<i32, ClientError> {
-        match self.request(Request::Start { service }, deadline)? {
+        match self.request(Request::Start { service: Box::new(service) }, deadline)? {
             Reply::Started { pid } => Ok(pid),
             _ => Err(ClientError::Unexpected),
         }
@@ -171,13 +172,22 @@ impl Client {
         self.done(Request::Remove { name: name.to_owned(), timeout_ms }, grace + SLACK)
     }
 
-    /// Stops and starts a service; returns its new process id inside the tenant.
+    /// Stops and starts a service; returns its new process id inside the tenant when it is ready again.
     ///
     /// # Errors
     /// As [`Client::request`].
     pub fn restart(&mut self, name: &str, grace: Duration) -> Result<i32, ClientError> {
+        self.restart_within(name, grace, SLACK)
+    }
+
+    /// As [`Client::restart`], for a service that takes up to `start` until it is ready
+    /// ([`ServiceSpec::longest_start`]).
+    ///
+    /// # Errors
+    /// As [`Client::request`].
+    pub fn restart_within(&mut self, name: &str, grace: Duration, start: Duration) -> Result<i32, ClientError> {
         let timeout_ms = millis(grace);
-        match self.request(Request::Restart { name: name.to_owned(), timeout_ms }, grace + SLACK)? {
+        match self.request(Request::Restart { name: name.to_owned(), timeout_ms }, grace + start)? {
             Reply::Started { pid } => Ok(pid),
             _ => Err(ClientError::Unexpected),
         }
@@ -188,8 +198,37 @@ impl Client {
     /// # Errors
     /// As [`Client::request`].
     pub fn list(&mut self, deadline: Duration) -> Result<Vec<ServiceState>, ClientError> {
-        match self.request(Request::List, deadline)? {
-            Reply::Services { services } => Ok(services),
+        let mut all = Vec::new();
+        let mut after = None;
+        loop {
+            match self.request(Request::List { after: after.take() }, deadline)? {
+                Reply::Services { mut services, more } => {
+                    all.append(&mut services);
+                    after = all.last().map(|last: &ServiceState| last.spec.name.clone());
+                    if !more {
+                        return Ok(all);
+                    }
+                }
+                _ => return Err(ClientError::Unexpected),
+            }
+        }
+    }
+
+    /// Sends a signal to the first process of a service that runs.
+    ///
+    /// # Errors
+    /// As [`Client::request`].
+    pub fn signal(&mut self, name: &str, signal: i32, deadline: Duration) -> Result<(), ClientError> {
+        self.done(Request::Signal { name: name.to_owned(), signal }, deadline)
+    }
+
+    /// The last lines of a service's log.
+    ///
+    /// # Errors
+    /// As [`Client::request`].
+    pub fn tail(&mut self, name: &str, lines: usize, deadline: Duration) -> Result<Vec<String>, ClientError> {
+        match self.request(Request::Tail { name: name.to_owned(), lines }, deadline)? {
+            Reply::Lines { lines } => Ok(lines),
             _ => Err(ClientError::Unexpected),
         }
     }

@@ -4,7 +4,8 @@
 //! understand a new daemon: every message carries the protocol's number, an unknown request is answered with an
 //! error, and nothing a client sends (or a client that dies) ends init.
 //!
-//! Rooms: [`protocol`] the messages; [`client`] connect, ask, wait for events.
+//! Rooms: [`protocol`] the messages; [`service`] what a service is; [`client`] connect, ask, wait for events.
 
 pub mod client;
 pub mod protocol;
+pub mod service;

@@ -263,14 +263,20 @@ impl Init {
         let grace = Duration::from_millis;
         match request {
             Request::Hello => Some(Reply::Hello(self.hello())),
-            Request::List => Some(Reply::Services { services: self.supervisor.list() }),
+            Request::List { .. } => Some(Reply::Services { services: self.supervisor.list(), more: false }),
+            Request::Signal { name, .. } | Request::Tail { name, .. } => Some(Reply::Error(Refusal::new(
+                RefusalKind::NotUnderstood,
+                "request",
+                &name,
+                "this init does not know it yet",
+            ))),
             Request::Processes => Some(Reply::Processes { count: processes() }),
             Request::Subscribe => {
                 self.server.subscribe(waiter.connection);
                 Some(Reply::Done)
             }
             Request::Start { service } => Some(match self.may_start() {
-                Ok(()) => match self.supervisor.start(service, now, &mut self.system) {
+                Ok(()) => match self.supervisor.start(*service, now, &mut self.system) {
                     Ok(pid) => Reply::Started { pid },
                     Err(refusal) => Reply::Error(refusal),
                 },
@@ -298,7 +304,7 @@ impl Init {
             (None, true) => "the tenant's init is ending".to_owned(),
             (None, false) => return Ok(()),
         };
-        Err(Refusal { kind: RefusalKind::NotReady, field: "tenant".into(), value: self.name.clone(), rule })
+        Err(Refusal::new(RefusalKind::NotReady, "tenant", &self.name, rule))
     }
 
     fn hello(&self) -> Hello {

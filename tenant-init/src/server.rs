@@ -170,7 +170,7 @@ fn parse(message: &[u8]) -> Incoming {
 }
 
 fn not_understood(field: &str, value: &str, rule: &str) -> Refusal {
-    Refusal { kind: RefusalKind::NotUnderstood, field: field.into(), value: value.into(), rule: rule.into() }
+    Refusal::new(RefusalKind::NotUnderstood, field, value, rule)
 }
 
 #[cfg(test)]

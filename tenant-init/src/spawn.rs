@@ -92,11 +92,8 @@ impl Tenant {
     /// names the step.
     pub(crate) fn spawn(&self, spec: &ServiceSpec) -> Result<i32, Refusal> {
         let command = spec.argv.first().map_or("", String::as_str);
-        let failed = |step: &str, error: &io::Error| Refusal {
-            kind: RefusalKind::Failed,
-            field: "command".into(),
-            value: command.into(),
-            rule: format!("{step}: {error}"),
+        let failed = |step: &str, error: &io::Error| {
+            Refusal::new(RefusalKind::Failed, "command", command, format!("{step}: {error}"))
         };
         let log = self.state.join("logs").join(format!("{}.log", spec.name));
         rotate(&log).map_err(|error| failed("rotate log", &error))?;
@@ -277,7 +274,7 @@ fn refuse(command: &str, step: Step, errno: i32) -> Refusal {
         }
         _ => (RefusalKind::Failed, format!("{name}: {cause}")),
     };
-    Refusal { kind, field: "command".into(), value: command.into(), rule }
+    Refusal::new(kind, "command", command, rule)
 }
 
 fn reap(pid: i32) {

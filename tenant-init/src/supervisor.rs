@@ -116,12 +116,9 @@ impl Supervisor {
         let Some(service) = self.services.get_mut(name) else {
             return Some(match then {
                 Then::Forget => Reply::Done,
-                Then::Stay | Then::StartAgain => Reply::Error(Refusal {
-                    kind: RefusalKind::Unknown,
-                    field: "service".into(),
-                    value: name.into(),
-                    rule: "no service of this name".into(),
-                }),
+                Then::Stay | Then::StartAgain => {
+                    Reply::Error(Refusal::new(RefusalKind::Unknown, "service", name, "no service of this name"))
+                }
             });
         };
         match &mut service.stage {
@@ -336,11 +333,11 @@ fn check(spec: &ServiceSpec) -> Result<(), Refusal> {
 }
 
 fn invalid(field: &str, value: &str, rule: &str) -> Refusal {
-    Refusal { kind: RefusalKind::Invalid, field: field.into(), value: value.into(), rule: rule.into() }
+    Refusal::new(RefusalKind::Invalid, field, value, rule)
 }
 
 fn conflict(name: &str, rule: &str) -> Refusal {
-    Refusal { kind: RefusalKind::Conflict, field: "service".into(), value: name.into(), rule: rule.into() }
+    Refusal::new(RefusalKind::Conflict, "service", name, rule)
 }
 
 fn started(service: &Service, pid: i32) -> Notice {

@@ -13,12 +13,7 @@ struct Fake {
 impl Processes for Fake {
     fn spawn(&mut self, spec: &ServiceSpec) -> Result<i32, Refusal> {
         if self.broken {
-            return Err(Refusal {
-                kind: RefusalKind::Command,
-                field: "command".into(),
-                value: spec.argv[0].clone(),
-                rule: "not found".into(),
-            });
+            return Err(Refusal::new(RefusalKind::Command, "command", &spec.argv[0], "not found"));
         }
         self.last += 1;
         Ok(self.last)
@@ -29,7 +24,7 @@ impl Processes for Fake {
 }
 
 fn spec(name: &str) -> ServiceSpec {
-    ServiceSpec { name: name.into(), argv: vec!["/bin/x".into()], env: BTreeMap::new(), cwd: None }
+    ServiceSpec { name: name.into(), argv: vec!["/bin/x".into()], ..ServiceSpec::default() }
 }
 
 const W: Waiter = Waiter { connection: 1, request: 9 };

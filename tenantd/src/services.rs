@@ -50,7 +50,7 @@ pub fn spec(tenant: &Tenant, service: &ServiceRequest, places: &Places) -> Resul
         Some(rendered) => (rendered.argv, Some(places.of(service))),
         None => (service.command.clone(), None),
     };
-    Ok(ServiceSpec { name: service.name.to_string(), argv, env: Default::default(), cwd })
+    Ok(ServiceSpec { name: service.name.to_string(), argv, cwd, ..ServiceSpec::default() })
 }
 
 /// Write what a template's service reads, owned by the tenant.

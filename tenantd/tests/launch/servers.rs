@@ -18,7 +18,7 @@ fn serve(tenant: &mut Tenant, template: &str, set: &[(&str, &str)]) -> PathBuf {
     let context = Context { dir: dir.clone(), tenant: tenant.spec.name.clone(), address };
     let rendered = templates::render(&found, &set, &context).unwrap();
     templates::write_files(&rendered, &dir, tenant.ids()).unwrap();
-    let service = ServiceSpec { name: template.into(), argv: rendered.argv, env: BTreeMap::new(), cwd: None };
+    let service = ServiceSpec { name: template.into(), argv: rendered.argv, ..ServiceSpec::default() };
     tenant.client.start(service, SOON).unwrap();
     dir
 }

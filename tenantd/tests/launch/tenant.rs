@@ -1,6 +1,5 @@
 //! A launched tenant for a test; it is ended when it goes out of scope.
 
-use std::collections::BTreeMap;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -134,7 +133,7 @@ pub(crate) fn children(pid: i32) -> Vec<i32> {
 
 pub(crate) fn command(name: &str, words: &[&str]) -> ServiceSpec {
     let argv = words.iter().map(|word| (*word).to_owned()).collect();
-    ServiceSpec { name: name.to_owned(), argv, env: BTreeMap::new(), cwd: None }
+    ServiceSpec { name: name.to_owned(), argv, ..ServiceSpec::default() }
 }
 
 /// A line of /proc/PID/status.
