@@ -32,6 +32,8 @@ fn port(ifindex: u32, trunk: u32, vid: u16, mac_end: u8) -> PortConfig {
         mtu: MTU,
         answer: ["0.0.0.0/0", "::/0"].map(|p| p.parse().unwrap()).to_vec(),
         neighbour_rate: RateLimit::default(),
+        packet_rate: vlan_rs::PACKET_RATE,
+        class: 0,
     }
 }
 

@@ -10,7 +10,9 @@ use std::error::Error;
 use std::ffi::CString;
 use std::time::Duration;
 
-use vlan_rs::{Layer, OpenOptions, PortConfig, PortId, RateLimit, Room, Tag, TrunkConfig, TrunkMode, UnknownTag, Vid};
+use vlan_rs::{
+    Layer, OpenOptions, PACKET_RATE, PortConfig, PortId, RateLimit, Room, Tag, TrunkConfig, TrunkMode, UnknownTag, Vid,
+};
 
 /// What the command line says.
 struct Arguments {
@@ -87,6 +89,8 @@ pub fn run(words: impl Iterator<Item = String>) -> Result<(), Box<dyn Error>> {
         mtu: arguments.mtu,
         answer: Vec::new(),
         neighbour_rate: RateLimit::default(),
+        packet_rate: PACKET_RATE,
+        class: 0,
     })?;
     println!("{tag}: {change:?}");
     if !arguments.watch {

@@ -95,6 +95,13 @@ pub enum Layer {
     Three,
 }
 
+/// Packets a second of a port where nothing else is said, and a tenth of a second's at once. It is meant for a flood, not
+/// as a limit: TCP at 20 Gbit/s in super-packets is a tenth of it.
+pub const PACKET_RATE: RateLimit = RateLimit { per_second: 250_000, burst: 25_000 };
+
+/// Packets a processor takes from [`PortConfig::packet_rate`] at once: a port passes so many more in its first moment.
+pub const PACKET_BATCH: u32 = 32;
+
 /// A token bucket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RateLimit {
@@ -151,6 +158,12 @@ pub struct PortConfig {
     pub answer: Vec<IpNet>,
     /// ARP packets a second, and as many of ND, each direction.
     pub neighbour_rate: RateLimit,
+    /// Packets a second of any kind, each direction: what is above is dropped before it is looked at. A GSO super-packet
+    /// is one. Tokens are taken [`PACKET_BATCH`] at a time by each processor. [`PACKET_RATE`] where nothing is known.
+    pub packet_rate: RateLimit,
+    /// Handle (major << 16 | minor) of the class of the trunk's queueing discipline through which the port's frames
+    /// leave, in `skb->priority`; 0: none, they leave by the shortest way, without a queue on a peer trunk.
+    pub class: u32,
 }
 
 impl PortConfig {
@@ -198,10 +211,14 @@ pub(crate) fn normalise(config: &PortConfig) -> Result<PortConfig, ConfigError> 
     let rate = config.neighbour_rate;
     must(rate.per_second >= 1, "neighbour_rate.per_second", rate.per_second, "must be at least 1")?;
     must(rate.burst >= 1, "neighbour_rate.burst", rate.burst, "must be at least 1")?;
+    let packets = config.packet_rate;
+    must(packets.per_second >= 1000, "packet_rate.per_second", packets.per_second, "must be at least 1000")?;
+    must(packets.burst >= PACKET_BATCH, "packet_rate.burst", packets.burst, "must be at least 32")?;
 
     let mut answer: Vec<IpNet> = config.answer.iter().map(IpNet::trunc).collect();
     answer.sort();
     answer.dedup();
     let neighbour_rate = RateLimit::from_ns(rate.interval_ns(), rate.burst_ns());
-    Ok(PortConfig { answer, neighbour_rate, ..config.clone() })
+    let packet_rate = RateLimit::from_ns(packets.interval_ns(), packets.burst_ns());
+    Ok(PortConfig { answer, neighbour_rate, packet_rate, ..config.clone() })
 }

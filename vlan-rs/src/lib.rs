@@ -36,7 +36,7 @@ mod skel {
 
 pub use config::{
     ConfigError, DEFAULT_MAX_PORTS, ENCAPSULATION_MAX, GSO_MAX_SIZE, Layer, MAX_TRUNKS, MTU_MAX, MTU_MIN, OpenOptions,
-    PortConfig, RateLimit, TAG_LENGTH, TrunkConfig, TrunkMode, UnknownTag,
+    PACKET_BATCH, PACKET_RATE, PortConfig, RateLimit, TAG_LENGTH, TrunkConfig, TrunkMode, UnknownTag,
 };
 pub use drop_reason::DropReason;
 pub use filter::{FILTER_PRIORITY, FilterError};

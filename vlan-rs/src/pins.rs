@@ -13,7 +13,7 @@ use libbpf_rs::{MapCore, MapHandle, MapMut, OpenMapMut, OpenObject};
 use crate::config::{MAX_TRUNKS, OpenOptions};
 use crate::skel::types::room_row;
 use crate::skel::{OpenVlanSkel, VlanSkelBuilder};
-use crate::tables::{Row, Table, TableError, answers, counters, ports, rates, trunks};
+use crate::tables::{Row, Table, TableError, answers, counters, limits, ports, rates, trunks};
 
 // SAFETY: plain numbers; the size asserted in room.h leaves no room for padding.
 unsafe impl Row for room_row {}
@@ -106,6 +106,7 @@ pub(crate) struct Loaded {
     pub(crate) traffic: counters::TrafficBySlot,
     pub(crate) drops: counters::DropsBySlot,
     pub(crate) rates: rates::Rates,
+    pub(crate) limits: limits::Limits,
     pub(crate) verdict: counters::LastVerdict,
 }
 
@@ -171,7 +172,7 @@ fn handle<K: Row, V: Row>(map: &MapMut<'_>) -> Result<Table<K, V>, OpenError> {
 }
 
 /// The tables that are pinned, with the rows they have place for.
-fn pinned_maps<'a, 'obj>(open: &'a mut OpenVlanSkel<'obj>, ports: u32) -> [(&'a mut OpenMapMut<'obj>, u32); 8] {
+fn pinned_maps<'a, 'obj>(open: &'a mut OpenVlanSkel<'obj>, ports: u32) -> [(&'a mut OpenMapMut<'obj>, u32); 9] {
     let slots = ports.saturating_add(MAX_TRUNKS + 1);
     let maps = &mut open.maps;
     [
@@ -183,6 +184,7 @@ fn pinned_maps<'a, 'obj>(open: &'a mut OpenVlanSkel<'obj>, ports: u32) -> [(&'a 
         (&mut maps.traffic_by_slot, slots),
         (&mut maps.drops_by_slot, slots),
         (&mut maps.rates_by_slot, slots),
+        (&mut maps.limits_by_slot, slots),
     ]
 }
 
@@ -209,6 +211,11 @@ pub(crate) fn load(options: &OpenOptions) -> Result<Loaded, OpenError> {
             fresh.push(name);
         }
     }
+    // Tables that are not pinned have rows for the slots there are, which an adopted table says.
+    let slots = open.maps.rates_by_slot.max_entries();
+    for map in [&mut open.maps.floods_by_slot, &mut open.maps.shares_by_slot] {
+        map.set_max_entries(slots).map_err(load_error("size a table", None))?;
+    }
     let mut skel = open.load().map_err(load_error("load the BPF programs", None))?;
 
     let room: Table<u32, room_row> = handle(&skel.maps.room)?;
@@ -224,6 +231,7 @@ pub(crate) fn load(options: &OpenOptions) -> Result<Loaded, OpenError> {
         &mut maps.traffic_by_slot,
         &mut maps.drops_by_slot,
         &mut maps.rates_by_slot,
+        &mut maps.limits_by_slot,
     ] {
         let name = map.name().to_owned();
         if fresh.contains(&name) {
@@ -245,6 +253,7 @@ pub(crate) fn load(options: &OpenOptions) -> Result<Loaded, OpenError> {
         traffic: handle(&skel.maps.traffic_by_slot)?,
         drops: handle(&skel.maps.drops_by_slot)?,
         rates: handle(&skel.maps.rates_by_slot)?,
+        limits: handle(&skel.maps.limits_by_slot)?,
         verdict: handle(&skel.maps.last_verdict)?,
     })
 }

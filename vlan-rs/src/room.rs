@@ -19,7 +19,7 @@ use crate::filter::{self, FilterError};
 use crate::pins::{self, Loaded, OpenError};
 use crate::skel::types::port_row;
 use crate::tables::counters::{Counters, Drops};
-use crate::tables::{TableError, answers, bytes_of, counters, ports, rates, trunks};
+use crate::tables::{TableError, answers, bytes_of, counters, limits, ports, rates, trunks};
 use crate::vid::Tag;
 
 /// Frames that reached the room's programs on a device without any row are counted here.
@@ -220,6 +220,9 @@ impl Room {
         let Some(ifindex) = self.ifindex_of(PortId::Tag(tag))? else { return Ok(None) };
         let Some(row) = self.loaded.by_ifindex.get(&ifindex)? else { return Ok(None) };
         let mut found = ports::config_of(ifindex, &row);
+        if let Some(port) = &mut found {
+            limits::read(&self.loaded.limits, row.slot, port)?;
+        }
         if let (Some(port), Some(known)) = (&mut found, self.ports.get(&ifindex)) {
             port.answer.clone_from(&known.config.answer);
         }
@@ -239,7 +242,10 @@ impl Room {
         for (ifindex, row) in self.loaded.by_ifindex.rows()? {
             self.free_slots.remove(&row.slot);
             match ports::config_of(ifindex, &row) {
-                Some(config) => drop(self.ports.insert(ifindex, Port { row, config })),
+                Some(mut config) => {
+                    limits::read(&self.loaded.limits, row.slot, &mut config)?;
+                    self.ports.insert(ifindex, Port { row, config });
+                }
                 None => drop(self.loaded.by_ifindex.remove(&ifindex)?),
             }
         }
@@ -428,6 +434,8 @@ impl Room {
         slot: u32,
     ) -> Result<Change, PortError> {
         let (tag_row, row) = ports::rows_of(config, mode, slot);
+        // 0. Its limits, before the row that says it has some.
+        limits::put(&self.loaded.limits, slot, config)?;
         let old_answer: &[IpNet] = present.map_or(&[], |port| &port.config.answer);
         // 1. Nothing may reach the port under a tag that it is about to lose.
         if let Some(old) = present.filter(|port| port.config.tag() != config.tag()) {
@@ -489,7 +497,10 @@ impl Room {
     pub fn ports(&self) -> Result<Vec<PortConfig>, TableError> {
         let mut ports: BTreeMap<u32, PortConfig> = BTreeMap::new();
         for (ifindex, row) in self.loaded.by_ifindex.rows()? {
-            ports.extend(ports::config_of(ifindex, &row).map(|config| (ifindex, config)));
+            if let Some(mut config) = ports::config_of(ifindex, &row) {
+                limits::read(&self.loaded.limits, row.slot, &mut config)?;
+                ports.insert(ifindex, config);
+            }
         }
         for (ifindex, prefix) in answers::dump(&self.loaded.answers)? {
             if let Some(port) = ports.get_mut(&ifindex) {

@@ -321,6 +321,8 @@ impl PortRow {
             mtu: self.mtu,
             answer: self.answer,
             neighbour_rate: RateLimit::default(),
+            packet_rate: vlan_rs::PACKET_RATE,
+            class: 0,
         })
     }
 }

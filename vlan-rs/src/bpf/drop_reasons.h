@@ -34,6 +34,8 @@ enum drop_reason {
 	DROP_ND_POLICED = 25, /* more neighbour discovery packets through the port than its rate */
 	DROP_LINK_LOCAL_SCOPE = 26, /* router solicitation, MLD and the like on a layer 3 port, where there is no link to say it to */
 	DROP_KERNEL_REFUSED = 27, /* the kernel could not change the frame (out of memory) */
+	DROP_FLOOD_TX = 28, /* more packets a second from the port than it may send */
+	DROP_FLOOD_RX = 29, /* more packets a second from the trunk than the port may get */
 };
 
 /* Room for more without a new row layout. */

@@ -10,6 +10,7 @@
 /* Flags of both rows. */
 #define PORT_LAYER_2 0x1 /* carries ARP and ND; without it the port answers them itself */
 #define PORT_TRUNK_PEER 0x2 /* the trunk is a veth whose peer is in another namespace */
+#define PORT_CLASSED 0x4 /* leaves through a class of the trunk's queueing discipline: limits.h says which */
 
 struct tag_key {
 	__u32 trunk; /* ifindex in the patch room */

@@ -9,6 +9,7 @@
 #include "counters.h"
 #include "headers.h"
 #include "lengths.h"
+#include "limits.h"
 #include "neighbours.h"
 #include "ports.h"
 #include "room.h"
@@ -78,6 +79,8 @@ int trunk_ingress(struct __sk_buff *skb)
 	to = port_of_tag(skb->ifindex, t.vid);
 	if (!to)
 		return no_port_has(skb, DROP_UNKNOWN_VLAN);
+	if (is_flood(to->slot, FLOOD_RX))
+		return drop(to->slot, DROP_FLOOD_RX);
 	if (!(t.destination[0] & 1) && !same_mac(t.destination, to->mac))
 		return drop(to->slot, DROP_DESTINATION_MAC);
 	reason = check_packet(skb, t.offset, t.type);
@@ -106,11 +109,12 @@ static __always_inline int send_to_trunk(struct __sk_buff *skb, const struct por
 	struct verdict verdict = { .device = port->trunk, .slot = port->slot };
 
 	skb->mark = 0;
-	skb->priority = 0;
+	skb->priority = port->flags & PORT_CLASSED ? class_of(port->slot) : 0;
 	count_tx(port->slot, skb->len);
 	if (bpf_skb_vlan_push(skb, bpf_htons(ETH_P_8021Q), port->vid))
 		return drop(port->slot, DROP_KERNEL_REFUSED);
-	verdict.peer = !!(port->flags & PORT_TRUNK_PEER);
+	/* redirect_peer passes by the trunk's queueing discipline, where the classes are. */
+	verdict.peer = (port->flags & (PORT_TRUNK_PEER | PORT_CLASSED)) == PORT_TRUNK_PEER;
 	record(&verdict);
 	if (verdict.peer)
 		return bpf_redirect_peer(port->trunk, 0);
@@ -128,6 +132,8 @@ int port_ingress(struct __sk_buff *skb)
 
 	if (!port)
 		return drop(ROOM_SLOT, DROP_NO_PORT);
+	if (is_flood(port->slot, FLOOD_TX))
+		return drop(port->slot, DROP_FLOOD_TX);
 	eth = need_bytes(skb, ETH_LEN);
 	if (!eth)
 		return drop(port->slot, DROP_TRUNCATED);

@@ -3,6 +3,7 @@
 
 pub(crate) mod answers;
 pub(crate) mod counters;
+pub(crate) mod limits;
 pub(crate) mod ports;
 pub(crate) mod rates;
 pub(crate) mod trunks;

@@ -14,6 +14,7 @@ unsafe impl Row for port_row {}
 
 const LAYER_2: u16 = 0x1;
 const TRUNK_PEER: u16 = 0x2;
+const CLASSED: u16 = 0x4;
 
 /// Frames from the trunk find their port here.
 pub(crate) type ByTag = Table<tag_key, tag_row>;
@@ -23,7 +24,8 @@ pub(crate) type ByIfindex = Table<u32, port_row>;
 fn flags(config: &PortConfig, mode: TrunkMode) -> u16 {
     let layer = if config.layer == Layer::Two { LAYER_2 } else { 0 };
     let peer = if mode == TrunkMode::Peer { TRUNK_PEER } else { 0 };
-    layer | peer
+    let classed = if config.class != 0 { CLASSED } else { 0 };
+    layer | peer | classed
 }
 
 pub(crate) fn key_of(tag: Tag) -> tag_key {
@@ -59,7 +61,7 @@ pub(crate) fn rows_of(config: &PortConfig, mode: TrunkMode, slot: u32) -> (tag_r
     )
 }
 
-/// What a row says, without its answered prefixes. None: not a row of ours (a VLAN out of range).
+/// What a row says, without its answered prefixes and limits. None: not a row of ours (a VLAN out of range).
 pub(crate) fn config_of(ifindex: u32, row: &port_row) -> Option<PortConfig> {
     Some(PortConfig {
         ifindex,
@@ -71,6 +73,8 @@ pub(crate) fn config_of(ifindex: u32, row: &port_row) -> Option<PortConfig> {
         mtu: row.mtu,
         answer: Vec::new(),
         neighbour_rate: RateLimit::from_ns(row.rate_interval_ns, row.rate_burst_ns),
+        packet_rate: RateLimit::from_ns(0, 0),
+        class: 0,
     })
 }
 

@@ -190,6 +190,7 @@ fn from_trunks() -> Vec<Case> {
         kept_out("trunk_arp_policed", 600, &asked, DropReason::ArpPoliced).times(3),
         kept_out("trunk_nd_policed", 601, &asked6, DropReason::NdPoliced).times(3),
         kept_out("trunk_hidden_nd_policed", 601, &behind_hop_by_hop(&asked6), DropReason::NdPoliced).times(3),
+        kept_out("trunk_flood", 600, &to_tenant(IPV4, &ipv4(60)), DropReason::FloodRx).times(200),
     ]
 }
 
@@ -214,6 +215,9 @@ fn packets_from_ports() -> Vec<Case> {
         case("port_without_row", Program::Port, PeerTrunk, plain.clone(), Expect::Drop(DropReason::NoPort, At::Room));
     vec![
         passes("port_ipv4", Layer3, plain.clone()),
+        refused("port_flood", Layer3, plain.clone(), DropReason::FloodTx).times(200),
+        // Nothing is read of a flood's frames, also not what is wrong with them.
+        refused("port_flood_of_wrong_frames", Layer3, foreign.clone(), DropReason::FloodTx).times(200),
         passes("port_ipv6", Layer3, from_tenant(IPV6, &udp6(20))),
         passes("port_layer_2", Layer2, plain.clone()),
         passes("port_plain_trunk", PlainPort, plain.clone()),

@@ -5,6 +5,7 @@
 mod cases;
 mod example;
 mod frames;
+mod limits;
 mod packet;
 mod raw;
 mod rooms;
@@ -38,7 +39,13 @@ fn main() -> ExitCode {
     packet::every_reason_has_a_case(&cases::cases());
     let packets =
         cases::cases().into_iter().map(|case| trial(format!("packet::{}", case.name), move || packet::check(&case)));
-    let groups = [("rooms", rooms::TESTS), ("veth", veth::TESTS), ("raw", raw::TESTS), ("example", example::TESTS)];
+    let groups = [
+        ("rooms", rooms::TESTS),
+        ("veth", veth::TESTS),
+        ("raw", raw::TESTS),
+        ("limits", limits::TESTS),
+        ("example", example::TESTS),
+    ];
     let others = groups
         .into_iter()
         .flat_map(|(group, tests)| tests.iter().map(move |&(name, test)| trial(format!("{group}::{name}"), test)));

@@ -112,6 +112,7 @@ fn add_ports(mut bench: Bench) -> Bench {
         let tag = bench.tag(device);
         let mut config = crate::veth::port(bench.device(device), tag.trunk, tag.vid.get(), 1);
         config.neighbour_rate = RateLimit { per_second: 1, burst: 2 };
+        config.packet_rate = RateLimit { per_second: 1000, burst: 64 };
         if device != Device::Layer2 {
             config.layer = Layer::Three;
             config.answer = ["192.168.1.0/24", "2001:db8:0:1::/64"].map(|p| p.parse().unwrap()).to_vec();

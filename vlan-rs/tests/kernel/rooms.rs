@@ -17,6 +17,7 @@ pub(crate) const TESTS: &[(&str, fn())] = &[
     ("another_process_adopts_everything", another_process_adopts_everything),
     ("gone_devices_are_forgotten", gone_devices_are_forgotten),
     ("rows_of_half_a_put_are_removed", rows_of_half_a_put_are_removed),
+    ("a_room_without_limits_is_adopted", a_room_without_limits_is_adopted),
     ("tables_of_another_namespace_are_refused", tables_of_another_namespace_are_refused),
     ("tables_of_another_layout_are_refused", tables_of_another_layout_are_refused),
     ("pins_need_a_bpffs", pins_need_a_bpffs),
@@ -84,7 +85,12 @@ fn ports_are_read_back_as_they_were_put() {
         let mut room = room_with_trunk(&d, &OpenOptions::new(pin_dir()));
         let all = vec![
             routed(d.ports[0], d.trunk, 1, &["0.0.0.0/0", "::/0", "fe80::1/128"]),
-            PortConfig { neighbour_rate: RateLimit { per_second: 10, burst: 3 }, ..port(d.ports[1], d.trunk, 4094, 7) },
+            PortConfig {
+                neighbour_rate: RateLimit { per_second: 10, burst: 3 },
+                packet_rate: RateLimit { per_second: 2000, burst: 500 },
+                class: 0x7e4a_0ffe,
+                ..port(d.ports[1], d.trunk, 4094, 7)
+            },
             routed(d.ports[2], d.trunk, 600, &[]),
         ];
         for config in &all {
@@ -93,6 +99,10 @@ fn ports_are_read_back_as_they_were_put() {
         let mut wanted = all.clone();
         wanted[0].answer.sort();
         assert_eq!(room.ports().unwrap(), wanted);
+        let wide = RateLimit { per_second: 1_000_000_000, burst: 1_000 };
+        room.put_port(&PortConfig { packet_rate: wide, ..all[2].clone() }).unwrap();
+        assert_eq!(room.port(all[2].tag()).unwrap().unwrap().packet_rate, wide);
+        room.put_port(&all[2]).unwrap();
         // Host bits go, order and repetition do not matter, and what went from a port is not answered any more.
         let config = routed(d.ports[0], d.trunk, 1, &["fd00::1/64", "10.1.2.3/8", "10.0.0.0/8"]);
         room.put_port(&config).unwrap();
@@ -121,6 +131,10 @@ fn a_tag_has_one_port() {
             (
                 PortConfig { mac: [1, 0, 0, 0, 0, 1], ..port(d.ports[1], d.trunk, 1, 1) },
                 "mac 01:00:00:00:00:01: must be a unicast MAC address",
+            ),
+            (
+                PortConfig { packet_rate: RateLimit { per_second: 999, burst: 99 }, ..port(d.ports[1], d.trunk, 1, 1) },
+                "packet_rate.per_second 999: must be at least 1000",
             ),
             (
                 PortConfig { answer: vec!["::/0".parse().unwrap()], ..port(d.ports[1], d.trunk, 1, 1) },
@@ -233,6 +247,27 @@ fn rows_of_half_a_put_are_removed() {
         assert!(tags.lookup(&key(600), MapFlags::ANY).unwrap().is_some());
         assert_eq!(answers.keys().count(), 1);
         assert_eq!(second.usage().answers, 1);
+    });
+}
+
+/// What a version left that knew no limits: no such table. Its ports go on without, until they are put again.
+fn a_room_without_limits_is_adopted() {
+    let d = devices();
+    d.here.run(|| {
+        let options = OpenOptions::new(pin_dir());
+        let mut first = room_with_trunk(&d, &options);
+        let config = routed(d.ports[0], d.trunk, 600, &["10.0.0.0/8"]);
+        first.put_port(&config).unwrap();
+        drop(first);
+        std::fs::remove_file(options.pin_dir.join("limits_by_slot")).unwrap();
+        let mut second = Room::open(&options).unwrap();
+        assert!(second.adoption().failed.is_empty());
+        let found = second.port(config.tag()).unwrap().unwrap();
+        assert_eq!((found.class, found.packet_rate.per_second), (0, u32::MAX));
+        assert_eq!(PortConfig { packet_rate: config.packet_rate, ..found }, config);
+        assert_eq!(second.put_port(&config).unwrap(), Change::Changed);
+        assert_eq!(second.put_port(&config).unwrap(), Change::Unchanged);
+        assert_eq!(second.ports().unwrap(), [config]);
     });
 }
 

@@ -36,6 +36,8 @@ pub(crate) fn port(ifindex: u32, trunk: u32, vid: u16, mac_end: u8) -> PortConfi
         mtu: MTU,
         answer: vec![],
         neighbour_rate: RateLimit::default(),
+        packet_rate: vlan_rs::PACKET_RATE,
+        class: 0,
     }
 }
 
