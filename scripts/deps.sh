@@ -27,6 +27,12 @@ dnsmasq:dnsmasq-base
 iperf3:iperf3
 ethtool:ethtool
 arping:iputils-arping
+/usr/sbin/sshd:openssh-server
+redis-server:redis-server
+/usr/bin/pg_createcluster:postgresql
+debootstrap:debootstrap
+mkfs.ext4:e2fsprogs
+systemd-nspawn:systemd-container
 nc:netcat-openbsd
 /usr/lib/python3/dist-packages/scapy/__init__.py:python3-scapy
 python3:python3'

@@ -4,8 +4,10 @@
 //! understand a new daemon: every message carries the protocol's number, an unknown request is answered with an
 //! error, and nothing a client sends (or a client that dies) ends init.
 //!
-//! Rooms: [`protocol`] the messages; [`service`] what a service is; [`client`] connect, ask, wait for events.
+//! Rooms: [`house`] what a tenant is made from; [`protocol`] the messages; [`service`] what a service is; [`client`]
+//! connect, ask, wait for events.
 
 pub mod client;
+pub mod house;
 pub mod protocol;
 pub mod service;

@@ -3,17 +3,16 @@
 //! has to be started again ([`supervisor`]). It has one thread, no timer that runs without need, and ends only when
 //! it is told to (SIGTERM stops the services in good order) or killed (the kernel then ends the whole tenant).
 //!
-//! `tenant-init NAME --control-fd=N --ids=FIRST --state=DIR`; not meant to be started by hand.
+//! `tenant-init NAME --control-fd=N --house-fd=N`; not meant to be started by hand.
 
 mod server;
 mod setup;
 mod spawn;
 mod supervisor;
 
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, FromRawFd, OwnedFd};
-use std::os::unix::fs::MetadataExt;
-use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -21,16 +20,16 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
+use tenant_init::house::HouseSpec;
 use tenant_init::protocol::{Hello, Refusal, RefusalKind, Reply, Request, ServiceSpec};
 
 use crate::server::{Incoming, Server};
-use crate::setup::House;
 use crate::spawn::Tenant;
 use crate::supervisor::{Notice, Processes, Supervisor, Then, Waiter};
 
 /// What the daemon says on the command line.
 struct Arguments {
-    house: House,
+    house: HouseSpec,
     control: OwnedFd,
 }
 
@@ -53,13 +52,12 @@ fn main() -> ExitCode {
 
 fn arguments() -> Result<Arguments, String> {
     let mut words = std::env::args().skip(1);
-    let name = words.next().ok_or("the tenant's name is missing")?;
-    let (mut control, mut ids, mut state) = (None, None, None);
+    let _name = words.next().ok_or("the tenant's name is missing")?;
+    let (mut control, mut house) = (None, None);
     for word in words {
         match word.split_once('=') {
             Some(("--control-fd", number)) => control = number.parse::<i32>().ok(),
-            Some(("--ids", number)) => ids = number.parse::<u32>().ok(),
-            Some(("--state", path)) => state = Some(PathBuf::from(path)),
+            Some(("--house-fd", number)) => house = number.parse::<i32>().ok(),
             _ => return Err(format!("unknown argument {word:?}")),
         }
     }
@@ -67,22 +65,23 @@ fn arguments() -> Result<Arguments, String> {
     if std::process::id() != 1 {
         return Err("not process 1 of a pid namespace".to_owned());
     }
-    let control = control.filter(|fd| *fd > 2).ok_or("--control-fd is missing")?;
+    let control = inherited("--control-fd", control)?;
+    let house = File::from(inherited("--house-fd", house)?);
+    let house = serde_json::from_reader(io::BufReader::new(&house)).map_err(|error| format!("--house-fd: {error}"))?;
+    Ok(Arguments { house, control })
+}
+
+/// A descriptor that the daemon left to us.
+fn inherited(name: &str, number: Option<i32>) -> Result<OwnedFd, String> {
+    let fd = number.filter(|fd| *fd > 2).ok_or_else(|| format!("{name} is missing"))?;
     nix::fcntl::fcntl(
         // SAFETY: only used for this call, which fails when the descriptor is not open.
-        unsafe { std::os::fd::BorrowedFd::borrow_raw(control) },
+        unsafe { std::os::fd::BorrowedFd::borrow_raw(fd) },
         nix::fcntl::FcntlArg::F_SETFD(nix::fcntl::FdFlag::FD_CLOEXEC),
     )
-    .map_err(|error| format!("--control-fd {control}: {error}"))?;
-    Ok(Arguments {
-        house: House {
-            name,
-            ids: ids.filter(|id| *id > 0).ok_or("--ids is missing")?,
-            state: state.filter(|path| path.is_absolute()).ok_or("--state is missing")?,
-        },
-        // SAFETY: the daemon passed this descriptor to us and nobody else in this process uses it.
-        control: unsafe { OwnedFd::from_raw_fd(control) },
-    })
+    .map_err(|error| format!("{name} {fd}: {error}"))?;
+    // SAFETY: the daemon passed this descriptor to us and nobody else in this process uses it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
 /// Everything init knows.
@@ -134,18 +133,21 @@ impl Init {
         wanted.thread_set_mask()?;
         let signals = SignalFd::with_flags(&wanted, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
         // A failed set-up is told to whoever asks: the daemon decides what becomes of the tenant.
-        let failed = house.set_up().err().map(|error| error.to_string());
-        if let Some(failed) = &failed {
-            eprintln!("tenant-init: {failed}");
-        }
+        let (held, failed) = match setup::set_up(&house) {
+            Ok(held) => (Some(held), None),
+            Err(error) => {
+                eprintln!("tenant-init: {error}");
+                (None, Some(error.to_string()))
+            }
+        };
         Ok(Init {
             name: house.name,
-            netns: std::fs::metadata("/proc/self/ns/net").map_or(0, |net| net.ino()),
+            netns: held.as_ref().map_or(0, |held| held.netns),
             failed,
             signals,
             server: Server::new(control)?,
             supervisor: Supervisor::default(),
-            system: System(Tenant { ids: house.ids, state: house.state }),
+            system: System(Tenant { ids: house.ids, logs: held.map(|held| held.logs) }),
             ending: false,
             leaving: Vec::new(),
         })

@@ -1,41 +1,33 @@
-//! Making the tenant's house: mounts, host name, loopback device, and at the end giving up every capability that a
-//! supervisor does not need. One straight list; the first step that fails is named in the answer to `hello`.
+//! Making the tenant's house: the one straight list of privileged steps between a process of the host's root in new
+//! namespaces and process 1 of a server of its own. The first step that fails is named in the answer to `hello`.
 //!
-//! In: namespaces that are already new (the daemon made them with the process). Out: nothing on the host is changed:
-//! mount propagation is cut first. Devices other than `lo` belong to the daemon and are not touched.
+//! In: a mount, a pid and (unless the tenant administers its own stack) a network namespace that are already new.
+//! Out: a root file system of the tenant's own, nothing of the host's mounts, a user namespace in which root is
+//! nobody outside, a bounding set and a system call filter that everything in the tenant inherits.
+//!
+//! What is the host's is opened first and by descriptor; after `pivot_root` every path, whatever links the tenant has
+//! put in its way, ends in the tenant's own root. The mount namespace stays the host's: nobody in the tenant mounts or
+//! unmounts anything.
 
-use std::ffi::{CString, OsString};
+mod lock;
+mod mounts;
+mod seed;
+
+use std::ffi::CStr;
 use std::fs;
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::path::{Component, Path, PathBuf};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
+use std::path::{Path, PathBuf};
 
-use caps::{CapSet, Capability, CapsHashSet};
-use nix::errno::Errno;
+use nix::fcntl::OFlag;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::sched::{CloneFlags, setns, unshare};
+use nix::sys::stat::{Mode, SFlag, makedev, mknod};
+use tenant_init::house::{Absent, HouseSpec, Image, Layer, SETTINGS, SHARE_IDS};
 
-/// What init keeps, and why. Everything else is dropped from every set, and the bounding set is emptied, so nothing
-/// that init starts can ever have a capability.
-const KEPT: [Capability; 3] = [
-    // Services run with the tenant's ids.
-    Capability::CAP_SETUID,
-    Capability::CAP_SETGID,
-    // Stopping a service signals a process of another user.
-    Capability::CAP_KILL,
-];
-
-/// Where the state of all instances lies unless an operator says otherwise.
-const INSTANCES: &str = "/var/lib/tenantd";
-
-// What the tenant has of its own.
-const PROC: &str = "/proc";
-const SYS: &str = "/sys";
-const RUN: &str = "/run";
-const TMP: &str = "/tmp";
-const VAR_TMP: &str = "/var/tmp";
-const SHM: &str = "/dev/shm";
-const MQUEUE: &str = "/dev/mqueue";
+use mounts::{NODEV, NOEXEC, NOSUID, RDONLY, attach, attributes, bind, check, copy, directory, file, new};
 
 /// Which step failed, and why.
 #[derive(Debug, thiserror::Error)]
@@ -46,213 +38,386 @@ pub(crate) struct SetupError {
     source: io::Error,
 }
 
-/// What the house is made from.
+/// What init holds of the host once its house is finished.
 #[derive(Debug)]
-pub(crate) struct House {
-    pub(crate) name: String,
-    pub(crate) ids: u32,
-    pub(crate) state: PathBuf,
+pub(crate) struct Held {
+    /// Where the logs of the services go: a directory that no path in the tenant leads to.
+    pub(crate) logs: OwnedFd,
+    /// Inode number of the tenant's network namespace; init is not dumpable and cannot ask later.
+    pub(crate) netns: u64,
 }
 
-impl House {
-    /// Runs the whole list.
-    ///
-    /// # Errors
-    /// The first step that fails.
-    pub(crate) fn set_up(&self) -> Result<(), SetupError> {
-        let none = MsFlags::empty();
-        let inert = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
-        let own = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
-        let owner = format!("mode=0755,uid={0},gid={0},size=64m,nr_inodes=65536", self.ids);
-        let shared = "mode=1777,size=256m,nr_inodes=65536";
+const INERT: u64 = NOSUID | NODEV | NOEXEC;
 
-        step("state directory", || self.tenants())?;
-        step("host name", || host_name(&self.name))?;
-        step("private mounts", || attach(None, Path::new("/"), None, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None))?;
-        let state = step("open state directory", || open_tree(&self.state))?;
-        step("detach the host's mounts", || self.detach())?;
-        step("mount /proc", || attach(Some("proc"), Path::new(PROC), Some("proc"), inert, None))?;
-        // The devices of the tenant's stack instead of the host's; it also hides what is mounted below /sys.
-        step("mount /sys", || attach(Some("sysfs"), Path::new(SYS), Some("sysfs"), inert | MsFlags::MS_RDONLY, None))?;
-        step("mount /run", || attach(Some("tmpfs"), Path::new(RUN), Some("tmpfs"), own, Some(&owner)))?;
-        step("mount /tmp", || attach(Some("tmpfs"), Path::new(TMP), Some("tmpfs"), own, Some(shared)))?;
-        step("mount /var/tmp", || absent_is_fine(attach(Some(TMP), Path::new(VAR_TMP), None, MsFlags::MS_BIND, None)))?;
-        // Shared memory files and message queues are ways from tenant to tenant.
-        step("mount /dev/shm", || {
-            absent_is_fine(attach(Some("tmpfs"), Path::new(SHM), Some("tmpfs"), inert, Some(shared)))
-        })?;
-        step("mount /dev/mqueue", || {
-            absent_is_fine(attach(Some("mqueue"), Path::new(MQUEUE), Some("mqueue"), inert, None))
-        })?;
-        step("cover other tenants", || self.cover(none))?;
-        step("mount state directory", || move_tree(&state, &self.state))?;
-        for file in ["resolv.conf", "hosts"] {
-            let ours = self.state.join("etc").join(file);
-            step(&format!("bind /etc/{file}"), || bind_file(&ours, &Path::new("/etc").join(file)))?;
-        }
-        step("loopback up", loopback_up)?;
-        step("capabilities", give_up)
-    }
+/// Directories that hold programs of the host beside `/usr`, where they are no links into it.
+const PROGRAMS: [&str; 8] = ["usr", "bin", "sbin", "lib", "lib32", "lib64", "libx32", "libexec"];
 
-    /// The directory that holds the state of all tenants. It is covered, so it must not be the root.
-    fn tenants(&self) -> io::Result<&Path> {
-        let all = self.state.parent().filter(|all| all.parent().is_some());
-        all.ok_or_else(|| io::Error::other("the state directory lies directly below the root"))
-    }
+/// Device nodes of a tenant: name, major, minor. There are no others, and nobody in the tenant can make one.
+const DEVICES: [(&str, u64, u64); 6] =
+    [("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0)];
 
-    /// Lets go of the host's mounts where ours will be. Only covered they would live on below: the patch room of
-    /// another instance, say, could not go away while this tenant lives.
-    fn detach(&self) -> io::Result<()> {
-        let others = self.others()?;
-        let covered = [PROC, SYS, RUN, TMP, VAR_TMP, SHM, MQUEUE].map(Path::new);
-        let table = fs::read("/proc/self/mountinfo")?;
-        // From the top: each takes all below it along, which matters, because each waits for an RCU grace period.
-        for line in table.split(|byte| *byte == b'\n') {
-            let Some(point) = line.split(|byte| *byte == b' ').nth(4).map(unescape) else {
-                continue;
-            };
-            if covered.iter().chain(&others).any(|directory| point.starts_with(directory)) {
-                match umount2(&point, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW) {
-                    // EINVAL, ENOENT: it went with the one it lay on.
-                    Ok(()) | Err(Errno::EINVAL | Errno::ENOENT) => {}
-                    Err(errno) => return Err(errno.into()),
-                }
-            }
-        }
-        Ok(())
-    }
+const DEVICE_LINKS: [(&str, &str); 5] = [
+    ("ptmx", "pts/ptmx"),
+    ("fd", "/proc/self/fd"),
+    ("stdin", "/proc/self/fd/0"),
+    ("stdout", "/proc/self/fd/1"),
+    ("stderr", "/proc/self/fd/2"),
+];
 
-    /// Directories with the state of others: of this instance's tenants, and of every instance, because the first tenants
-    /// of two instances have the same ids.
-    fn others(&self) -> io::Result<Vec<&Path>> {
-        let (tenants, instances) = (self.tenants()?, Path::new(INSTANCES));
-        Ok(if tenants.starts_with(instances) {
-            vec![instances]
-        } else if instances.is_dir() {
-            vec![instances, tenants]
-        } else {
-            vec![tenants]
-        })
-    }
+/// Of /proc and /sys, what tells of the host or steers it. Those that a kernel lacks are passed over.
+const HIDDEN: [&str; 19] = [
+    "/proc/acpi",
+    "/proc/asound",
+    "/proc/interrupts",
+    "/proc/kallsyms",
+    "/proc/kcore",
+    "/proc/keys",
+    "/proc/key-users",
+    "/proc/latency_stats",
+    "/proc/sched_debug",
+    "/proc/scsi",
+    "/proc/timer_list",
+    "/sys/block",
+    "/sys/bus",
+    "/sys/dev",
+    "/sys/firmware",
+    "/sys/fs",
+    "/sys/kernel",
+    "/sys/module",
+    "/sys/power",
+];
+const READ_ONLY: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
 
-    /// Puts empty directories over the state of others, with room for our own.
-    fn cover(&self, flags: MsFlags) -> io::Result<()> {
-        for directory in self.others()? {
-            // When the state is below /run or /tmp it has just been covered.
-            fs::create_dir_all(directory)?;
-            let small = Some("mode=0755,size=4k,nr_inodes=16");
-            attach(Some("tmpfs"), directory, Some("tmpfs"), flags | MsFlags::MS_NOSUID, small)?;
-        }
-        fs::create_dir_all(&self.state)
-    }
+/// Files of the state directory's `etc` that the daemon writes and the tenant reads.
+const NAMES: [&str; 3] = ["hostname", "hosts", "resolv.conf"];
+
+/// What is taken from the host before its mounts are left.
+struct Taken {
+    programs: Vec<(OwnedFd, PathBuf)>,
+    set_id: Vec<(OwnedFd, PathBuf)>,
+    names: Vec<(OwnedFd, PathBuf)>,
+    api: Option<OwnedFd>,
+    program: Option<OwnedFd>,
+    shares: Vec<(OwnedFd, PathBuf)>,
 }
 
-/// A path as mountinfo writes it: blanks and backslashes are `\` and three octal digits.
-fn unescape(path: &[u8]) -> PathBuf {
-    let mut out = Vec::with_capacity(path.len());
-    let mut rest = path;
-    while let Some((first, after)) = rest.split_first() {
-        let digits = after.get(..3).filter(|_| *first == b'\\').and_then(|digits| std::str::from_utf8(digits).ok());
-        match digits.and_then(|digits| u8::from_str_radix(digits, 8).ok()) {
-            Some(byte) => {
-                out.push(byte);
-                rest = &after[3..];
-            }
-            None => {
-                out.push(*first);
-                rest = after;
-            }
-        }
+/// Runs the whole list.
+pub(crate) fn set_up(spec: &HouseSpec) -> Result<Held, SetupError> {
+    let mut owned = vec![CloneFlags::CLONE_NEWIPC, CloneFlags::CLONE_NEWUTS];
+    if spec.network {
+        owned.push(CloneFlags::CLONE_NEWNET);
     }
-    PathBuf::from(OsString::from_vec(out))
+    step("private mounts", || {
+        Ok(mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>)?)
+    })?;
+    let logs = step("open logs", || open_directory(&spec.state.join("logs")))?;
+    let proc = step("proc", || new(c"proc", &[], INERT))?;
+    let users = step("user namespace", || seed::make(&proc, 0, spec.ids, &owned))?;
+    for (namespace, kind) in &users.others {
+        step("join the tenant's namespaces", || Ok(setns(namespace, *kind)?))?;
+    }
+    if spec.network {
+        step("settings of the stack", stack_settings)?;
+    }
+    step("host name", || host_name(&spec.name))?;
+    step("loopback up", loopback_up)?;
+    // The network namespace that a mount of sysfs shows is the one of the process that mounts it.
+    let sys = step("sysfs", || new(c"sysfs", &[], INERT | RDONLY))?;
+    let queues = step("mqueue", || optional(new(c"mqueue", &[], INERT)))?;
+    let taken = step("take from the host", || take(spec, &proc, &users.user))?;
+    let root = step("root file system", || root(spec, &users.user))?;
+    step("attach the root", || attach(&root, &spec.state.join("stage/root")))?;
+    step("enter the root", || enter(&spec.state.join("stage/root")))?;
+    step("programs", || {
+        taken.programs.iter().try_for_each(|(mount, at)| mount_point(at).and_then(|()| attach(mount, at)))
+    })?;
+    step("set-id programs", || taken.set_id.iter().try_for_each(|(mount, at)| optional(attach(mount, at)).map(drop)))?;
+    step("/proc", || mount_point(Path::new("/proc")).and_then(|()| attach(&proc, Path::new("/proc"))))?;
+    step("/sys", || mount_point(Path::new("/sys")).and_then(|()| attach(&sys, Path::new("/sys"))))?;
+    step("mask /proc and /sys", || mask(spec.network))?;
+    step("/dev", || devices(spec, queues.as_ref()))?;
+    step("/tmp", || scratch("/tmp", spec, 0o1777, NOSUID | NODEV))?;
+    step("/run", || scratch("/run", spec, 0o755, NOSUID | NODEV))?;
+    step("/run/tenantd", || own_api(&taken))?;
+    for (mount, at) in &taken.names {
+        step(&at.display().to_string(), || name_file(mount, at))?;
+    }
+    for (mount, at) in &taken.shares {
+        step(&format!("share {}", at.display()), || share_point(at, spec.ids).and_then(|()| attach(mount, at)))?;
+    }
+    drop((taken, root, sys, queues, proc));
+    let netns = step("read the stack's inode", || Ok(fs::metadata("/proc/self/ns/net")?.ino()))?;
+    step("cgroup namespace", || optional(unshare(CloneFlags::CLONE_NEWCGROUP).map_err(Into::into)).map(drop))?;
+    step("enter the user namespace", || Ok(setns(&users.user, CloneFlags::CLONE_NEWUSER)?))?;
+    drop(users);
+    step("become the tenant's root", become_root)?;
+    step("system call filter", lock::filter)?;
+    step("capabilities", || lock::capabilities(spec.network))?;
+    Ok(Held { logs, netns })
 }
 
 fn step<T>(name: &str, action: impl FnOnce() -> io::Result<T>) -> Result<T, SetupError> {
     action().map_err(|source| SetupError { step: name.to_owned(), source })
 }
 
-fn attach(
-    source: Option<&str>,
-    target: &Path,
-    kind: Option<&str>,
-    flags: MsFlags,
-    data: Option<&str>,
-) -> io::Result<()> {
-    Ok(mount(source, target, kind, flags, data)?)
+/// None where the kernel or the host does not have it.
+fn optional<T>(result: io::Result<T>) -> io::Result<Option<T>> {
+    match result {
+        Ok(made) => Ok(Some(made)),
+        Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ENODEV | libc::EINVAL)) => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
-fn absent_is_fine(result: io::Result<()>) -> io::Result<()> {
-    match result {
-        // ENODEV: the kernel does not know the file system.
-        Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ENODEV)) => Ok(()),
-        other => other,
+fn open_directory(path: &Path) -> io::Result<OwnedFd> {
+    let flags = OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    Ok(nix::fcntl::open(path, flags, Mode::empty())?)
+}
+
+/// Copies of the host's mounts, with the attributes that they will have. The host's programs are not mapped: what is
+/// not world-readable there stays unreadable, because the tenant's capabilities do not reach ids outside its range.
+fn take(spec: &HouseSpec, proc: &OwnedFd, users: &OwnedFd) -> io::Result<Taken> {
+    let with = |path: &Path, set: u64, users: Option<&OwnedFd>| -> io::Result<OwnedFd> {
+        let mount = copy(path).map_err(|error| named(error, path))?;
+        attributes(&mount, set, users).map_err(|error| named(error, path))?;
+        Ok(mount)
+    };
+    let mut taken = Taken {
+        programs: Vec::new(),
+        set_id: Vec::new(),
+        names: Vec::new(),
+        api: None,
+        program: None,
+        shares: Vec::new(),
+    };
+    if let Image::Host { set_id, .. } = &spec.image {
+        for name in PROGRAMS {
+            let path = Path::new("/").join(name);
+            if fs::symlink_metadata(&path).is_ok_and(|found| found.is_dir()) {
+                taken.programs.push((with(&path, RDONLY | NOSUID | NODEV, None)?, path));
+            }
+        }
+        for (from, target) in set_id {
+            taken.set_id.push((with(from, RDONLY | NODEV, Some(users))?, target.clone()));
+        }
     }
+    for name in NAMES {
+        let target = Path::new("/etc").join(name);
+        taken.names.push((with(&spec.state.join("etc").join(name), RDONLY | INERT, None)?, target));
+    }
+    if let Some(api) = &spec.api {
+        taken.api = Some(with(api, RDONLY | INERT, None)?);
+    }
+    if let Some(program) = &spec.program {
+        taken.program = Some(with(program, RDONLY | NOSUID | NODEV, None)?);
+    }
+    if !spec.shares.is_empty() {
+        let shared = seed::make(proc, SHARE_IDS, spec.ids, &[])?;
+        for share in &spec.shares {
+            let set = NOSUID | NODEV | if share.read_only { RDONLY } else { 0 };
+            taken.shares.push((with(&share.source, set, Some(&shared.user))?, share.target.clone()));
+        }
+    }
+    Ok(taken)
+}
+
+fn named(error: io::Error, path: &Path) -> io::Error {
+    io::Error::new(error.kind(), format!("{}: {error}", path.display()))
+}
+
+/// The overlay: the image below, mapped into the tenant's ids, its private layer above. Both directories of the layer
+/// must be on one mount, so what is not the state directory's own file system is attached to `stage/layer` first.
+fn root(spec: &HouseSpec, users: &OwnedFd) -> io::Result<OwnedFd> {
+    let (Image::Host { root: image, .. } | Image::Tree { root: image }) = &spec.image;
+    let (lower_at, layer_at) = (spec.state.join("stage/lower"), spec.state.join("stage/layer"));
+    let lower = copy(image).map_err(|error| named(error, image))?;
+    attributes(&lower, RDONLY | NODEV, Some(users)).map_err(|error| named(error, image))?;
+    attach(&lower, &lower_at)?;
+    let layer = match &spec.layer {
+        Layer::Directory => spec.state.join("layer"),
+        Layer::Memory { size } => {
+            attach(&new(c"tmpfs", &[(c"size", &size.to_string()), (c"mode", "0700")], NODEV)?, &layer_at)?;
+            layer_at
+        }
+        Layer::Device { path } => {
+            let source = path.to_str().ok_or(io::ErrorKind::InvalidInput)?;
+            attach(&new(c"ext4", &[(c"source", source)], NODEV).map_err(|error| named(error, path))?, &layer_at)?;
+            layer_at
+        }
+    };
+    let (upper, work) = (layer.join("upper"), layer.join("work"));
+    for (path, owner) in [(&upper, spec.ids), (&work, 0)] {
+        if !path.is_dir() {
+            fs::create_dir(path)?;
+            fs::set_permissions(path, fs::Permissions::from_mode(0o755))?;
+            chown(path, Some(owner), Some(owner))?;
+        }
+    }
+    let text = |path: &Path| path.to_str().map(str::to_owned).ok_or(io::ErrorKind::InvalidInput);
+    new(
+        c"overlay",
+        &[(c"lowerdir", &text(&lower_at)?), (c"upperdir", &text(&upper)?), (c"workdir", &text(&work)?)],
+        NODEV,
+    )
+}
+
+/// Makes `root` the root and lets go of everything else.
+fn enter(root: &Path) -> io::Result<()> {
+    nix::unistd::chdir(root)?;
+    nix::unistd::pivot_root(".", ".")?;
+    umount2(".", MntFlags::MNT_DETACH)?;
+    nix::unistd::chdir("/")?;
+    Ok(())
+}
+
+/// A directory to mount on, at a path whose parents are ours.
+fn mount_point(at: &Path) -> io::Result<()> {
+    directory(at)
+}
+
+fn mask(network: bool) -> io::Result<()> {
+    let empty = new(c"tmpfs", &[(c"size", "4k"), (c"nr_inodes", "2"), (c"mode", "0555")], INERT | RDONLY)?;
+    // A directory to copy from: a mount that is attached nowhere cannot be copied before Linux 6.15.
+    let nothing = Path::new("/sys/kernel");
+    attach(&empty, nothing)?;
+    for path in HIDDEN.map(Path::new) {
+        match fs::symlink_metadata(path) {
+            _ if path == nothing => {}
+            Ok(found) if found.is_dir() => bind(nothing, path, 0)?,
+            // Reading /dev/null gives nothing; the host's own node has not been left in reach, so a new one is bound.
+            Ok(_) => hide_file(path)?,
+            Err(_) => {}
+        }
+    }
+    for path in READ_ONLY.map(Path::new) {
+        if path.exists() {
+            bind(path, path, RDONLY | INERT)?;
+        }
+    }
+    if network {
+        // Its own stack's settings stay writable: a second proc of the same processes, of which only this part is taken.
+        let other = Path::new("/proc/irq");
+        attach(&new(c"proc", &[], INERT)?, other)?;
+        bind(&other.join("sys/net"), Path::new("/proc/sys/net"), INERT)?;
+        umount2(other, MntFlags::MNT_DETACH)?;
+    }
+    Ok(())
+}
+
+/// An empty file over a file.
+fn hide_file(path: &Path) -> io::Result<()> {
+    let empty = new(c"tmpfs", &[(c"size", "4k"), (c"nr_inodes", "3"), (c"mode", "0555")], INERT)?;
+    let stage = Path::new("/sys/fs");
+    attach(&empty, stage)?;
+    fs::write(stage.join("empty"), b"")?;
+    fs::set_permissions(stage.join("empty"), fs::Permissions::from_mode(0o444))?;
+    let hidden = bind(&stage.join("empty"), path, RDONLY | INERT);
+    umount2(stage, MntFlags::MNT_DETACH)?;
+    hidden
+}
+
+fn devices(spec: &HouseSpec, queues: Option<&OwnedFd>) -> io::Result<()> {
+    let dev = Path::new("/dev");
+    mount_point(dev)?;
+    let own = (spec.ids.to_string(), (spec.ids + 5).to_string());
+    // Not NODEV: the nodes below are made here. The directory is root's of the host: no other node or file comes in.
+    attach(&new(c"tmpfs", &[(c"size", "64k"), (c"nr_inodes", "64"), (c"mode", "0755")], NOSUID | NOEXEC)?, dev)?;
+    for (name, major, minor) in DEVICES {
+        let node = dev.join(name);
+        mknod(&node, SFlag::S_IFCHR, Mode::from_bits_truncate(0o666), makedev(major, minor))?;
+        fs::set_permissions(&node, fs::Permissions::from_mode(0o666))?;
+    }
+    for (name, target) in DEVICE_LINKS {
+        symlink(target, dev.join(name))?;
+    }
+    for name in ["pts", "shm", "mqueue"] {
+        fs::create_dir(dev.join(name))?;
+    }
+    let terminals = [
+        (c"newinstance" as &CStr, ""),
+        (c"ptmxmode", "0666"),
+        (c"mode", "0620"),
+        (c"gid", own.1.as_str()),
+        (c"max", "1024"),
+    ];
+    attach(&new(c"devpts", &terminals, NOSUID | NOEXEC)?, &dev.join("pts"))?;
+    scratch("/dev/shm", spec, 0o1777, INERT)?;
+    if let Some(queues) = queues {
+        attach(queues, &dev.join("mqueue"))?;
+    }
+    Ok(())
+}
+
+/// Memory of limited size, owned by the tenant's root.
+fn scratch(at: &str, spec: &HouseSpec, mode: u32, set: u64) -> io::Result<()> {
+    let (size, ids, mode) = (spec.scratch.to_string(), spec.ids.to_string(), format!("{mode:o}"));
+    let inodes = (spec.scratch / 4096).to_string();
+    mount_point(Path::new(at))?;
+    let options =
+        [(c"size" as &CStr, size.as_str()), (c"nr_inodes", &inodes), (c"mode", &mode), (c"uid", &ids), (c"gid", &ids)];
+    attach(&new(c"tmpfs", &options, set)?, Path::new(at))
+}
+
+/// The socket of the tenant's own API and the program that speaks to it.
+fn own_api(taken: &Taken) -> io::Result<()> {
+    let at = Path::new("/run/tenantd");
+    if let Some(api) = &taken.api {
+        directory(at)?;
+        attach(api, at)?;
+        if let Some(program) = &taken.program {
+            attach(program, &at.join("tenantd"))?;
+        }
+    }
+    Ok(())
+}
+
+/// A file to bind over, in the tenant's own /etc, whatever the tenant has made of it.
+fn name_file(mount: &OwnedFd, at: &Path) -> io::Result<()> {
+    if let Some(parent) = at.parent() {
+        directory(parent)?;
+    }
+    file(at)?;
+    attach(mount, at)
+}
+
+/// A directory to mount a share on; its parents are the tenant's root's.
+fn share_point(at: &Path, ids: u32) -> io::Result<()> {
+    let mut path = PathBuf::new();
+    for part in at.components() {
+        path.push(part);
+        let fresh = fs::symlink_metadata(&path).is_err();
+        directory(&path)?;
+        if fresh {
+            chown(&path, Some(ids), Some(ids))?;
+        }
+    }
+    Ok(())
+}
+
+/// The user namespace made us nobody with all capabilities in it.
+fn become_root() -> io::Result<()> {
+    let root = (nix::unistd::Uid::from_raw(0), nix::unistd::Gid::from_raw(0));
+    nix::unistd::setgroups(&[])?;
+    nix::unistd::setresgid(root.1, root.1, root.1)?;
+    nix::unistd::setresuid(root.0, root.0, root.0)?;
+    Ok(())
+}
+
+/// Of a stack that init has just made; otherwise the daemon has written them. /proc is still the host's.
+fn stack_settings() -> io::Result<()> {
+    for (path, value, absent) in SETTINGS {
+        let path = Path::new(std::ffi::OsStr::from_bytes(path.to_bytes()));
+        match fs::write(path, value) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound && absent == Absent::IsFine => {}
+            written => written.map_err(|error| named(error, path))?,
+        }
+    }
+    Ok(())
 }
 
 fn host_name(name: &str) -> io::Result<()> {
     // SAFETY: pointer and length are of a live slice.
     check(unsafe { libc::sethostname(name.as_ptr().cast(), name.len()) }.into()).map(drop)
-}
-
-/// Takes a copy of the mount at `path` that outlives being covered.
-fn open_tree(path: &Path) -> io::Result<OwnedFd> {
-    let path = CString::new(path.as_os_str().as_bytes())?;
-    let flags = libc::OPEN_TREE_CLONE | libc::OPEN_TREE_CLOEXEC | libc::AT_RECURSIVE as libc::c_uint;
-    // SAFETY: plain system call with a live path.
-    let fd = check(unsafe { libc::syscall(libc::SYS_open_tree, libc::AT_FDCWD, path.as_ptr(), flags) })?;
-    // SAFETY: the kernel just gave us this descriptor.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
-}
-
-/// Attaches what [`open_tree`] took.
-fn move_tree(tree: &OwnedFd, target: &Path) -> io::Result<()> {
-    let target = CString::new(target.as_os_str().as_bytes())?;
-    let flags = libc::MOVE_MOUNT_F_EMPTY_PATH;
-    // SAFETY: plain system call with live paths and descriptor.
-    check(unsafe {
-        libc::syscall(libc::SYS_move_mount, tree.as_raw_fd(), c"".as_ptr(), libc::AT_FDCWD, target.as_ptr(), flags)
-    })
-    .map(drop)
-}
-
-fn check(result: libc::c_long) -> io::Result<i32> {
-    if result < 0 { Err(io::Error::last_os_error()) } else { i32::try_from(result).map_err(io::Error::other) }
-}
-
-/// Binds `ours` over `target`. Where the host has a symbolic link (systemd-resolved links resolv.conf into /run), the
-/// mount goes on what the link names, and in our own empty /run that has to be made first.
-fn bind_file(ours: &Path, target: &Path) -> io::Result<()> {
-    let target = follow(target)?;
-    if !target.exists() && target.starts_with("/run") {
-        if let Some(directory) = target.parent() {
-            fs::create_dir_all(directory)?;
-        }
-        fs::File::create(&target)?;
-    }
-    Ok(mount(Some(ours), &target, None::<&str>, MsFlags::MS_BIND, None::<&str>)?)
-}
-
-fn follow(path: &Path) -> io::Result<PathBuf> {
-    let mut path = path.to_owned();
-    for _ in 0..8 {
-        let Ok(link) = fs::read_link(&path) else {
-            return Ok(match path.strip_prefix("/var/run") {
-                Ok(below) => Path::new("/run").join(below),
-                Err(_) => path,
-            });
-        };
-        let mut next = path.parent().unwrap_or(Path::new("/")).to_owned();
-        for part in link.components() {
-            match part {
-                Component::RootDir => next = PathBuf::from("/"),
-                Component::ParentDir => drop(next.pop()),
-                Component::Normal(name) => next.push(name),
-                Component::CurDir | Component::Prefix(_) => {}
-            }
-        }
-        path = next;
-    }
-    Err(io::Error::from_raw_os_error(libc::ELOOP))
 }
 
 fn loopback_up() -> io::Result<()> {
@@ -264,37 +429,9 @@ fn loopback_up() -> io::Result<()> {
         for (to, from) in request.ifr_name.iter_mut().zip(b"lo") {
             *to = *from as libc::c_char;
         }
-        check(libc::ioctl(socket.as_raw_fd(), libc::SIOCGIFFLAGS, &mut request).into())?;
+        let fd = socket.as_fd().as_raw_fd();
+        check(libc::ioctl(fd, libc::SIOCGIFFLAGS, &mut request).into())?;
         request.ifr_ifru.ifru_flags |= libc::IFF_UP as libc::c_short;
-        check(libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS, &request).into()).map(drop)
-    }
-}
-
-/// The order matters: emptying the bounding set needs CAP_SETPCAP, which the last line gives up.
-fn give_up() -> io::Result<()> {
-    let kept: CapsHashSet = KEPT.into_iter().collect();
-    caps::clear(None, CapSet::Ambient).map_err(io::Error::other)?;
-    caps::clear(None, CapSet::Inheritable).map_err(io::Error::other)?;
-    // By number until the kernel knows no more: a newer kernel has capabilities that no list of ours names.
-    for number in 0..64 {
-        // SAFETY: plain system call.
-        match check(unsafe { libc::prctl(libc::PR_CAPBSET_DROP, number, 0, 0, 0) }.into()) {
-            Err(error) if error.raw_os_error() == Some(libc::EINVAL) && number > 0 => break,
-            dropped => drop(dropped?),
-        }
-    }
-    caps::set(None, CapSet::Effective, &kept).map_err(io::Error::other)?;
-    caps::set(None, CapSet::Permitted, &kept).map_err(io::Error::other)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn paths_of_mountinfo_are_read() {
-        assert_eq!(unescape(b"/run"), Path::new("/run"));
-        assert_eq!(unescape(b"/a\\040b\\134c"), Path::new("/a b\\c"));
-        assert_eq!(unescape(b"/a\\04"), Path::new("/a\\04"));
+        check(libc::ioctl(fd, libc::SIOCSIFFLAGS, &request).into()).map(drop)
     }
 }

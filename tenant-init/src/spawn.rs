@@ -17,8 +17,6 @@ use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use tenant_init::protocol::{Refusal, RefusalKind, ServiceSpec};
 
-/// A log longer than this (bytes) is put aside as `.1` when its service is started.
-const LOG_LIMIT: u64 = 10 * 1024 * 1024;
 /// `O_NOFOLLOW`: nobody but root can write into the directory; if that breaks one day, no link leads out of it.
 const LOG_FLAGS: libc::c_int = libc::O_WRONLY | libc::O_CREAT | libc::O_APPEND | libc::O_NOFOLLOW | libc::O_CLOEXEC;
 /// Search path of every service, as login(1) of Debian sets it for root.
@@ -31,8 +29,8 @@ const STEPS_MS: u16 = 5_000;
 pub(crate) struct Tenant {
     /// First user and group id; services run with it.
     pub(crate) ids: u32,
-    /// State directory: `logs/`, `home/`.
-    pub(crate) state: PathBuf,
+    /// Directory of the logs; none when the house could not be made.
+    pub(crate) logs: Option<OwnedFd>,
 }
 
 /// The steps of the child in their order.
@@ -78,6 +76,7 @@ struct Prepared {
     log: CString,
     cwd: CString,
     ids: u32,
+    logs: i32,
     report: i32,
     // What the pointers point into.
     _argv: Vec<CString>,
@@ -95,8 +94,7 @@ impl Tenant {
         let failed = |step: &str, error: &io::Error| {
             Refusal::new(RefusalKind::Failed, "command", command, format!("{step}: {error}"))
         };
-        let log = self.state.join("logs").join(format!("{}.log", spec.name));
-        rotate(&log).map_err(|error| failed("rotate log", &error))?;
+        let log = PathBuf::from(format!("{}.log", spec.name));
         let (reader, writer) = nix::unistd::pipe2(OFlag::O_CLOEXEC).map_err(|error| failed("pipe", &error.into()))?;
         let prepared = self
             .prepare(spec, &log, writer.as_raw_fd())
@@ -124,7 +122,7 @@ impl Tenant {
     }
 
     fn prepare(&self, spec: &ServiceSpec, log: &Path, report: i32) -> Result<Prepared, NulError> {
-        let home = self.state.join("home");
+        let home = PathBuf::from("/root");
         let mut env = vec![
             ("PATH".to_owned(), PATH.to_owned()),
             ("HOME".to_owned(), home.to_string_lossy().into_owned()),
@@ -149,7 +147,8 @@ impl Tenant {
             envp: pointers(&envp),
             log: CString::new(log.as_os_str().as_bytes())?,
             cwd: CString::new(spec.cwd.as_ref().unwrap_or(&home).as_os_str().as_bytes())?,
-            ids: self.ids,
+            ids: 0,
+            logs: self.logs.as_ref().map_or(-1, |fd| fd.as_raw_fd()),
             report,
             _argv: argv,
             _envp: envp,
@@ -189,7 +188,7 @@ fn steps(prepared: &Prepared) -> Result<Infallible, (Step, i32)> {
         step(Step::Gid, libc::setresgid(ids, ids, ids))?;
         // Opened as root for the tenant's group: the service can open /dev/stderr again, but not replace the file.
         libc::umask(0);
-        let log = step(Step::Log, libc::open(prepared.log.as_ptr(), LOG_FLAGS, 0o660))?;
+        let log = step(Step::Log, libc::openat(prepared.logs, prepared.log.as_ptr(), LOG_FLAGS, 0o660))?;
         let null = step(Step::Input, libc::open(c"/dev/null".as_ptr(), libc::O_RDWR))?;
         step(Step::Input, libc::dup2(null, 0))?;
         step(Step::Output, libc::dup2(log, 1))?;
@@ -285,14 +284,5 @@ fn reap(pid: i32) {
         if result >= 0 || Errno::last() != Errno::EINTR {
             return;
         }
-    }
-}
-
-fn rotate(log: &Path) -> io::Result<()> {
-    match fs::symlink_metadata(log) {
-        Ok(known) if known.len() > LOG_LIMIT => fs::rename(log, log.with_extension("log.1")),
-        Ok(_) => Ok(()),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        Err(error) => Err(error),
     }
 }

@@ -17,7 +17,7 @@ use std::io;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, chown};
+use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -28,6 +28,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, connect, listen, socket};
 use stackmap::{GidRange, StackIndex, TenantName};
 use tenant_init::client::{Client, ClientError};
+use tenant_init::house::{HouseSpec, IDS, Image, Layer, Share};
 use tenant_init::protocol::Hello;
 
 pub use names::{write_hosts, write_resolv_conf};
@@ -51,6 +52,22 @@ pub struct LaunchSpec {
     pub dns: Vec<IpAddr>,
     /// Its addresses, for its `/etc/hosts`.
     pub addresses: Vec<IpNet>,
+    /// What its root file system is made from.
+    pub image: Image,
+    /// Where what it writes goes.
+    pub layer: Layer,
+    /// True when it administers its own stack.
+    pub network: bool,
+    /// Host directory with the socket of its own API.
+    pub api: Option<PathBuf>,
+    /// The program `tenantd` as it shall be there.
+    pub program: Option<PathBuf>,
+    /// Directories it shares with others.
+    pub shares: Vec<Share>,
+    /// Size of its /tmp, /run and /dev/shm each, bytes.
+    pub scratch: u64,
+    /// Files `cgroup.procs` of its cgroups.
+    pub cgroups: Vec<PathBuf>,
 }
 
 /// A running init.
@@ -129,7 +146,7 @@ pub enum LaunchError {
     },
     /// The namespaces could not be made.
     #[error(
-        "cannot make the namespaces of {stack} (clone; needs root and a kernel with net, mount, pid, ipc and uts namespaces)"
+        "cannot make the namespaces of {stack} (clone; needs root and a kernel with net, mount and pid namespaces)"
     )]
     Clone {
         /// The stack.
@@ -149,6 +166,24 @@ pub enum LaunchError {
         #[source]
         source: io::Error,
     },
+    /// A cgroup of the tenant cannot be joined.
+    #[error("cannot open {path} to join the cgroup")]
+    Cgroup {
+        /// Its `cgroup.procs`.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// Init did not make the tenant's own stack; it was ended again.
+    #[error("process {pid} did not make the tenant's own network namespace")]
+    OwnStack {
+        /// Init.
+        pid: i32,
+        /// Why.
+        #[source]
+        source: ClientError,
+    },
     /// The program could not be executed.
     #[error("cannot execute {path}")]
     Exec {
@@ -167,6 +202,38 @@ pub enum LaunchError {
         #[source]
         source: io::Error,
     },
+}
+
+/// How long init may take to make a stack of the tenant's own.
+const OWN_STACK: Duration = Duration::from_secs(10);
+
+/// What init is told, in a file of its own: too much for a command line.
+fn house(spec: &LaunchSpec) -> Result<OwnedFd, LaunchError> {
+    let prepare = |step| move |source| LaunchError::Prepare { step, source };
+    let house = HouseSpec {
+        name: spec.name.to_string(),
+        ids: spec.gids.get(),
+        state: spec.state_dir.clone(),
+        image: spec.image.clone(),
+        layer: spec.layer.clone(),
+        network: spec.network,
+        api: spec.api.clone(),
+        program: spec.program.clone(),
+        shares: spec.shares.clone(),
+        scratch: spec.scratch,
+    };
+    let text = serde_json::to_vec(&house).map_err(io::Error::other).map_err(prepare("write the house"))?;
+    let memory = nix::sys::memfd::memfd_create("house", nix::sys::memfd::MFdFlags::MFD_CLOEXEC);
+    let memory = memory.map_err(|errno| LaunchError::Prepare { step: "memfd_create", source: errno.into() })?;
+    let file = File::from(memory);
+    file.write_all_at(&text, 0).map_err(prepare("write the house"))?;
+    Ok(file.into())
+}
+
+fn cgroup(path: &Path) -> Result<OwnedFd, LaunchError> {
+    let error = |source| LaunchError::Cgroup { path: path.to_owned(), source };
+    let file = OpenOptions::new().write(true).open(path).map_err(error)?;
+    above(&file)
 }
 
 /// The program `tenant-init` beside the running program.
@@ -195,12 +262,23 @@ pub fn launch(spec: &LaunchSpec) -> Result<Launched, LaunchError> {
         CString::new("tenant-init")?,
         CString::new(spec.name.as_str())?,
         CString::new(format!("--control-fd={}", child::CONTROL_FD))?,
-        CString::new(format!("--ids={}", spec.gids.get()))?,
-        CString::new([b"--state=", spec.state_dir.as_os_str().as_bytes()].concat())?,
+        CString::new(format!("--house-fd={}", child::HOUSE_FD))?,
     ];
+    let house = house(spec)?;
+    let cgroups = spec.cgroups.iter().map(|path| cgroup(path)).collect::<Result<Vec<_>, _>>()?;
+    let numbers: Vec<i32> = cgroups.iter().map(AsRawFd::as_raw_fd).collect();
+    let first = spec.gids.get();
+    let ping_groups = CString::new(format!("{first} {}", first + (IDS - 1)))?;
     let control = control_socket(spec)?;
-    let inherited = [above(&null)?, above(&log)?, above(&control)?];
-    let (pid, pidfd) = match child::clone_and_exec(&program, &argv, &inherited) {
+    let inherited = [above(&null)?, above(&log)?, above(&control)?, above(&house)?];
+    let birth = child::Birth {
+        program: &program,
+        argv: &argv,
+        inherited: &inherited,
+        ping_groups: (!spec.network).then_some(&ping_groups),
+        cgroups: &numbers,
+    };
+    let (pid, pidfd) = match child::clone_and_exec(&birth) {
         Ok(running) => running,
         Err(failure) => {
             // Nobody will ever listen here.
@@ -208,6 +286,14 @@ pub fn launch(spec: &LaunchSpec) -> Result<Launched, LaunchError> {
             return Err(named(spec, failure));
         }
     };
+    if spec.network
+        && let Err(source) = Client::connect(&spec.control_socket).and_then(|mut init| init.hello(OWN_STACK))
+    {
+        // The stack is made by init: before it answers its namespace is still ours.
+        let _ = end(&pidfd, Duration::from_secs(5));
+        let _ = fs::remove_file(&spec.control_socket);
+        return Err(LaunchError::OwnStack { pid, source });
+    }
     // Our child, not reaped: the number cannot mean another process.
     match open_netns(pid) {
         Ok((netns, netns_inode)) => Ok(Launched { pid, pidfd, netns, netns_inode }),
@@ -228,8 +314,8 @@ fn named(spec: &LaunchSpec, failure: child::Failure) -> LaunchError {
     }
 }
 
-/// Root's: the state directory, `etc`, `logs`, `services`. The tenant's: `home`. Nobody lists what is root's, the
-/// tenant's user may pass through it.
+/// Root's: the state directory with `etc`, `layer` and `stage` (where init puts mounts on its way). The tenant's: `logs`,
+/// which init writes and no path in the tenant leads to. Nobody else lists what is root's.
 fn directories(spec: &LaunchSpec) -> Result<(), LaunchError> {
     let make = |path: &Path, mode: u32, owner: u32| {
         let error = |source| LaunchError::Directory { path: path.to_owned(), source };
@@ -241,15 +327,24 @@ fn directories(spec: &LaunchSpec) -> Result<(), LaunchError> {
         let error = |source| LaunchError::Directory { path: parent.to_owned(), source };
         DirBuilder::new().recursive(true).mode(0o755).create(parent).map_err(error)?;
     }
-    make(&spec.state_dir, 0o711, 0)?;
-    make(&spec.state_dir.join("etc"), 0o755, 0)?;
-    make(&spec.state_dir.join("logs"), 0o711, 0)?;
-    make(&spec.state_dir.join("services"), 0o711, 0)?;
-    make(&spec.state_dir.join("home"), 0o750, spec.gids.get())
+    make(&spec.state_dir, 0o700, 0)?;
+    for (name, mode) in [
+        ("etc", 0o755),
+        ("layer", 0o700),
+        ("stage", 0o700),
+        ("stage/root", 0o700),
+        ("stage/lower", 0o700),
+        ("stage/layer", 0o700),
+    ] {
+        make(&spec.state_dir.join(name), mode, 0)?;
+    }
+    make(&spec.state_dir.join("logs"), 0o700, spec.gids.get())
 }
 
 fn write_names(spec: &LaunchSpec) -> Result<(), LaunchError> {
-    write_resolv_conf(&spec.state_dir, &spec.dns)
+    let hostname = fs::write(spec.state_dir.join("etc/hostname"), format!("{}\n", spec.name));
+    hostname
+        .and_then(|()| write_resolv_conf(&spec.state_dir, &spec.dns))
         .and_then(|()| write_hosts(&spec.state_dir, &spec.name, &spec.addresses))
         .map_err(|source| LaunchError::Names { path: spec.state_dir.join("etc"), source })
 }
@@ -289,9 +384,9 @@ fn control_socket(spec: &LaunchSpec) -> Result<OwnedFd, LaunchError> {
     Ok(control)
 }
 
-/// A copy of a descriptor that the child's fixed numbers (0 to 3) do not meet.
+/// A copy of a descriptor that the child's fixed numbers (0 to 4) do not meet.
 fn above(fd: &impl AsFd) -> Result<OwnedFd, LaunchError> {
-    let copy = fcntl(fd, FcntlArg::F_DUPFD_CLOEXEC(child::CONTROL_FD + 1));
+    let copy = fcntl(fd, FcntlArg::F_DUPFD_CLOEXEC(child::HOUSE_FD + 1));
     let copy = copy.map_err(|errno| LaunchError::Prepare { step: "fcntl", source: errno.into() })?;
     // SAFETY: the kernel just gave us this descriptor.
     Ok(unsafe { OwnedFd::from_raw_fd(copy) })

@@ -372,6 +372,14 @@ impl World {
             state_dir: self.files(&tenant.name),
             dns: tenant.dns.clone(),
             addresses: tenant.addresses.clone(),
+            image: tenant_init::house::Image::Tree { root: self.config.state_dir.join("images/host") },
+            layer: tenant_init::house::Layer::Directory,
+            network: false,
+            api: None,
+            program: None,
+            shares: Vec::new(),
+            scratch: 256 << 20,
+            cgroups: Vec::new(),
         };
         let launched = tokio::task::spawn_blocking(move || launch::launch(&spec)).await.map_err(joined)??;
         self.sit(&tenant.name, launched)

@@ -11,41 +11,19 @@ use std::ptr;
 use std::sync::atomic::{AtomicI32, Ordering};
 
 use nix::errno::Errno;
+use tenant_init::house::{Absent, PING_GROUPS, SETTINGS};
 
 /// Where init finds the control socket.
 pub(super) const CONTROL_FD: i32 = 3;
+/// Where init finds what its house is made from.
+pub(super) const HOUSE_FD: i32 = 4;
 
-/// Namespaces of a tenant. Its user and cgroup namespaces are not made yet.
-const NAMESPACES: c_int =
-    libc::CLONE_NEWNET | libc::CLONE_NEWNS | libc::CLONE_NEWPID | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS;
+/// Namespaces that stay the host's: nobody in the tenant mounts anything. Those that are the tenant's are made by
+/// init, inside the tenant's user namespace.
+const NAMESPACES: c_int = libc::CLONE_NEWNS | libc::CLONE_NEWPID;
 
 /// Bytes; the child's list needs some hundreds.
 const STACK: usize = 64 * 1024;
-
-/// Settings of the new stack. They are written before init runs, so that they hold for every device that is made
-/// after `launch` has returned. /proc/sys/net is the one of whoever looks at it, also in the host's /proc.
-const SETTINGS: [(&CStr, &[u8], Absent); 9] = [
-    // A tenant has all its ports to itself; none of them is privileged.
-    (c"/proc/sys/net/ipv4/ip_unprivileged_port_start", b"0", Absent::Fails),
-    // Routes come from the operator only. IPv4 takes a redirect when either `all` or the device says so; in IPv6 `all`
-    // has no effect and the device's own value counts, which is copied from `default`.
-    (c"/proc/sys/net/ipv4/conf/all/accept_redirects", b"0", Absent::Fails),
-    (c"/proc/sys/net/ipv4/conf/default/accept_redirects", b"0", Absent::Fails),
-    (c"/proc/sys/net/ipv4/conf/all/send_redirects", b"0", Absent::Fails),
-    (c"/proc/sys/net/ipv4/conf/default/send_redirects", b"0", Absent::Fails),
-    (c"/proc/sys/net/ipv6/conf/default/accept_ra", b"0", Absent::IsFine),
-    (c"/proc/sys/net/ipv6/conf/default/accept_redirects", b"0", Absent::IsFine),
-    // We own the addresses: duplicate detection only delays them by a second.
-    (c"/proc/sys/net/ipv6/conf/all/accept_dad", b"0", Absent::IsFine),
-    (c"/proc/sys/net/ipv6/conf/default/accept_dad", b"0", Absent::IsFine),
-];
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Absent {
-    Fails,
-    /// A kernel booted with `ipv6.disable=1`.
-    IsFine,
-}
 
 /// What failed.
 #[derive(Debug)]
@@ -57,7 +35,8 @@ pub(super) enum Failure {
 }
 
 /// The steps by number; 0 means that none failed.
-const STEPS: [&str; 9] = ["", "setsid", "sysctl", "dup2", "close_range", "umask", "chdir", "execve", "setrlimit"];
+const STEPS: [&str; 10] =
+    ["", "setsid", "sysctl", "dup2", "close_range", "umask", "chdir", "execve", "setrlimit", "join cgroup"];
 const SETSID: i32 = 1;
 const SYSCTL: i32 = 2;
 const DUP2: i32 = 3;
@@ -65,6 +44,7 @@ const CLOSE: i32 = 4;
 const CHDIR: i32 = 6;
 const EXECVE: i32 = 7;
 const RLIMIT: i32 = 8;
+const CGROUP: i32 = 9;
 
 /// Descriptors a tenant's process may have without asking for more: what a login gives. The daemon's own limit is higher,
 /// and programs that go through all possible descriptors would suffer from it.
@@ -74,25 +54,44 @@ const FILES: libc::rlim_t = 1024;
 struct Shared {
     program: *const libc::c_char,
     argv: *const *const libc::c_char,
-    /// Ends up as 0, 1 and 2, and [`CONTROL_FD`].
+    /// Written into `ping_group_range` of a stack that is the host's; null when the tenant makes its own.
+    ping_groups: *const libc::c_char,
+    /// Files `cgroup.procs` of the tenant's cgroups.
+    cgroups: *const i32,
+    cgroups_len: usize,
+    /// Ends up as 0, 1 and 2, [`CONTROL_FD`] and [`HOUSE_FD`].
     null: i32,
     log: i32,
     control: i32,
+    house: i32,
     failed_step: AtomicI32,
     errno: AtomicI32,
 }
 
-/// Makes the process. `inherited` is /dev/null, the log, the control socket, all numbered above [`CONTROL_FD`].
-pub(super) fn clone_and_exec(
-    program: &CString,
-    argv: &[CString],
-    inherited: &[OwnedFd; 3],
-) -> Result<(i32, OwnedFd), Failure> {
-    let pointers: Vec<*const libc::c_char> = argv.iter().map(|word| word.as_ptr()).chain([ptr::null()]).collect();
-    let [null, log, control] = inherited;
+/// What a child is made from.
+pub(super) struct Birth<'a> {
+    pub(super) program: &'a CString,
+    pub(super) argv: &'a [CString],
+    /// /dev/null, the log, the control socket, the house: all numbered above [`HOUSE_FD`].
+    pub(super) inherited: &'a [OwnedFd; 4],
+    /// `FIRST LAST` of the tenant's groups, when the stack is made here and stays the host's.
+    pub(super) ping_groups: Option<&'a CString>,
+    /// Files `cgroup.procs` of the tenant's cgroups, above [`HOUSE_FD`].
+    pub(super) cgroups: &'a [i32],
+}
+
+/// Makes the process.
+pub(super) fn clone_and_exec(birth: &Birth<'_>) -> Result<(i32, OwnedFd), Failure> {
+    let pointers: Vec<*const libc::c_char> = birth.argv.iter().map(|word| word.as_ptr()).chain([ptr::null()]).collect();
+    let [null, log, control, house] = birth.inherited;
+    let stack_flag = if birth.ping_groups.is_some() { libc::CLONE_NEWNET } else { 0 };
     let shared = Shared {
-        program: program.as_ptr(),
+        program: birth.program.as_ptr(),
         argv: pointers.as_ptr(),
+        ping_groups: birth.ping_groups.map_or(ptr::null(), |text| text.as_ptr()),
+        cgroups: birth.cgroups.as_ptr(),
+        cgroups_len: birth.cgroups.len(),
+        house: house.as_raw_fd(),
         null: null.as_raw_fd(),
         log: log.as_raw_fd(),
         control: control.as_raw_fd(),
@@ -109,7 +108,7 @@ pub(super) fn clone_and_exec(
         libc::clone(
             run,
             stack.top(),
-            NAMESPACES | libc::CLONE_VM | libc::CLONE_VFORK | libc::CLONE_PIDFD | libc::SIGCHLD,
+            NAMESPACES | stack_flag | libc::CLONE_VM | libc::CLONE_VFORK | libc::CLONE_PIDFD | libc::SIGCHLD,
             ptr::from_ref(&shared).cast_mut().cast::<c_void>(),
             &mut pidfd,
         )
@@ -152,19 +151,36 @@ fn steps(shared: &Shared) -> i32 {
         if libc::setsid() < 0 {
             return SETSID;
         }
-        for (path, value, absent) in &SETTINGS {
-            let fine = || *absent == Absent::IsFine && Errno::last_raw() == libc::ENOENT;
-            if !write(path, value) && !fine() {
+        for index in 0..shared.cgroups_len {
+            if libc::write(*shared.cgroups.add(index), c"0".as_ptr().cast(), 1) < 0 {
+                return CGROUP;
+            }
+        }
+        if !shared.ping_groups.is_null() {
+            for (path, value, absent) in &SETTINGS {
+                let fine = || *absent == Absent::IsFine && Errno::last_raw() == libc::ENOENT;
+                if !write(path, value) && !fine() {
+                    return SYSCTL;
+                }
+            }
+            if !write(PING_GROUPS, CStr::from_ptr(shared.ping_groups).to_bytes()) {
                 return SYSCTL;
             }
         }
-        for (from, to) in [(shared.null, 0), (shared.log, 1), (shared.log, 2), (shared.control, CONTROL_FD)] {
+        let places = [
+            (shared.null, 0),
+            (shared.log, 1),
+            (shared.log, 2),
+            (shared.control, CONTROL_FD),
+            (shared.house, HOUSE_FD),
+        ];
+        for (from, to) in places {
             if libc::dup2(from, to) < 0 {
                 return DUP2;
             }
         }
         // By number: the wrapper is missing in older C libraries.
-        if libc::syscall(libc::SYS_close_range, CONTROL_FD + 1, libc::c_uint::MAX, 0) < 0 {
+        if libc::syscall(libc::SYS_close_range, HOUSE_FD + 1, libc::c_uint::MAX, 0) < 0 {
             return CLOSE;
         }
         let mut files = libc::rlimit { rlim_cur: 0, rlim_max: 0 };

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use stackmap::{GidRange, StackIndex};
 use tenant_init::client::Client;
+use tenant_init::house::{Image, Layer};
 use tenant_init::protocol::ServiceSpec;
 use tenantd::launch::{self, LaunchSpec, Launched};
 
@@ -57,6 +58,14 @@ pub(crate) fn spec(root: &Path, name: &str) -> LaunchSpec {
         state_dir: root.join("tenants").join(name),
         dns: vec!["192.168.1.53".parse().unwrap()],
         addresses: vec!["192.168.1.1/24".parse().unwrap()],
+        image: image(root),
+        layer: Layer::Directory,
+        network: false,
+        api: None,
+        program: None,
+        shares: Vec::new(),
+        scratch: 64 << 20,
+        cgroups: Vec::new(),
     }
 }
 
@@ -158,4 +167,20 @@ pub(crate) fn eventually<T>(what: &str, mut check: impl FnMut() -> Option<T>) ->
         assert!(Instant::now() < deadline, "{what} did not happen");
         std::thread::sleep(Duration::from_millis(5));
     }
+}
+
+/// A small image as tests need it: the host's programs over its accounts and no configuration.
+fn image(root: &Path) -> Image {
+    let image = root.join("image");
+    for directory in ["etc", "home", "proc", "root", "run", "sys", "dev", "tmp", "usr", "var/lib", "var/log", "var/tmp"]
+    {
+        std::fs::create_dir_all(image.join(directory)).unwrap();
+    }
+    for link in ["bin", "sbin", "lib", "lib64"] {
+        let _ = std::os::unix::fs::symlink(format!("usr/{link}"), image.join(link));
+    }
+    for file in ["passwd", "group", "nsswitch.conf"] {
+        std::fs::copy(Path::new("/etc").join(file), image.join("etc").join(file)).unwrap();
+    }
+    Image::Host { root: image, set_id: Vec::new() }
 }
