@@ -11,6 +11,7 @@ pub mod commands;
 pub mod config;
 pub mod control;
 pub mod daemon;
+pub mod images;
 pub mod launch;
 pub mod model;
 pub mod net;
