@@ -6,6 +6,7 @@
 
 pub mod access;
 pub mod api;
+pub mod cgroups;
 pub mod client;
 pub mod commands;
 pub mod config;
@@ -13,6 +14,7 @@ pub mod control;
 pub mod daemon;
 pub mod images;
 pub mod launch;
+pub mod limits;
 pub mod model;
 pub mod net;
 pub mod owner;
