@@ -33,6 +33,8 @@ pub struct Config {
     pub access: String,
     /// The tenants' init program.
     pub init: PathBuf,
+    /// Directory of the tenants' cgroups, relative to the root of each hierarchy.
+    pub cgroup: String,
 }
 
 /// Settings as given by flags or by the file; what is left out has a default.
@@ -63,6 +65,10 @@ pub struct Options {
     /// The tenants' init program [default: tenant-init beside this program]
     #[arg(long, value_name = "PATH")]
     pub init: Option<PathBuf>,
+    /// Directory of the tenants' cgroups below the root of each hierarchy, not below the daemon's own unit
+    /// [default: tenantd-INSTANCE]
+    #[arg(long, value_name = "DIR")]
+    pub cgroup: Option<String>,
 }
 
 /// Why there is no [`Config`].
@@ -113,6 +119,7 @@ impl Options {
             trunk: self.trunk.or(below.trunk),
             access: self.access.or(below.access),
             init: self.init.or(below.init),
+            cgroup: self.cgroup.or(below.cgroup),
         }
     }
 
@@ -150,6 +157,7 @@ impl Options {
             )?,
             bpffs: absolute("bpffs", self.bpffs.unwrap_or_else(|| PathBuf::from("/sys/fs/bpf")))?,
             init: absolute("init", self.init.unwrap_or_else(|| program_dir.join("tenant-init")))?,
+            cgroup: self.cgroup.unwrap_or_else(|| format!("tenantd-{instance}")),
             trunk: self.trunk,
             instance,
             socket,
@@ -231,6 +239,7 @@ mod tests {
                 trunk: None,
                 access: "/run/access-server/main/api.sock".into(),
                 init: "/opt/bin/tenant-init".into(),
+                cgroup: "tenantd-main".into(),
             }
         );
     }

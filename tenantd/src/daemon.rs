@@ -16,7 +16,7 @@ use crate::net::ns::NsError;
 use crate::net::room::{PatchError, PatchRoom, check_card};
 use crate::owner::{Owner, Parts, StartError};
 use crate::store::{SqliteStore, StoreError};
-use crate::world::World;
+use crate::world::{OpenError, World, WorldParts};
 
 /// Why the daemon could not start.
 #[derive(Debug, thiserror::Error)]
@@ -86,6 +86,9 @@ pub enum RunError {
     /// Our own namespace.
     #[error(transparent)]
     Ns(#[from] NsError),
+    /// Cgroups or images.
+    #[error(transparent)]
+    World(#[from] OpenError),
     /// The owner.
     #[error(transparent)]
     Start(#[from] StartError),
@@ -137,7 +140,7 @@ pub async fn run(config: Config) -> Result<(), RunError> {
     let room = PatchRoom::open(&pin, &bpf_dir, config.trunk.as_deref(), &near).await?;
     let access = AccessClient::new(Path::new(&config.access), format!("tenantd/{}", config.instance));
     let (ended_in, ended) = tokio::sync::mpsc::channel(1024);
-    let world = World::new(config.clone(), room, access, ended_in)?;
+    let world = World::new(WorldParts { config: config.clone(), room, access, ended: ended_in })?;
     let parts = Parts {
         instance: config.instance.clone(),
         trunk: config.trunk.clone().unwrap_or(near),

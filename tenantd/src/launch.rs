@@ -33,6 +33,8 @@ use tenant_init::protocol::Hello;
 
 pub use names::{write_hosts, write_resolv_conf};
 
+use crate::cgroups::Entry;
+
 /// What an init is made from.
 #[derive(Debug, Clone)]
 pub struct LaunchSpec {
@@ -66,8 +68,6 @@ pub struct LaunchSpec {
     pub shares: Vec<Share>,
     /// Size of its /tmp, /run and /dev/shm each, bytes.
     pub scratch: u64,
-    /// Files `cgroup.procs` of its cgroups.
-    pub cgroups: Vec<PathBuf>,
 }
 
 /// A running init.
@@ -166,15 +166,6 @@ pub enum LaunchError {
         #[source]
         source: io::Error,
     },
-    /// A cgroup of the tenant cannot be joined.
-    #[error("cannot open {path} to join the cgroup")]
-    Cgroup {
-        /// Its `cgroup.procs`.
-        path: PathBuf,
-        /// Why.
-        #[source]
-        source: io::Error,
-    },
     /// Init did not make the tenant's own stack; it was ended again.
     #[error("process {pid} did not make the tenant's own network namespace")]
     OwnStack {
@@ -230,12 +221,6 @@ fn house(spec: &LaunchSpec) -> Result<OwnedFd, LaunchError> {
     Ok(file.into())
 }
 
-fn cgroup(path: &Path) -> Result<OwnedFd, LaunchError> {
-    let error = |source| LaunchError::Cgroup { path: path.to_owned(), source };
-    let file = OpenOptions::new().write(true).open(path).map_err(error)?;
-    above(&file)
-}
-
 /// The program `tenant-init` beside the running program.
 ///
 /// # Errors
@@ -252,6 +237,14 @@ pub fn init_beside_us() -> io::Result<PathBuf> {
 /// # Errors
 /// The first step that fails.
 pub fn launch(spec: &LaunchSpec) -> Result<Launched, LaunchError> {
+    launch_into(spec, &Entry { unified: None, tasks: Vec::new() })
+}
+
+/// [`launch`], in the tenant's cgroups from its first instruction.
+///
+/// # Errors
+/// The first step that fails.
+pub fn launch_into(spec: &LaunchSpec, cgroups: &Entry) -> Result<Launched, LaunchError> {
     directories(spec)?;
     write_names(spec)?;
     let log = init_log(&spec.state_dir)?;
@@ -265,8 +258,8 @@ pub fn launch(spec: &LaunchSpec) -> Result<Launched, LaunchError> {
         CString::new(format!("--house-fd={}", child::HOUSE_FD))?,
     ];
     let house = house(spec)?;
-    let cgroups = spec.cgroups.iter().map(|path| cgroup(path)).collect::<Result<Vec<_>, _>>()?;
-    let numbers: Vec<i32> = cgroups.iter().map(AsRawFd::as_raw_fd).collect();
+    let tasks = cgroups.tasks.iter().map(above).collect::<Result<Vec<_>, _>>()?;
+    let numbers: Vec<i32> = tasks.iter().map(AsRawFd::as_raw_fd).collect();
     let first = spec.gids.get();
     let ping_groups = CString::new(format!("{first} {}", first + (IDS - 1)))?;
     let control = control_socket(spec)?;
@@ -276,7 +269,8 @@ pub fn launch(spec: &LaunchSpec) -> Result<Launched, LaunchError> {
         argv: &argv,
         inherited: &inherited,
         ping_groups: (!spec.network).then_some(&ping_groups),
-        cgroups: &numbers,
+        unified: cgroups.unified.as_ref().map(AsRawFd::as_raw_fd),
+        tasks: &numbers,
     };
     let (pid, pidfd) = match child::clone_and_exec(&birth) {
         Ok(running) => running,

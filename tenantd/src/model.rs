@@ -1,13 +1,15 @@
 //! The words of the API: what a caller may ask for and what it is told. Requests are parsed here once; everything
 //! behind this room works with checked types. Field names are stable: the command line's `--json` prints them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use stackmap::{GidRange, MacAddr, StackIndex, TenantName, TunnelSpec, Vlan};
 use utoipa::ToSchema;
+
+use crate::limits::Limits;
 
 /// A closed network as an operator asks for it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -44,6 +46,40 @@ pub struct TenantRequest {
     /// Further routes.
     #[serde(default)]
     pub routes: Vec<Route>,
+    /// What of its own house the tenant's administrator may change beyond files and processes; fixed for good.
+    #[serde(default)]
+    pub privileges: BTreeSet<Privilege>,
+    /// The image below its root file system; `host` when left out.
+    #[serde(default)]
+    pub image: Option<String>,
+    /// Forget what it has written whenever it is started.
+    #[serde(default)]
+    pub ephemeral: bool,
+    /// What it may use of the machine.
+    #[serde(default)]
+    pub limits: Limits,
+}
+
+/// What a tenant's administrator may change beyond files and processes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ToSchema, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum Privilege {
+    /// Its own stack: addresses, routes, filters. The stack is then made inside the tenant's user namespace; the port's
+    /// guards hold as before.
+    Network,
+}
+
+/// A directory of the host that several tenants see.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ShareMount {
+    /// On the host, absolute.
+    pub directory: String,
+    /// In the tenant, absolute.
+    pub target: String,
+    /// Nobody in the tenant writes.
+    #[serde(default)]
+    pub read_only: bool,
 }
 
 /// A route of a tenant's stack.
@@ -115,8 +151,34 @@ pub struct Tenant {
     pub routes: Vec<Route>,
     /// Services asked for.
     pub services: Vec<ServiceRequest>,
+    /// What its administrator may change beyond files and processes.
+    #[serde(default)]
+    pub privileges: BTreeSet<Privilege>,
+    /// The image below its root file system.
+    #[serde(default = "host_image")]
+    pub image: String,
+    /// What it has written is forgotten whenever it is started.
+    #[serde(default)]
+    pub ephemeral: bool,
+    /// What it may use of the machine.
+    #[serde(default)]
+    pub limits: Limits,
+    /// Directories it shares with others.
+    #[serde(default)]
+    pub shares: Vec<ShareMount>,
     /// Raised by one with every change.
     pub generation: u64,
+}
+
+fn host_image() -> String {
+    crate::images::HOST.to_owned()
+}
+
+impl Tenant {
+    /// True when its stack is its own to administer.
+    pub fn owns_network(&self) -> bool {
+        self.privileges.contains(&Privilege::Network)
+    }
 }
 
 /// What is so, read from the kernel, beside what was asked for.

@@ -34,6 +34,10 @@ pub struct Actual {
     pub access_newer: Option<u64>,
     /// Files of the tenant exist.
     pub files: bool,
+    /// Its cgroups exist and hold its limits.
+    pub limits: bool,
+    /// Cgroups of it exist.
+    pub cgroups: bool,
     /// Services init knows, and whether they were started from what is desired.
     pub services: BTreeMap<TenantName, bool>,
 }
@@ -53,10 +57,14 @@ pub enum Action {
     ReturnDevice,
     /// End init and with it every process and the stack.
     EndInit,
+    /// Remove its cgroups.
+    RemoveCgroups,
     /// Remove the tenant's files.
     RemoveFiles,
     /// Strike the tenant from the tables and the store.
     Forget,
+    /// Make its cgroups and have the kernel hold its limits.
+    Limit,
     /// Start init: stack and process group.
     Launch,
     /// State the row at the access server.
@@ -85,8 +93,10 @@ impl Action {
             Action::DeletePort => "delete-port",
             Action::ReturnDevice => "return-device",
             Action::EndInit => "end",
+            Action::RemoveCgroups => "remove-cgroups",
             Action::RemoveFiles => "remove-files",
             Action::Forget => "forget",
+            Action::Limit => "limits",
             Action::Launch => "stack",
             Action::StateAccess => "access",
             Action::AddPort => "port",
@@ -125,6 +135,7 @@ fn removal(tenant: &Tenant, actual: &Actual) -> Vec<Action> {
     when(actual.port, Action::DeletePort);
     when(tenant.whole_device && actual.device, Action::ReturnDevice);
     when(actual.init, Action::EndInit);
+    when(actual.cgroups, Action::RemoveCgroups);
     when(actual.files, Action::RemoveFiles);
     // While it is away the row keeps the VLAN taken, but nothing else of the tenant has to wait for it.
     when(actual.access_any && actual.access_away, Action::WithdrawAccess);
@@ -151,6 +162,9 @@ fn making(tenant: &Tenant, actual: &Actual) -> Vec<Action> {
     // somebody else's.
     if tenant.tunnels.is_empty() && actual.access_any {
         steps.push(Action::WithdrawAccess);
+    }
+    if !actual.limits {
+        steps.push(Action::Limit);
     }
     if !actual.init {
         steps.push(Action::Launch);
@@ -288,6 +302,8 @@ mod tests {
             access_away: false,
             access_newer: None,
             files: true,
+            limits: true,
+            cgroups: true,
             services: BTreeMap::new(),
         }
     }
@@ -297,7 +313,7 @@ mod tests {
         let web = serde_json::json!({"name": "web", "template": "nginx"});
         let desired = wanted(tenant(serde_json::json!({"services": [web]})));
         let text = words(&desired, &Actual::default());
-        assert_eq!(text, "stack, access, port, bind, addresses, probe, service web");
+        assert_eq!(text, "limits, stack, access, port, bind, addresses, probe, service web");
     }
 
     #[test]
@@ -329,7 +345,7 @@ mod tests {
     #[test]
     fn without_tunnels_the_access_server_is_not_needed_and_forgets_what_it_knew() {
         let desired = wanted(tenant(serde_json::json!({"tunnels": []})));
-        assert_eq!(words(&desired, &Actual::default()), "stack, port, bind, addresses, probe");
+        assert_eq!(words(&desired, &Actual::default()), "limits, stack, port, bind, addresses, probe");
         let mut actual = as_desired();
         assert_eq!(words(&desired, &actual), "withdraw");
         (actual.access, actual.access_any) = (false, false);
@@ -358,14 +374,14 @@ mod tests {
         assert_eq!(words(&desired, &actual), steps);
         desired.removing = true;
         actual = Actual { access_away: true, ..as_desired() };
-        assert_eq!(words(&desired, &actual), "unbind, delete-port, end, remove-files, withdraw, forget");
+        assert_eq!(words(&desired, &actual), "unbind, delete-port, end, remove-cgroups, remove-files, withdraw, forget");
     }
 
     #[test]
     fn removal_stops_the_traffic_first_and_forgets_last() {
         let mut desired = wanted(tenant(serde_json::json!({})));
         desired.removing = true;
-        assert_eq!(words(&desired, &as_desired()), "withdraw, unbind, delete-port, end, remove-files, forget");
+        assert_eq!(words(&desired, &as_desired()), "withdraw, unbind, delete-port, end, remove-cgroups, remove-files, forget");
         assert_eq!(words(&desired, &Actual::default()), "forget");
     }
 
@@ -374,7 +390,7 @@ mod tests {
         let card =
             serde_json::json!({"vlan": null, "mac": null, "device": "eth1", "whole_device": true, "tunnels": []});
         let mut desired = wanted(tenant(card));
-        assert_eq!(words(&desired, &Actual::default()), "stack, device, addresses");
+        assert_eq!(words(&desired, &Actual::default()), "limits, stack, device, addresses");
         desired.removing = true;
         let actual = Actual { init: true, device: true, files: true, ..Actual::default() };
         assert_eq!(words(&desired, &actual), "return-device, end, remove-files, forget");

@@ -30,6 +30,10 @@ impl TenantRequest {
         check_prefixes(&self.tunnels)?;
         self.dns.iter().try_for_each(|dns| check_host("dns", *dns))?;
         self.gateway.iter().try_for_each(|gateway| check_host("gateway", *gateway))?;
+        if let Some(image) = &self.image {
+            image.parse::<stackmap::TenantName>().map_err(|e| e.for_field("image"))?;
+        }
+        self.limits.check()?;
         check_routes(&self.routes)
     }
 }

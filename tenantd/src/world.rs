@@ -8,20 +8,24 @@ use std::io;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
 use rtnetlink::Handle;
 use stackmap::{MacAddr, MacRole, TenantName, TrunkIndex, Vlan};
 use tenant_init::client::{Client, ClientError};
+use tenant_init::house::{Image, Layer, Share};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::mpsc;
 
 use crate::access::{AccessClient, AccessError, StoredRow};
+use crate::cgroups::{CgroupError, Cgroups};
 use crate::config::Config;
+use crate::images::{self, HostError, ImageStore};
 use crate::launch::{self, AdoptError, EndError, LaunchError, LaunchSpec, Launched};
-use crate::model::{Counters, Tenant};
+use crate::model::{Counters, ShareMount, Tenant, TenantRequest};
 use crate::net::link::{self, NetlinkError, VethEnd};
 use crate::net::ns::{NetNs, NsError};
 use crate::net::offload;
@@ -44,6 +48,12 @@ const STOP_GRACE: Duration = Duration::from_secs(5);
 /// A step that failed; the variant is the step.
 #[derive(Debug, thiserror::Error)]
 pub enum StepError {
+    /// Cgroups and the limits they hold.
+    #[error("limits")]
+    Limits(#[from] CgroupError),
+    /// The image below the tenant's root.
+    #[error("image")]
+    Image(#[from] HostError),
     /// The tenant's init could not be started.
     #[error("cannot start the tenant's init")]
     Launch(#[from] LaunchError),
@@ -117,6 +127,35 @@ pub struct InitEnded {
     pub pid: i32,
 }
 
+/// What a world is made of.
+pub struct WorldParts {
+    /// The daemon's settings.
+    pub config: Config,
+    /// The open patch room.
+    pub room: PatchRoom,
+    /// The access server.
+    pub access: AccessClient,
+    /// Who is told of inits that end unasked.
+    pub ended: mpsc::Sender<InitEnded>,
+}
+
+/// Why there is no world.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// Our own network namespace.
+    #[error(transparent)]
+    Ns(#[from] NsError),
+    /// The tenants' cgroups.
+    #[error("the tenants' cgroups")]
+    Cgroups(#[from] CgroupError),
+    /// The images.
+    #[error("the images")]
+    Images(#[from] images::OpenError),
+    /// The image of the host.
+    #[error("the image {}", images::HOST)]
+    Host(#[from] HostError),
+}
+
 /// Descriptors of a tenant's living init and stack.
 struct Seat {
     pid: i32,
@@ -134,6 +173,8 @@ pub struct World {
     /// The access server.
     pub access: AccessClient,
     seats: HashMap<TenantName, Seat>,
+    cgroups: Cgroups,
+    images: Arc<ImageStore>,
     /// Longest inner packet of each VLAN as the access server said last.
     inner_mtu: HashMap<Vlan, u32>,
     ended: mpsc::Sender<InitEnded>,
@@ -141,14 +182,18 @@ pub struct World {
 
 impl World {
     /// A world over an open patch room. Inits that end unasked are told to `ended`.
-    pub fn new(
-        config: Config,
-        room: PatchRoom,
-        access: AccessClient,
-        ended: mpsc::Sender<InitEnded>,
-    ) -> Result<Self, NsError> {
+    ///
+    /// # Errors
+    /// The cgroups or the images cannot be opened.
+    pub fn new(parts: WorldParts) -> Result<Self, OpenError> {
+        let WorldParts { config, room, access, ended } = parts;
         let here = NetNs::current()?.netlink()?;
-        Ok(Self { config, here, room, access, seats: HashMap::new(), inner_mtu: HashMap::new(), ended })
+        let cgroups = Cgroups::open(&config.cgroup, &config.state_dir)?;
+        let images = Arc::new(ImageStore::open(&config.state_dir)?);
+        // Now, or the first tenant would wait for it.
+        images.host()?;
+        let (seats, inner_mtu) = (HashMap::new(), HashMap::new());
+        Ok(Self { config, here, room, access, seats, cgroups, images, inner_mtu, ended })
     }
 
     /// Ethernet addresses of a VLAN's two ends: server and gateway.
@@ -223,6 +268,9 @@ impl World {
         let tenant = &desired.tenant;
         let mut actual = Actual { files: self.files(&tenant.name).exists(), ..Actual::default() };
         actual.init = self.take_seat(&tenant.name).await?;
+        let limits = self.cgroups.limits(&tenant.name)?;
+        actual.cgroups = limits.is_some();
+        actual.limits = limits == Some(Cgroups::held(&tenant.limits.or_defaults()));
         let mut port = None;
         if let Some(vlan) = tenant.vlan {
             port = link::find(&self.room.netlink, &port_name(vlan)).await?;
@@ -273,7 +321,7 @@ impl World {
             for state in states {
                 let Ok(name) = state.spec.name.parse::<TenantName>() else { continue };
                 let wanted = service_of(tenant, &name).and_then(|s| self.service_spec(tenant, s).ok());
-                actual.services.insert(name, wanted.as_ref() == Some(&state.spec));
+                actual.services.insert(name, wanted.map(|w| w.outline()).as_ref() == Some(&state.spec));
             }
         }
         Ok(actual)
@@ -282,19 +330,7 @@ impl World {
     /// Take one step.
     pub async fn apply(&mut self, tenant: &Tenant, action: &Action) -> Result<(), StepError> {
         match action {
-            Action::StopService(service) => {
-                self.stop_service(&tenant.name, service).await?;
-                // A service that only changes keeps its files: they may hold what its users left there.
-                if service_of(tenant, service).is_none() {
-                    let path = self.files(&tenant.name);
-                    crate::services::remove(service.as_str(), &path).map_err(|source| StepError::File {
-                        verb: "remove the service's files in",
-                        path: path.display().to_string(),
-                        source,
-                    })?;
-                }
-                Ok(())
-            }
+            Action::StopService(service) => self.stop_service(&tenant.name, service).await,
             Action::WithdrawAccess => match tenant.vlan {
                 Some(vlan) => Ok(self.access.delete(vlan).await?),
                 None => Ok(()),
@@ -316,6 +352,8 @@ impl World {
                 }
                 Ok(())
             }
+            Action::Limit => self.limit(tenant),
+            Action::RemoveCgroups => Ok(self.cgroups.remove(&tenant.name, END_DEADLINE)?),
             Action::Launch => self.launch(tenant).await,
             Action::StateAccess => self.state_access(tenant).await,
             Action::AddPort => self.add_port(tenant).await,
@@ -372,17 +410,35 @@ impl World {
             state_dir: self.files(&tenant.name),
             dns: tenant.dns.clone(),
             addresses: tenant.addresses.clone(),
-            image: tenant_init::house::Image::Tree { root: self.config.state_dir.join("images/host") },
-            layer: tenant_init::house::Layer::Directory,
-            network: false,
+            image: self.image(tenant).await?,
+            layer: if tenant.ephemeral { Layer::Memory { size: EPHEMERAL } } else { Layer::Directory },
+            network: tenant.owns_network(),
             api: None,
             program: None,
-            shares: Vec::new(),
-            scratch: 256 << 20,
-            cgroups: Vec::new(),
+            shares: tenant.shares.iter().map(share).collect(),
+            scratch: SCRATCH,
         };
-        let launched = tokio::task::spawn_blocking(move || launch::launch(&spec)).await.map_err(joined)??;
-        self.sit(&tenant.name, launched)
+        let entry = self.cgroups.entry(&tenant.name)?;
+        let launched = tokio::task::spawn_blocking(move || launch::launch_into(&spec, &entry)).await;
+        self.sit(&tenant.name, launched.map_err(joined)??)
+    }
+
+    /// What below the state of the world a request asks for can be had here: limits and image.
+    pub async fn check_house(&self, request: &TenantRequest) -> Result<(), StepError> {
+        self.cgroups.check(&request.limits)?;
+        Ok(())
+    }
+
+    fn limit(&self, tenant: &Tenant) -> Result<(), StepError> {
+        self.cgroups.make(&tenant.name)?;
+        Ok(self.cgroups.set(&tenant.name, &tenant.limits.or_defaults())?)
+    }
+
+    async fn image(&self, tenant: &Tenant) -> Result<Image, StepError> {
+        let images = self.images.clone();
+        let host = tokio::task::spawn_blocking(move || images.host()).await.map_err(joined)??;
+        let _ = tenant;
+        Ok(Image::Host { root: host.root, set_id: host.set_id })
     }
 
     async fn end_init(&mut self, name: &TenantName) -> Result<(), StepError> {
@@ -586,6 +642,19 @@ impl World {
             counters.drops.extend(access.drops.into_iter().map(|(reason, n)| (format!("access_{reason}"), n)));
         }
         Ok(counters)
+    }
+}
+
+/// Size of a tenant's /tmp, /run and /dev/shm each, bytes; a limit of memory counts what is in them.
+const SCRATCH: u64 = 256 << 20;
+/// Size of an ephemeral tenant's layer, bytes.
+const EPHEMERAL: u64 = 1 << 30;
+
+fn share(mount: &ShareMount) -> Share {
+    Share {
+        source: PathBuf::from(&mount.directory),
+        target: PathBuf::from(&mount.target),
+        read_only: mount.read_only,
     }
 }
 

@@ -154,6 +154,11 @@ impl Fake {
             gateway: r.gateway,
             routes: r.routes,
             services: Vec::new(),
+            privileges: r.privileges,
+            image: r.image.unwrap_or_else(|| "host".to_owned()),
+            ephemeral: r.ephemeral,
+            limits: r.limits,
+            shares: Vec::new(),
             generation: 1,
         };
         if !dry_run {

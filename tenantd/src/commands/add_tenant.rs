@@ -8,7 +8,8 @@ use hyper::Method;
 use stackmap::{GidRange, IpNet, NicName, TenantName, TunnelSpec, Vlan, parse_address};
 
 use super::{Context, Failure, body};
-use crate::model::{Added, Route, TenantRequest};
+use crate::limits::Limits;
+use crate::model::{Added, Privilege, Route, TenantRequest};
 
 /// Arguments of `add-tenant`.
 #[derive(Debug, Args)]
@@ -44,6 +45,19 @@ pub struct AddTenant {
     /// Further route: CIDR[,via=ADDR]
     #[arg(long = "route", value_name = "CIDR[,via=ADDR]")]
     routes: Vec<Route>,
+    /// What its administrator may change beyond files and processes; fixed for good
+    #[arg(long, value_name = "WHAT", value_delimiter = ',')]
+    privileges: Vec<Privilege>,
+    /// Image below its root file system; see: tenantd image list [default: host]
+    #[arg(long, value_name = "NAME")]
+    image: Option<String>,
+    /// Forget what it has written whenever it is started
+    #[arg(long)]
+    ephemeral: bool,
+    /// What it may use: cpu=1.5, memory=512M, processes=500, io_read=20M, io_write=20M, disk=2G, rate_in=100M,
+    /// rate_out=100M, connections=10000
+    #[arg(long = "limit", value_name = "KEY=VALUE")]
+    limits: Vec<String>,
     /// Check everything and print the plan; change nothing
     #[arg(long)]
     dry_run: bool,
@@ -65,6 +79,10 @@ pub fn run(args: AddTenant, cx: &Context) -> Result<(), Failure> {
         dns: args.dns,
         gateway: args.gateway,
         routes: args.routes,
+        privileges: args.privileges.into_iter().collect(),
+        image: args.image,
+        ephemeral: args.ephemeral,
+        limits: Limits::from_words(args.limits)?,
     };
     request.check()?;
     let path = if args.dry_run { "/v1/tenants?dry_run=true" } else { "/v1/tenants" };

@@ -56,9 +56,9 @@ struct Shared {
     argv: *const *const libc::c_char,
     /// Written into `ping_group_range` of a stack that is the host's; null when the tenant makes its own.
     ping_groups: *const libc::c_char,
-    /// Files `cgroup.procs` of the tenant's cgroups.
-    cgroups: *const i32,
-    cgroups_len: usize,
+    /// Files `tasks` of the tenant's cgroups of version 1.
+    tasks: *const i32,
+    tasks_len: usize,
     /// Ends up as 0, 1 and 2, [`CONTROL_FD`] and [`HOUSE_FD`].
     null: i32,
     log: i32,
@@ -76,8 +76,10 @@ pub(super) struct Birth<'a> {
     pub(super) inherited: &'a [OwnedFd; 4],
     /// `FIRST LAST` of the tenant's groups, when the stack is made here and stays the host's.
     pub(super) ping_groups: Option<&'a CString>,
-    /// Files `cgroup.procs` of the tenant's cgroups, above [`HOUSE_FD`].
-    pub(super) cgroups: &'a [i32],
+    /// Directory of the tenant's cgroup of version 2, joined by being born in it.
+    pub(super) unified: Option<i32>,
+    /// Files `tasks` of its cgroups of version 1; the child writes itself into them. Above [`HOUSE_FD`].
+    pub(super) tasks: &'a [i32],
 }
 
 /// Makes the process.
@@ -89,8 +91,8 @@ pub(super) fn clone_and_exec(birth: &Birth<'_>) -> Result<(i32, OwnedFd), Failur
         program: birth.program.as_ptr(),
         argv: pointers.as_ptr(),
         ping_groups: birth.ping_groups.map_or(ptr::null(), |text| text.as_ptr()),
-        cgroups: birth.cgroups.as_ptr(),
-        cgroups_len: birth.cgroups.len(),
+        tasks: birth.tasks.as_ptr(),
+        tasks_len: birth.tasks.len(),
         house: house.as_raw_fd(),
         null: null.as_raw_fd(),
         log: log.as_raw_fd(),
@@ -102,22 +104,23 @@ pub(super) fn clone_and_exec(birth: &Birth<'_>) -> Result<(i32, OwnedFd), Failur
     let mut pidfd: c_int = -1;
     // A handler that ran in the child would run on our memory. The child keeps the mask; init sets its own.
     let mask = Masked::new().map_err(|error| Failure::Prepare("sigmask", error))?;
-    // SAFETY: the child gets a stack of its own and, by CLONE_VFORK, this thread stands still until it has left our
-    // memory, so `shared` and all it points to outlive it. `run` makes system calls only.
-    let pid = unsafe {
-        libc::clone(
-            run,
-            stack.top(),
-            NAMESPACES | stack_flag | libc::CLONE_VM | libc::CLONE_VFORK | libc::CLONE_PIDFD | libc::SIGCHLD,
-            ptr::from_ref(&shared).cast_mut().cast::<c_void>(),
-            &mut pidfd,
-        )
+    let mut arguments = CloneArguments {
+        flags: (NAMESPACES | stack_flag | libc::CLONE_VM | libc::CLONE_VFORK | libc::CLONE_PIDFD) as u64,
+        pidfd: ptr::from_mut(&mut pidfd) as u64,
+        exit_signal: libc::SIGCHLD as u64,
+        stack: stack.base() as u64,
+        stack_size: STACK as u64,
+        ..CloneArguments::default()
     };
-    let error = io::Error::last_os_error();
-    drop(mask);
-    if pid < 0 {
-        return Err(Failure::Clone(error));
+    if let Some(directory) = birth.unified {
+        arguments.flags |= INTO_CGROUP;
+        arguments.cgroup = u64::from(directory.unsigned_abs());
     }
+    // SAFETY: the child gets a stack of its own and, by CLONE_VFORK, this thread stands still until it has left our
+    // memory, so `shared` and all it points to outlive it. `run` makes system calls only and does not return.
+    let pid = unsafe { clone3(&arguments, run, ptr::from_ref(&shared).cast_mut().cast::<c_void>()) };
+    drop(mask);
+    let pid = pid.map_err(Failure::Clone)?;
     // SAFETY: clone stored a new descriptor here.
     let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
     let step = shared.failed_step.load(Ordering::Acquire);
@@ -131,6 +134,64 @@ pub(super) fn clone_and_exec(birth: &Birth<'_>) -> Result<(i32, OwnedFd), Failur
         EXECVE => Failure::Exec(cause),
         _ => Failure::Step(usize::try_from(step).ok().and_then(|step| STEPS.get(step)).unwrap_or(&"?"), cause),
     })
+}
+
+/// `struct clone_args` of linux/sched.h, as of Linux 5.7.
+#[derive(Default)]
+#[repr(C)]
+struct CloneArguments {
+    flags: u64,
+    pidfd: u64,
+    child_tid: u64,
+    parent_tid: u64,
+    exit_signal: u64,
+    stack: u64,
+    stack_size: u64,
+    tls: u64,
+    set_tid: u64,
+    set_tid_size: u64,
+    cgroup: u64,
+}
+
+/// Born in a cgroup of version 2 (5.7): being moved there later waits for an RCU grace period, 8 ms and more.
+const INTO_CGROUP: u64 = 0x2_0000_0000;
+
+/// `clone3(2)`, for which the C library has no wrapper; the child calls `run(argument)` on its own stack.
+///
+/// # Safety
+/// `run` must not return, and with CLONE_VM everything it uses must outlive it.
+#[cfg(target_arch = "x86_64")]
+unsafe fn clone3(
+    arguments: &CloneArguments,
+    run: extern "C" fn(*mut c_void) -> c_int,
+    argument: *mut c_void,
+) -> io::Result<i32> {
+    let result: i64;
+    // SAFETY: in the parent only rax, rcx and r11 change. The child starts with the stack of `arguments`, which is
+    // aligned to 16 bytes, and never comes to the end of this block.
+    unsafe {
+        std::arch::asm!(
+            "syscall",
+            "test rax, rax",
+            "jnz 2f",
+            "xor ebp, ebp",
+            "mov rdi, r12",
+            "call r13",
+            "ud2",
+            "2:",
+            inlateout("rax") libc::SYS_clone3 => result,
+            in("rdi") arguments,
+            in("rsi") size_of::<CloneArguments>(),
+            in("r12") argument,
+            in("r13") run,
+            lateout("rcx") _,
+            lateout("r11") _,
+        );
+    }
+    match result {
+        0.. => i32::try_from(result).map_err(io::Error::other),
+        errno => Err(io::Error::from_raw_os_error(i32::try_from(-errno).unwrap_or(libc::EINVAL))),
+    }
 }
 
 /// The child. It ends here or in another program.
@@ -151,8 +212,8 @@ fn steps(shared: &Shared) -> i32 {
         if libc::setsid() < 0 {
             return SETSID;
         }
-        for index in 0..shared.cgroups_len {
-            if libc::write(*shared.cgroups.add(index), c"0".as_ptr().cast(), 1) < 0 {
+        for index in 0..shared.tasks_len {
+            if libc::write(*shared.tasks.add(index), c"0".as_ptr().cast(), 1) < 0 {
                 return CGROUP;
             }
         }
@@ -239,9 +300,10 @@ impl Stack {
         Ok(stack)
     }
 
-    fn top(&self) -> *mut c_void {
-        // SAFETY: one past the end of the mapping, which is where a stack that grows down begins; 16-byte aligned.
-        unsafe { self.0.byte_add(GUARD + STACK) }
+    /// Its lowest byte.
+    fn base(&self) -> *mut c_void {
+        // SAFETY: within the mapping.
+        unsafe { self.0.byte_add(GUARD) }
     }
 }
 

@@ -83,10 +83,7 @@ fn service_refused(name: &TenantName, error: StepError) -> OpError {
         StepError::Init(tenant_init::client::ClientError::Refused(refusal)) => {
             Invalid::new(refusal.field, refusal.value, refusal.rule).into()
         }
-        StepError::Service(error) => match error.invalid() {
-            Some(invalid) => invalid.into(),
-            None => half_made(name, "service", &error),
-        },
+        StepError::Service(error) => error.invalid().into(),
         other => half_made(name, "service", &other),
     }
 }

@@ -8,6 +8,7 @@ use tenant_init::client::ClientError;
 use super::errors::{chain, conflict, half_made, not_done, step_refused};
 use super::{Owner, step};
 use crate::control::OpError;
+use crate::images::HOST;
 use crate::model::*;
 use crate::plan::plan;
 use crate::store::Desired;
@@ -22,6 +23,7 @@ impl Owner {
             return Err(self.half_done(&request.name));
         }
         request.check()?;
+        self.world.check_house(request).await.map_err(|e| step_refused(&request.name, "check", &e))?;
         let mut flow = FlowRequest::new(request.name.clone(), self.meta(1)?);
         flow.gid = request.gid.map(GidRange::new).transpose().map_err(|e| e.for_field("gid"))?;
         if let Some(device) = &request.device {
@@ -60,6 +62,11 @@ impl Owner {
             gateway: request.gateway,
             routes: request.routes.clone(),
             services: Vec::new(),
+            privileges: request.privileges.clone(),
+            image: request.image.clone().unwrap_or_else(|| HOST.to_owned()),
+            ephemeral: request.ephemeral,
+            limits: request.limits,
+            shares: Vec::new(),
             generation: 1,
         };
         flow.stack = Some(tenant.stack);

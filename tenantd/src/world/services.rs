@@ -1,30 +1,32 @@
 //! Services of a tenant, as its init is told about them.
 
+use std::path::PathBuf;
+
 use stackmap::TenantName;
-use tenant_init::protocol::ServiceSpec;
+use tenant_init::service::ServiceSpec;
 
 use super::{INIT_DEADLINE, STOP_GRACE, StepError, World};
 use crate::model::{ServiceRequest, Tenant};
-use crate::services::{self, Places};
+use crate::services;
 
 impl World {
-    fn places(&self, tenant: &Tenant) -> Places {
-        Places { tenant: self.files(&tenant.name), templates: self.config.state_dir.join("templates") }
+    fn templates(&self) -> PathBuf {
+        self.config.state_dir.join("templates")
     }
 
     pub(super) fn service_spec(&self, tenant: &Tenant, service: &ServiceRequest) -> Result<ServiceSpec, StepError> {
-        Ok(services::spec(tenant, service, &self.places(tenant))?)
+        Ok(services::spec(tenant, service, &self.templates())?)
     }
 
-    /// Render a service's files and start it; answers when its program runs.
+    /// Start a service; answers when it is ready.
     pub async fn start_service(&self, tenant: &Tenant, service: &ServiceRequest) -> Result<i32, StepError> {
         let ready = self.ask_init(&tenant.name, |c| c.hello(INIT_DEADLINE)).await?;
         if !ready.ready {
             return Err(StepError::NotReady(ready.failed.unwrap_or_default()));
         }
-        services::write(tenant, service, &self.places(tenant))?;
         let spec = self.service_spec(tenant, service)?;
-        self.ask_init(&tenant.name, move |c| c.start(spec, INIT_DEADLINE)).await
+        let deadline = spec.longest_start();
+        self.ask_init(&tenant.name, move |c| c.start(spec, deadline)).await
     }
 
     /// Stop and forget a service at the tenant's init.

@@ -65,7 +65,6 @@ pub(crate) fn spec(root: &Path, name: &str) -> LaunchSpec {
         program: None,
         shares: Vec::new(),
         scratch: 64 << 20,
-        cgroups: Vec::new(),
     }
 }
 
