@@ -20,10 +20,11 @@ pub(crate) fn trials() -> Vec<Trial> {
 const ALLOWED: &[(&str, &[&str])] = &[
     ("stackmap", &[]),
     ("vlan-rs", &[]),
+    ("stack-guard", &[]),
     ("access-server", &["stackmap"]),
     ("tenant-init", &[]),
     // tenant-init as a library is only the protocol its program speaks.
-    ("tenantd", &["stackmap", "vlan-rs", "tenant-init"]),
+    ("tenantd", &["stackmap", "vlan-rs", "stack-guard", "tenant-init"]),
     ("system-tests", &[]),
 ];
 

@@ -1,0 +1,42 @@
+//! What needs a kernel: processes of two groups, and of none, at every hook.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod matrix;
+mod probe;
+mod uring;
+mod world;
+
+use std::process::ExitCode;
+
+use libtest_mimic::{Arguments, Failed, Trial};
+
+/// A test, or its name with the reason why it cannot run here.
+fn trial(name: impl Into<String>, why_not: Option<&'static str>, test: impl FnOnce() + Send + 'static) -> Trial {
+    let run = move || {
+        test();
+        Ok::<(), Failed>(())
+    };
+    match why_not {
+        None => Trial::test(name, run),
+        Some(why) => Trial::test(name, run).with_kind(why).with_ignored_flag(true),
+    }
+}
+
+fn main() -> ExitCode {
+    if let Some(result) = probe::when_asked() {
+        return result;
+    }
+    let arguments = Arguments::from_args();
+    let unable = world::unable();
+    if unable.is_none() && !arguments.list {
+        world::leave_the_host();
+    }
+    let groups: [(&str, &[(&str, fn())]); 1] = [("matrix", matrix::TESTS)];
+    let trials = groups.into_iter().flat_map(|(group, tests)| {
+        tests.iter().map(move |&(name, test)| trial(format!("{group}::{name}"), unable, test))
+    });
+    let conclusion = libtest_mimic::run(&arguments, trials.collect());
+    world::clean_up();
+    conclusion.exit_code()
+}
