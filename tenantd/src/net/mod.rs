@@ -1,9 +1,10 @@
-//! Everything that touches network devices: namespaces, netlink, the patch room and its ports, a tenant's stack, and
-//! the probe that proves a stack answers through its port.
+//! Everything that touches network devices: namespaces, netlink, the patch room and its ports, a tenant's stack, the
+//! bandwidth of ports, and the probe that proves a stack answers through its port.
 
 pub mod link;
 pub mod ns;
 pub mod offload;
 pub mod probe;
+pub mod qdisc;
 pub mod room;
 pub mod stack;
