@@ -5,9 +5,10 @@
 //! error, and nothing a client sends (or a client that dies) ends init.
 //!
 //! Rooms: [`house`] what a tenant is made from; [`protocol`] the messages; [`service`] what a service is; [`client`]
-//! connect, ask, wait for events.
+//! connect, ask, wait for events; [`lock`] what everything in a tenant gives up.
 
 pub mod client;
 pub mod house;
+pub mod lock;
 pub mod protocol;
 pub mod service;

@@ -5,10 +5,17 @@
 //!
 //! `tenant-init NAME --control-fd=N --house-fd=N`; not meant to be started by hand.
 
+mod check;
+mod files;
+mod logs;
+mod machine;
+mod members;
+mod ports;
 mod server;
 mod setup;
 mod spawn;
 mod supervisor;
+mod users;
 
 use std::fs::File;
 use std::io;
@@ -21,11 +28,12 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use tenant_init::house::HouseSpec;
-use tenant_init::protocol::{Hello, Refusal, RefusalKind, Reply, Request, ServiceSpec};
+use tenant_init::protocol::{Hello, MAX_MESSAGE, Refusal, RefusalKind, Reply, Request};
 
+use crate::logs::Logs;
+use crate::machine::{Leaving, Machine};
 use crate::server::{Incoming, Server};
-use crate::spawn::Tenant;
-use crate::supervisor::{Notice, Processes, Supervisor, Then, Waiter};
+use crate::supervisor::{Notice, Supervisor, System, Then, Waiter};
 
 /// What the daemon says on the command line.
 struct Arguments {
@@ -84,43 +92,32 @@ fn inherited(name: &str, number: Option<i32>) -> Result<OwnedFd, String> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
+/// What an answer needs beside the services it lists, in bytes.
+const ROOM: usize = 1024;
+
+/// What happened while init slept.
+#[derive(Default)]
+struct Woken {
+    signalled: bool,
+    calling: bool,
+    /// Connections with a message.
+    speaking: Vec<u64>,
+    /// Services with something for their logs.
+    written: Vec<String>,
+}
+
 /// Everything init knows.
 struct Init {
     name: String,
+    ids: u32,
     netns: u64,
     failed: Option<String>,
     signals: SignalFd,
     server: Server,
     supervisor: Supervisor,
-    system: System,
+    system: Machine,
     ending: bool,
     leaving: Vec<Leaving>,
-}
-
-/// A service whose first process has been reaped while others of its group may still be on their way out: its ports
-/// are free and its stop is done only when they are gone.
-struct Leaving {
-    group: i32,
-    exit: String,
-    /// A process of the group can be a zombie whose parent left the group and does not reap: not waited for longer.
-    until: Instant,
-}
-
-/// How long the killed rest of a service's group may take.
-const LEAVING: Duration = Duration::from_secs(1);
-
-/// The real system behind [`Processes`].
-struct System(Tenant);
-
-impl Processes for System {
-    fn spawn(&mut self, spec: &ServiceSpec) -> Result<i32, Refusal> {
-        self.0.spawn(spec)
-    }
-
-    fn signal(&mut self, group: i32, signal: i32) {
-        // SAFETY: plain system call. The group's leader has not been reaped, so the number is still its own.
-        unsafe { libc::kill(-group, signal) };
-    }
 }
 
 impl Init {
@@ -142,12 +139,13 @@ impl Init {
         };
         Ok(Init {
             name: house.name,
+            ids: house.ids,
             netns: held.as_ref().map_or(0, |held| held.netns),
             failed,
             signals,
             server: Server::new(control)?,
             supervisor: Supervisor::default(),
-            system: System(Tenant { ids: house.ids, logs: held.map(|held| held.logs) }),
+            system: Machine::new(Logs::new(held.map(|held| held.logs))),
             ending: false,
             leaving: Vec::new(),
         })
@@ -155,32 +153,37 @@ impl Init {
 
     fn run(mut self) -> io::Result<()> {
         while !(self.ending && self.supervisor.all_ended()) {
-            let (signalled, calling, speaking) = self.wait();
-            if signalled {
+            let woken = self.wait();
+            for service in woken.written {
+                self.system.logs.read(&service);
+            }
+            if woken.signalled {
                 self.read_signals();
                 self.reap();
             }
             self.let_go();
-            self.supervisor.tick(Instant::now(), &mut self.system);
-            if calling {
+            if woken.calling {
                 self.server.accept();
             }
-            for connection in speaking {
+            for connection in woken.speaking {
                 self.listen_to(connection);
             }
+            // Last, because whatever happened above may have made something due.
+            self.supervisor.tick(Instant::now(), &mut self.system);
             for notice in self.supervisor.notices() {
                 match notice {
                     Notice::Answer(waiter, reply) => self.server.answer(waiter.connection, waiter.request, reply),
                     Notice::Event(event) => self.server.publish(event),
                 }
             }
+            self.system.logs.close(|name| self.supervisor.is_live(name));
         }
         Ok(())
     }
 
-    /// Sleeps until something happens: (a signal, a new client, clients with a message).
-    fn wait(&self) -> (bool, bool, Vec<u64>) {
-        let due = self.leaving.iter().map(|service| service.until).chain(self.supervisor.next_due()).min();
+    /// Sleeps until something happens.
+    fn wait(&self) -> Woken {
+        let due = self.leaving.iter().map(|service| service.next_look).chain(self.supervisor.next_due()).min();
         let timeout = match due {
             None => PollTimeout::NONE,
             // Rounded up, or the last millisecond would be a busy loop.
@@ -193,20 +196,28 @@ impl Init {
             PollFd::new(self.signals.as_fd(), PollFlags::POLLIN),
             PollFd::new(self.server.listener(), PollFlags::POLLIN),
         ];
-        let ids: Vec<u64> = self.server.connections().map(|(id, _)| id).collect();
+        let clients = fds.len()..fds.len() + self.server.connections().count();
         fds.extend(self.server.connections().map(|(_, fd)| PollFd::new(fd, PollFlags::POLLIN)));
+        fds.extend(self.system.logs.readers().map(|(_, fd)| PollFd::new(fd, PollFlags::POLLIN)));
         match poll(&mut fds, timeout) {
             Ok(_) => {}
-            Err(Errno::EINTR) => return (true, false, Vec::new()),
+            Err(Errno::EINTR) => return Woken { signalled: true, ..Woken::default() },
             Err(_) => {
                 // Out of memory is the only cause left; process 1 waits for better times instead of ending.
                 std::thread::sleep(Duration::from_millis(100));
-                return (true, true, ids);
+                let speaking = self.server.connections().map(|(id, _)| id).collect();
+                return Woken { signalled: true, calling: true, speaking, written: Vec::new() };
             }
         }
         let ready = |fd: &PollFd<'_>| fd.revents().is_some_and(|events| !events.is_empty());
-        let speaking = ids.iter().zip(&fds[2..]).filter(|(_, fd)| ready(fd)).map(|(id, _)| *id).collect();
-        (ready(&fds[0]), ready(&fds[1]), speaking)
+        let speaking = self.server.connections().zip(&fds[clients.clone()]).filter(|(_, fd)| ready(fd));
+        let written = self.system.logs.readers().zip(&fds[clients.end..]).filter(|(_, fd)| ready(fd));
+        Woken {
+            signalled: ready(&fds[0]),
+            calling: ready(&fds[1]),
+            speaking: speaking.map(|((id, _), _)| id).collect(),
+            written: written.map(|((name, _), _)| name.to_owned()).collect(),
+        }
     }
 
     fn read_signals(&mut self) {
@@ -223,26 +234,26 @@ impl Init {
         while let Some(pid) = ended_child() {
             let leads = self.supervisor.leads(pid);
             if leads {
-                // What is left of the service's group would keep its ports. Before the reaping, while nobody else
+                // What is left of the service would keep its ports. The group before the reaping, while nobody else
                 // can have the number.
-                self.system.signal(pid, libc::SIGKILL);
+                self.system.signal_group(pid, libc::SIGKILL);
             }
             let exit = take_child(pid);
             if leads {
-                self.leaving.push(Leaving { group: pid, exit, until: Instant::now() + LEAVING });
+                self.leaving.push(self.system.leave(pid, exit, Instant::now()));
             }
         }
     }
 
-    /// Tells the supervisor of services that are gone with their whole group.
+    /// Tells the supervisor of services that are gone with all their processes.
     fn let_go(&mut self) {
-        let now = Instant::now();
-        let (still, gone) = std::mem::take(&mut self.leaving)
-            .into_iter()
-            .partition::<Vec<_>, _>(|service| service.until > now && group_exists(service.group));
-        self.leaving = still;
-        for service in gone {
-            self.supervisor.ended(service.group, &service.exit, now, &mut self.system);
+        for mut service in std::mem::take(&mut self.leaving) {
+            let now = Instant::now();
+            if service.is_gone(now) {
+                self.supervisor.ended(service.leader, &service.exit, now, &mut self.system);
+            } else {
+                self.leaving.push(service);
+            }
         }
     }
 
@@ -262,28 +273,27 @@ impl Init {
     /// One request; none when the answer comes later.
     fn execute(&mut self, request: Request, waiter: Waiter) -> Option<Reply> {
         let now = Instant::now();
-        let grace = Duration::from_millis;
+        let grace = |milliseconds| Some(Duration::from_millis(milliseconds));
         match request {
             Request::Hello => Some(Reply::Hello(self.hello())),
-            Request::List { .. } => Some(Reply::Services { services: self.supervisor.list(), more: false }),
-            Request::Signal { name, .. } | Request::Tail { name, .. } => Some(Reply::Error(Refusal::new(
-                RefusalKind::NotUnderstood,
-                "request",
-                &name,
-                "this init does not know it yet",
-            ))),
+            Request::List { after } => Some(self.list(after.as_deref())),
+            Request::Signal { name, signal } => {
+                let done = self.supervisor.signal(&name, signal, &mut self.system);
+                Some(done.map_or_else(Reply::Error, |()| Reply::Done))
+            }
+            Request::Tail { name, lines } => Some(match self.supervisor.knows(&name) {
+                true => Reply::Lines { lines: self.system.logs.tail(&name, lines) },
+                false => Reply::Error(Refusal::new(RefusalKind::Unknown, "service", &name, "no service of this name")),
+            }),
             Request::Processes => Some(Reply::Processes { count: processes() }),
             Request::Subscribe => {
                 self.server.subscribe(waiter.connection);
                 Some(Reply::Done)
             }
-            Request::Start { service } => Some(match self.may_start() {
-                Ok(()) => match self.supervisor.start(*service, now, &mut self.system) {
-                    Ok(pid) => Reply::Started { pid },
-                    Err(refusal) => Reply::Error(refusal),
-                },
-                Err(refusal) => Reply::Error(refusal),
-            }),
+            Request::Start { service } => match self.may_start() {
+                Ok(()) => self.supervisor.start(*service, waiter, now, &mut self.system),
+                Err(refusal) => Some(Reply::Error(refusal)),
+            },
             Request::Stop { name, timeout_ms } => {
                 self.supervisor.stop(&name, (Then::Stay, grace(timeout_ms)), waiter, now, &mut self.system)
             }
@@ -299,6 +309,20 @@ impl Init {
         }
     }
 
+    /// As many services as one message takes; one always fits.
+    fn list(&self, after: Option<&str>) -> Reply {
+        let (mut services, mut length, mut more) = (Vec::new(), 0, false);
+        for state in self.supervisor.list(after) {
+            length += serde_json::to_vec(&state).map_or(0, |text| text.len() + 1);
+            if length > MAX_MESSAGE - ROOM && !services.is_empty() {
+                more = true;
+                break;
+            }
+            services.push(state);
+        }
+        Reply::Services { services, more }
+    }
+
     /// Nothing is started in a house that is not finished: the service might see the host.
     fn may_start(&self) -> Result<(), Refusal> {
         let rule = match (&self.failed, self.ending) {
@@ -312,19 +336,13 @@ impl Init {
     fn hello(&self) -> Hello {
         Hello {
             name: self.name.clone(),
-            ids: self.system.0.ids,
+            ids: self.ids,
             ready: self.failed.is_none(),
             failed: self.failed.clone(),
             netns: self.netns,
             processes: processes(),
         }
     }
-}
-
-/// True while the group has a process, be it a zombie.
-fn group_exists(group: i32) -> bool {
-    // SAFETY: plain system call; signal 0 only asks.
-    unsafe { libc::kill(-group, 0) == 0 || Errno::last() != Errno::ESRCH }
 }
 
 /// A child that ended and is not reaped yet.

@@ -9,7 +9,6 @@
 //! put in its way, ends in the tenant's own root. The mount namespace stays the host's: nobody in the tenant mounts or
 //! unmounts anything.
 
-mod lock;
 mod mounts;
 mod seed;
 
@@ -26,6 +25,7 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::stat::{Mode, SFlag, makedev, mknod};
 use tenant_init::house::{Absent, HouseSpec, Image, Layer, SETTINGS, SHARE_IDS};
+use tenant_init::lock;
 
 use mounts::{NODEV, NOEXEC, NOSUID, RDONLY, attach, attributes, bind, check, copy, directory, file, new};
 

@@ -1,36 +1,40 @@
-//! Starting the process of a service: one straight list of steps in the child, each one system call and one named
+//! Starting a program of a service: one straight list of steps in the child, each one system call and one named
 //! error, reported to the parent through a pipe that `execve` closes.
 //!
-//! In: a service and the tenant it belongs to. Out: a process id, or which step failed and why, before the requester
-//! gets its answer.
+//! In: a service, one of its programs, who it runs as, where its output goes. Out: a process id, or which step failed
+//! and why, before the requester gets its answer.
 
 use std::convert::Infallible;
 use std::ffi::{CString, NulError};
-use std::fs;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use tenant_init::protocol::{Refusal, RefusalKind, ServiceSpec};
 
-/// `O_NOFOLLOW`: nobody but root can write into the directory; if that breaks one day, no link leads out of it.
-const LOG_FLAGS: libc::c_int = libc::O_WRONLY | libc::O_CREAT | libc::O_APPEND | libc::O_NOFOLLOW | libc::O_CLOEXEC;
+use crate::users::Identity;
+
 /// Search path of every service, as login(1) of Debian sets it for root.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 /// How long (milliseconds) the steps may take before the child is given up: a dead file system must not hang init.
 const STEPS_MS: u16 = 5_000;
 
-/// The tenant for which services are started.
-#[derive(Debug)]
-pub(crate) struct Tenant {
-    /// First user and group id; services run with it.
-    pub(crate) ids: u32,
-    /// Directory of the logs; none when the house could not be made.
-    pub(crate) logs: Option<OwnedFd>,
+/// A program to start.
+pub(crate) struct Program<'a> {
+    /// The service it belongs to: environment, directory, privileges.
+    pub(crate) spec: &'a ServiceSpec,
+    /// Program and arguments.
+    pub(crate) words: &'a [String],
+    /// Who it runs as.
+    pub(crate) identity: &'a Identity,
+    /// Standard output and error.
+    pub(crate) output: BorrowedFd<'a>,
+    /// What its processes are known by, see [`crate::members`].
+    pub(crate) mark: Option<u64>,
 }
 
 /// The steps of the child in their order.
@@ -39,29 +43,33 @@ pub(crate) struct Tenant {
 enum Step {
     Session,
     Signals,
+    Mark,
     Groups,
     Gid,
-    Log,
     Input,
     Output,
     Errors,
+    Bounding,
     Uid,
+    Capabilities,
     NoNewPrivileges,
     Directory,
     Files,
     Exec,
 }
 
-const STEPS: [(Step, &str); 13] = [
+const STEPS: [(Step, &str); 15] = [
     (Step::Session, "setsid"),
     (Step::Signals, "sigprocmask"),
+    (Step::Mark, "setrlimit"),
     (Step::Groups, "setgroups"),
     (Step::Gid, "setresgid"),
-    (Step::Log, "open log"),
     (Step::Input, "open /dev/null"),
     (Step::Output, "dup2 stdout"),
     (Step::Errors, "dup2 stderr"),
+    (Step::Bounding, "capability bounding set"),
     (Step::Uid, "setresuid"),
+    (Step::Capabilities, "capset"),
     (Step::NoNewPrivileges, "no_new_privs"),
     (Step::Directory, "chdir"),
     (Step::Files, "close_range"),
@@ -73,32 +81,36 @@ struct Prepared {
     programs: Vec<CString>,
     argv: Vec<*const libc::c_char>,
     envp: Vec<*const libc::c_char>,
-    log: CString,
     cwd: CString,
-    ids: u32,
-    logs: i32,
+    /// `/` when the directory cannot be entered: nobody asked for it by name.
+    cwd_or_root: bool,
+    output: i32,
+    mark: Option<u64>,
+    uid: u32,
+    gid: u32,
+    groups: Vec<u32>,
+    /// Capabilities to keep, by their numbers; all when none is said.
+    kept: Option<u64>,
+    no_new_privileges: bool,
     report: i32,
     // What the pointers point into.
     _argv: Vec<CString>,
     _envp: Vec<CString>,
 }
 
-impl Tenant {
-    /// Starts the program of `spec`.
+impl Program<'_> {
+    /// Starts a program.
     ///
     /// # Errors
     /// A [`Refusal`] for field `command` when the program is not there or cannot be executed; otherwise one that
     /// names the step.
-    pub(crate) fn spawn(&self, spec: &ServiceSpec) -> Result<i32, Refusal> {
-        let command = spec.argv.first().map_or("", String::as_str);
+    pub(crate) fn spawn(&self) -> Result<i32, Refusal> {
+        let command = self.words.first().map_or("", String::as_str);
         let failed = |step: &str, error: &io::Error| {
             Refusal::new(RefusalKind::Failed, "command", command, format!("{step}: {error}"))
         };
-        let log = PathBuf::from(format!("{}.log", spec.name));
         let (reader, writer) = nix::unistd::pipe2(OFlag::O_CLOEXEC).map_err(|error| failed("pipe", &error.into()))?;
-        let prepared = self
-            .prepare(spec, &log, writer.as_raw_fd())
-            .map_err(|error| failed("prepare", &io::Error::other(error)))?;
+        let prepared = self.prepare(writer.as_raw_fd()).map_err(|error| failed("prepare", &io::Error::other(error)))?;
         // SAFETY: init has one thread, so the child may do whatever init may do; it never returns.
         let pid = match unsafe { libc::fork() } {
             0 => child(&prepared),
@@ -121,39 +133,55 @@ impl Tenant {
         }
     }
 
-    fn prepare(&self, spec: &ServiceSpec, log: &Path, report: i32) -> Result<Prepared, NulError> {
-        let home = PathBuf::from("/root");
+    fn prepare(&self, report: i32) -> Result<Prepared, NulError> {
+        let Program { spec, words, identity, output, mark } = self;
+        let home = PathBuf::from(&identity.home);
         let mut env = vec![
             ("PATH".to_owned(), PATH.to_owned()),
-            ("HOME".to_owned(), home.to_string_lossy().into_owned()),
+            ("HOME".to_owned(), identity.home.clone()),
             ("LANG".to_owned(), "C.UTF-8".to_owned()),
+            ("USER".to_owned(), identity.name.clone()),
+            ("LOGNAME".to_owned(), identity.name.clone()),
+            ("SHELL".to_owned(), identity.shell.clone()),
         ];
         env.retain(|(key, _)| !spec.env.contains_key(key));
         env.extend(spec.env.iter().map(|(key, value)| (key.clone(), value.clone())));
         let path = env.iter().find(|(key, _)| key == "PATH").map_or("", |(_, path)| path.as_str());
 
-        let command = spec.argv.first().map_or("", String::as_str);
+        let command = words.first().map_or("", String::as_str);
         let programs = if command.contains('/') {
             vec![CString::new(command)?]
         } else {
             path.split(':').map(|directory| CString::new(format!("{directory}/{command}"))).collect::<Result<_, _>>()?
         };
-        let argv = spec.argv.iter().map(|word| CString::new(word.as_str())).collect::<Result<Vec<_>, _>>()?;
+        let argv = words.iter().map(|word| CString::new(word.as_str())).collect::<Result<Vec<_>, _>>()?;
         let envp =
             env.iter().map(|(key, value)| CString::new(format!("{key}={value}"))).collect::<Result<Vec<_>, _>>()?;
+        let cwd = spec.cwd.as_ref().unwrap_or(&home);
         Ok(Prepared {
             programs,
             argv: pointers(&argv),
             envp: pointers(&envp),
-            log: CString::new(log.as_os_str().as_bytes())?,
-            cwd: CString::new(spec.cwd.as_ref().unwrap_or(&home).as_os_str().as_bytes())?,
-            ids: 0,
-            logs: self.logs.as_ref().map_or(-1, |fd| fd.as_raw_fd()),
+            cwd: CString::new(cwd.as_os_str().as_bytes())?,
+            cwd_or_root: spec.cwd.is_none(),
+            output: output.as_raw_fd(),
+            mark: *mark,
+            uid: identity.uid,
+            gid: identity.gid,
+            groups: identity.groups.clone(),
+            kept: spec.capabilities.as_ref().map(|names| numbers(names)),
+            no_new_privileges: !spec.new_privileges,
             report,
             _argv: argv,
             _envp: envp,
         })
     }
+}
+
+/// Capabilities as bits by their numbers.
+fn numbers(names: &[String]) -> u64 {
+    let known = names.iter().filter_map(|name| format!("CAP_{}", name.to_ascii_uppercase()).parse().ok());
+    known.fold(0, |all, capability: caps::Capability| all | capability.bitmask())
 }
 
 fn pointers(words: &[CString]) -> Vec<*const libc::c_char> {
@@ -179,25 +207,42 @@ fn step(step: Step, result: libc::c_int) -> Result<libc::c_int, (Step, i32)> {
 
 /// Runs the steps; returns only with the one that failed.
 fn steps(prepared: &Prepared) -> Result<Infallible, (Step, i32)> {
-    let ids = prepared.ids;
+    let (uid, gid) = (prepared.uid, prepared.gid);
     // SAFETY: plain system calls; every pointer is into `prepared`, which outlives them.
     unsafe {
         step(Step::Session, libc::setsid())?;
         step(Step::Signals, default_signals())?;
-        step(Step::Groups, libc::setgroups(0, std::ptr::null()))?;
-        step(Step::Gid, libc::setresgid(ids, ids, ids))?;
-        // Opened as root for the tenant's group: the service can open /dev/stderr again, but not replace the file.
-        libc::umask(0);
-        let log = step(Step::Log, libc::openat(prepared.logs, prepared.log.as_ptr(), LOG_FLAGS, 0o660))?;
+        if let Some(mark) = prepared.mark {
+            let limit = libc::rlimit { rlim_cur: mark, rlim_max: mark };
+            step(Step::Mark, libc::setrlimit(libc::RLIMIT_LOCKS, &limit))?;
+        }
+        step(Step::Groups, libc::setgroups(prepared.groups.len(), prepared.groups.as_ptr()))?;
+        step(Step::Gid, libc::setresgid(gid, gid, gid))?;
         let null = step(Step::Input, libc::open(c"/dev/null".as_ptr(), libc::O_RDWR))?;
         step(Step::Input, libc::dup2(null, 0))?;
-        step(Step::Output, libc::dup2(log, 1))?;
-        step(Step::Errors, libc::dup2(log, 2))?;
-        // Leaving uid 0 empties the permitted, effective and ambient sets; init has emptied the bounding set.
-        step(Step::Uid, libc::setresuid(ids, ids, ids))?;
-        step(Step::NoNewPrivileges, libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))?;
+        step(Step::Output, libc::dup2(prepared.output, 1))?;
+        step(Step::Errors, libc::dup2(prepared.output, 2))?;
+        if let Some(kept) = prepared.kept {
+            step(Step::Bounding, bound(kept))?;
+            if uid != 0 && kept != 0 {
+                step(Step::Bounding, libc::prctl(libc::PR_SET_KEEPCAPS, 1, 0, 0, 0))?;
+            }
+        }
+        // Leaving uid 0 empties the permitted, effective and ambient sets unless the line above keeps the first.
+        step(Step::Uid, libc::setresuid(uid, uid, uid))?;
+        if let Some(kept) = prepared.kept.filter(|kept| uid != 0 && *kept != 0) {
+            step(Step::Capabilities, hand_down(kept))?;
+        }
+        if prepared.no_new_privileges {
+            step(Step::NoNewPrivileges, libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))?;
+        }
         libc::umask(0o022);
-        step(Step::Directory, libc::chdir(prepared.cwd.as_ptr()))?;
+        let entered = libc::chdir(prepared.cwd.as_ptr());
+        if entered < 0 && prepared.cwd_or_root {
+            step(Step::Directory, libc::chdir(c"/".as_ptr()))?;
+        } else {
+            step(Step::Directory, entered)?;
+        }
         // The report pipe has to live until execve: everything is only marked.
         step(Step::Files, close_on_exec_from_3())?;
     }
@@ -213,6 +258,53 @@ fn steps(prepared: &Prepared) -> Result<Infallible, (Step, i32)> {
         }
     }
     Err((Step::Exec, errno))
+}
+
+/// Drops everything but `kept` from the bounding set.
+fn bound(kept: u64) -> i32 {
+    for number in 0..64_u64 {
+        // SAFETY: plain system calls. Reading fails at the first number that the kernel does not know.
+        unsafe {
+            match libc::prctl(libc::PR_CAPBSET_READ, number, 0, 0, 0) {
+                1 if kept & (1 << number) == 0 => {
+                    if libc::prctl(libc::PR_CAPBSET_DROP, number, 0, 0, 0) < 0 {
+                        return -1;
+                    }
+                }
+                0 | 1 => {}
+                _ => return 0,
+            }
+        }
+    }
+    0
+}
+
+/// Gives `kept`, as far as it is permitted, to the program that a user other than root is about to execute.
+fn hand_down(kept: u64) -> i32 {
+    // include/uapi/linux/capability.h: version 3, two words of effective, permitted and inheritable each.
+    let header = [0x2008_0522_u32, 0];
+    let mut sets = [[0_u32; 3]; 2];
+    let halves = [kept as u32, (kept >> 32) as u32];
+    // SAFETY: plain system calls on data that lives here.
+    unsafe {
+        if libc::syscall(libc::SYS_capget, header.as_ptr(), sets.as_mut_ptr()) < 0 {
+            return -1;
+        }
+        for (set, half) in sets.iter_mut().zip(halves) {
+            let permitted = set[1] & half;
+            *set = [permitted; 3];
+        }
+        if libc::syscall(libc::SYS_capset, header.as_ptr(), sets.as_ptr()) < 0 {
+            return -1;
+        }
+        for number in 0..64_usize {
+            let permitted = sets[number / 32][1] & (1 << (number % 32)) != 0;
+            if permitted && libc::prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_RAISE, number, 0, 0) < 0 {
+                return -1;
+            }
+        }
+    }
+    0
 }
 
 /// Default handlers and an empty mask: init blocks signals for its signalfd, Rust ignores SIGPIPE, and whoever

@@ -1,4 +1,5 @@
-//! What init gives up for itself and for everything that it will ever start: capabilities and system calls.
+//! What init gives up for itself and for everything that it will ever start: capabilities and system calls. Whoever
+//! enters a tenant from outside gives up the same, from the same lists.
 
 use std::io;
 
@@ -31,8 +32,12 @@ const KEPT: [Capability; 15] = [
 const NETWORK: [Capability; 3] = [Capability::CAP_NET_ADMIN, Capability::CAP_NET_BROADCAST, Capability::CAP_NET_RAW];
 
 /// Leaves what is kept in the permitted, effective and bounding sets, and nothing in the others. The order matters:
-/// the bounding set needs CAP_SETPCAP, which is kept, but the rest goes last.
-pub(super) fn capabilities(network: bool) -> io::Result<()> {
+/// the bounding set needs CAP_SETPCAP, which is kept, but the rest goes last. `network` is said of a tenant that
+/// administers its own stack.
+///
+/// # Errors
+/// The first system call that fails.
+pub fn capabilities(network: bool) -> io::Result<()> {
     let mut kept: CapsHashSet = KEPT.into_iter().collect();
     if network {
         kept.extend(NETWORK);
@@ -116,9 +121,12 @@ const NAMESPACES: u64 = (libc::CLONE_NEWNS
 /// Others reach past the stack (vsock: the machine's hypervisor) or are old and little looked at.
 const FAMILIES: [i32; 5] = [libc::AF_UNIX, libc::AF_INET, libc::AF_INET6, libc::AF_NETLINK, libc::AF_PACKET];
 
-/// Installs the filter. No new privileges is not set with it: init has CAP_SYS_ADMIN in its user namespace at this
-/// point, and su and passwd must go on to work.
-pub(super) fn filter() -> io::Result<()> {
+/// Installs the filter for the calling thread and its children. No new privileges is not set with it: the caller has
+/// CAP_SYS_ADMIN in its user namespace at this point, and su and passwd must go on to work.
+///
+/// # Errors
+/// A rule that cannot be compiled, or a filter that the kernel does not take.
+pub fn filter() -> io::Result<()> {
     install(&refusing(REFUSED.iter().map(|call| (*call, Vec::new())).collect(), libc::EPERM)?)?;
     let mut conditions = vec![
         (libc::SYS_unshare, any_namespace()?),
@@ -180,5 +188,5 @@ fn install(program: &BpfProgram) -> io::Result<()> {
     // By hand: the library's own function sets no_new_privs first.
     // SAFETY: the program outlives the call, and sock_filter of the library has the kernel's layout.
     let result = unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, 0, &raw const filter) };
-    super::mounts::check(result).map(drop)
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
