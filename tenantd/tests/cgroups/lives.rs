@@ -1,0 +1,114 @@
+//! How processes come in and go, and what is left.
+
+use std::time::{Duration, Instant};
+
+use stackmap::TenantName;
+use tenantd::cgroups::Cgroups;
+
+use crate::room::{Room, files};
+
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Lines of /proc/PID/cgroup that end in the tenant's directory.
+fn memberships(room: &Room, pid: i32, tenant: &TenantName) -> usize {
+    let end = format!("{}/tenant-{tenant}", room.parent.trim_start_matches("./"));
+    let text = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap();
+    text.lines().filter(|line| line.ends_with(&end)).count()
+}
+
+pub(crate) fn birth() {
+    let room = Room::new();
+    let acme = room.tenant("acme", &[]);
+    let entry = room.cgroups.entry(&acme).unwrap();
+    let hierarchies = entry.tasks.len() + usize::from(entry.unified.is_some());
+    let mut took: Vec<Duration> = (0..20)
+        .map(|_| {
+            // After a pause the kernel would wait for a grace period, if it waited at all.
+            std::thread::sleep(Duration::from_millis(30));
+            let began = Instant::now();
+            let process = room.start(&acme, &["--role=sleep"]);
+            let took = began.elapsed();
+            let text = std::fs::read_to_string(format!("/proc/{}/cgroup", process.pid)).unwrap();
+            assert_eq!(memberships(&room, process.pid, &acme), hierarchies, "{text}");
+            took
+        })
+        .collect();
+    took.sort();
+    assert!(took[10] < Duration::from_millis(4), "p50 {:?}: entering a cgroup waits", took[10]);
+}
+
+/// The number as name_to_handle_at(2) gives it, which is how user space asks for it.
+fn handle(path: &std::path::Path) -> u64 {
+    #[repr(C)]
+    struct Handle {
+        bytes: u32,
+        kind: i32,
+        id: [u8; 8],
+    }
+    let path = std::ffi::CString::new(path.to_str().unwrap()).unwrap();
+    let (mut handle, mut mount) = (Handle { bytes: 8, kind: 0, id: [0; 8] }, 0);
+    // SAFETY: the handle has room for the eight bytes it says.
+    let done = unsafe {
+        libc::syscall(libc::SYS_name_to_handle_at, libc::AT_FDCWD, path.as_ptr(), &raw mut handle, &raw mut mount, 0)
+    };
+    assert_eq!(done, 0, "{}", std::io::Error::last_os_error());
+    u64::from_ne_bytes(handle.id)
+}
+
+pub(crate) fn id() {
+    let room = Room::new();
+    let (acme, other) = (room.tenant("acme", &[]), room.tenant("other", &[]));
+    let layout = tenantd::cgroups::Layout::read().unwrap();
+    let Some(unified) = layout.unified() else {
+        assert_eq!(room.cgroups.id(&acme).unwrap(), None);
+        return;
+    };
+    let path = unified.mount_point.join(&unified.own).join(&room.parent).join("tenant-acme");
+    assert_eq!(room.cgroups.id(&acme).unwrap(), Some(handle(&path)));
+    assert_ne!(room.cgroups.id(&acme).unwrap(), room.cgroups.id(&other).unwrap());
+}
+
+pub(crate) fn kill() {
+    let room = Room::new();
+    let (acme, other) = (room.tenant("acme", &["processes=200"]), room.tenant("other", &[]));
+    let mut beside = room.start(&other, &["--role=sleep"]);
+    let mut respawning = room.start(&acme, &["--role=respawn", "1000000"]);
+    assert_eq!(respawning.line(), "going");
+    let mut many = room.start(&acme, &["--role=fork", "10"]);
+    assert_eq!(many.line(), "10");
+    room.cgroups.kill(&acme).unwrap();
+    assert_eq!(many.signal(), Some(libc::SIGKILL));
+    let until = Instant::now() + PATIENCE;
+    while !room.cgroups.processes(&acme).unwrap().is_empty() {
+        assert!(Instant::now() < until, "{:?} live on", room.cgroups.processes(&acme).unwrap());
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    assert!(beside.lives());
+}
+
+pub(crate) fn removal() {
+    let room = Room::new();
+    let acme = room.tenant("acme", &[]);
+    let _processes: Vec<_> = (0..5).map(|_| room.start(&acme, &["--role=sleep"])).collect();
+    // Somebody made a directory of their own below the tenant's.
+    for dir in room.left() {
+        std::fs::create_dir(dir.join("tenant-acme/below")).unwrap();
+    }
+    room.cgroups.remove(&acme, PATIENCE).unwrap();
+    assert_eq!(room.cgroups.limits(&acme).unwrap(), None);
+    assert!(room.cgroups.tenants().unwrap().is_empty());
+    room.cgroups.remove(&acme, PATIENCE).unwrap();
+    room.cgroups.remove_instance().unwrap();
+    assert!(room.left().is_empty());
+    room.cgroups.remove_instance().unwrap();
+}
+
+pub(crate) fn found_again() {
+    let room = Room::new();
+    let (acme, tasks) = (room.tenant("acme", &["processes=99"]), room.tenant("tasks", &[]));
+    // Another daemon of the same instance.
+    let again = Cgroups::open(&room.parent, &files()).unwrap();
+    assert_eq!(again.tenants().unwrap().into_iter().collect::<Vec<_>>(), [acme.clone(), tasks]);
+    assert_eq!(again.limits(&acme).unwrap(), room.cgroups.limits(&acme).unwrap());
+    assert_eq!(again.id(&acme).unwrap(), room.cgroups.id(&acme).unwrap());
+}
