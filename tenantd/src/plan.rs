@@ -374,14 +374,20 @@ mod tests {
         assert_eq!(words(&desired, &actual), steps);
         desired.removing = true;
         actual = Actual { access_away: true, ..as_desired() };
-        assert_eq!(words(&desired, &actual), "unbind, delete-port, end, remove-cgroups, remove-files, withdraw, forget");
+        assert_eq!(
+            words(&desired, &actual),
+            "unbind, delete-port, end, remove-cgroups, remove-files, withdraw, forget"
+        );
     }
 
     #[test]
     fn removal_stops_the_traffic_first_and_forgets_last() {
         let mut desired = wanted(tenant(serde_json::json!({})));
         desired.removing = true;
-        assert_eq!(words(&desired, &as_desired()), "withdraw, unbind, delete-port, end, remove-cgroups, remove-files, forget");
+        assert_eq!(
+            words(&desired, &as_desired()),
+            "withdraw, unbind, delete-port, end, remove-cgroups, remove-files, forget"
+        );
         assert_eq!(words(&desired, &Actual::default()), "forget");
     }
 

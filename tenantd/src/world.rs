@@ -651,11 +651,7 @@ const SCRATCH: u64 = 256 << 20;
 const EPHEMERAL: u64 = 1 << 30;
 
 fn share(mount: &ShareMount) -> Share {
-    Share {
-        source: PathBuf::from(&mount.directory),
-        target: PathBuf::from(&mount.target),
-        read_only: mount.read_only,
-    }
+    Share { source: PathBuf::from(&mount.directory), target: PathBuf::from(&mount.target), read_only: mount.read_only }
 }
 
 fn joined(error: tokio::task::JoinError) -> StepError {

@@ -18,11 +18,13 @@ use nix::unistd::Uid;
 type Test = (&'static str, &'static str, fn());
 
 fn main() -> ExitCode {
-    let tests: [Test; 26] = [
+    let tests: [Test; 28] = [
         ("house_is_made_of_own_namespaces", "", house::own_namespaces),
-        ("house_init_keeps_three_capabilities_and_no_descriptor_of_the_daemon", "", house::init_is_small),
+        ("house_init_keeps_what_a_tenant_needs_and_no_descriptor_of_the_daemon", "", house::init_is_small),
         ("house_has_its_own_names_that_change_while_it_runs", "", house::own_names),
-        ("house_mounts_are_private_and_hide_other_tenants", "", house::private_mounts),
+        ("house_root_is_private", "", house::private_root),
+        ("house_links_in_the_way_lead_nowhere", "", house::links_in_the_way),
+        ("house_own_network_is_the_tenants", "/usr/sbin/ip", house::own_network),
         ("house_stack_has_its_settings_and_loopback", "", house::stack_settings),
         ("house_that_cannot_be_finished_starts_nothing", "", house::failed_set_up),
         ("service_runs_as_the_tenant_without_any_privilege", "", services::identity),

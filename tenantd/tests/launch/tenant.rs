@@ -74,6 +74,10 @@ impl Tenant {
         // As /var/lib/tenantd: the tenant's user may pass through.
         std::fs::set_permissions(root.path(), std::os::unix::fs::PermissionsExt::from_mode(0o711)).unwrap();
         let spec = spec(root.path(), "acme");
+        Self::from_spec(root, spec)
+    }
+
+    pub(crate) fn from_spec(root: tempfile::TempDir, spec: LaunchSpec) -> Tenant {
         let launched = launch::launch(&spec).unwrap();
         let mut client = Client::connect(&spec.control_socket).unwrap();
         let hello = client.hello(SOON).unwrap();
