@@ -1,1 +1,2 @@
+//! What a guard costs.
 fn main() {}

@@ -28,7 +28,7 @@ static __always_inline __u32 judge(__u64 wanted, const struct owner *owner, bool
 	return stack && !is_host_root() ? REFUSED_STRANGER : 0;
 }
 
-/* The one decision. `incident` says what is wanted. */
+/* The one decision. `incident` says what is wanted, and is told the owner. */
 static __noinline int decide(struct incident *incident)
 {
 	struct owner owner = {};
@@ -36,9 +36,9 @@ static __noinline int decide(struct incident *incident)
 	owner.stack = owner_by_cgroup();
 	add_gids(&owner);
 	incident->refusal = judge(incident->wanted, &owner, stack_of(incident->wanted) != NULL);
+	incident->owner = owner.stack;
 	if (!incident->refusal)
 		return ALLOW;
-	incident->owner = owner.stack;
 	incident->other = owner.other;
 	tell(incident);
 	return REFUSE;
@@ -94,13 +94,13 @@ static __always_inline int connecting(struct bpf_sock_addr *ctx, __u32 hook)
 
 	if (decide(&incident) == REFUSE)
 		return REFUSE;
-	if (ctx->type != SOCK_STREAM)
+	/* Who may, and is nobody's, is root of the host or elsewhere. */
+	if (ctx->type != SOCK_STREAM || !incident.owner)
 		return ALLOW;
 	stack = stack_of(incident.wanted);
-	if (!stack || !is_full(stack) || is_host_root())
+	if (!stack || !is_full(stack))
 		return ALLOW;
 	incident.refusal = REFUSED_CONNECTIONS_OUT;
-	incident.owner = incident.wanted;
 	tell(&incident);
 	return REFUSE;
 }

@@ -2,8 +2,12 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod devices;
+mod keep;
+mod limits;
 mod matrix;
 mod probe;
+mod routes;
 mod uring;
 mod world;
 
@@ -32,8 +36,15 @@ fn main() -> ExitCode {
     if unable.is_none() && !arguments.list {
         world::leave_the_host();
     }
-    let groups: [(&str, &[(&str, fn())]); 1] = [("matrix", matrix::TESTS)];
-    let trials = groups.into_iter().flat_map(|(group, tests)| {
+    let groups = [
+        ("matrix", unable, matrix::TESTS),
+        ("routes", unable, routes::TESTS),
+        ("routes", unable.or_else(uring::unable), routes::URING),
+        ("keep", unable, keep::TESTS),
+        ("limits", unable, limits::TESTS),
+        ("devices", unable, devices::TESTS),
+    ];
+    let trials = groups.into_iter().flat_map(|(group, unable, tests)| {
         tests.iter().map(move |&(name, test)| trial(format!("{group}::{name}"), unable, test))
     });
     let conclusion = libtest_mimic::run(&arguments, trials.collect());

@@ -8,7 +8,7 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use nix::mount::{MsFlags, mount};
-use nix::sched::{CloneFlags, setns, unshare};
+use nix::sched::{CloneFlags, unshare};
 use stack_guard::{Event, Events, Guard, OpenOptions, Row};
 
 /// Where the test process mounts its own bpffs, visible to it alone.
@@ -139,15 +139,6 @@ impl Netns {
     /// That of the test process, which stands for the host's.
     pub(crate) fn here() -> Self {
         Self { file: current(), cookie: cookie() }
-    }
-
-    /// Runs in this namespace; the calling thread is elsewhere for that time.
-    pub(crate) fn run<T>(&self, job: impl FnOnce() -> T) -> T {
-        let back = current();
-        setns(&self.file, CloneFlags::CLONE_NEWNET).unwrap();
-        let result = job();
-        setns(back, CloneFlags::CLONE_NEWNET).unwrap();
-        result
     }
 
     pub(crate) fn path(&self) -> String {
