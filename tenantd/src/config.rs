@@ -35,6 +35,8 @@ pub struct Config {
     pub init: PathBuf,
     /// Directory of the tenants' cgroups, relative to the root of each hierarchy.
     pub cgroup: String,
+    /// Cgroup of version 2 whose processes the guard asks about; none means all.
+    pub guard_cgroup: Option<PathBuf>,
 }
 
 /// Settings as given by flags or by the file; what is left out has a default.
@@ -69,6 +71,9 @@ pub struct Options {
     /// [default: tenantd-INSTANCE]
     #[arg(long, value_name = "DIR")]
     pub cgroup: Option<String>,
+    /// Directory of a cgroup2 file system whose processes the guard watches [default: its root, all processes]
+    #[arg(long, value_name = "DIR")]
+    pub guard_cgroup: Option<PathBuf>,
 }
 
 /// Why there is no [`Config`].
@@ -120,6 +125,7 @@ impl Options {
             access: self.access.or(below.access),
             init: self.init.or(below.init),
             cgroup: self.cgroup.or(below.cgroup),
+            guard_cgroup: self.guard_cgroup.or(below.guard_cgroup),
         }
     }
 
@@ -157,6 +163,7 @@ impl Options {
             )?,
             bpffs: absolute("bpffs", self.bpffs.unwrap_or_else(|| PathBuf::from("/sys/fs/bpf")))?,
             init: absolute("init", self.init.unwrap_or_else(|| program_dir.join("tenant-init")))?,
+            guard_cgroup: self.guard_cgroup.map(|path| absolute("guard-cgroup", path)).transpose()?,
             cgroup: self.cgroup.unwrap_or_else(|| format!("tenantd-{instance}")),
             trunk: self.trunk,
             instance,
@@ -240,6 +247,7 @@ mod tests {
                 access: "/run/access-server/main/api.sock".into(),
                 init: "/opt/bin/tenant-init".into(),
                 cgroup: "tenantd-main".into(),
+                guard_cgroup: None,
             }
         );
     }

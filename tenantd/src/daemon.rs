@@ -140,7 +140,7 @@ pub async fn run(config: Config) -> Result<(), RunError> {
     let room = PatchRoom::open(&pin, &bpf_dir, config.trunk.as_deref(), &near).await?;
     let access = AccessClient::new(Path::new(&config.access), format!("tenantd/{}", config.instance));
     let (ended_in, ended) = tokio::sync::mpsc::channel(1024);
-    let world = World::new(WorldParts { config: config.clone(), room, access, ended: ended_in })?;
+    let world = World::new(WorldParts { config: config.clone(), room, access, ended: ended_in, bpf_dir })?;
     let parts = Parts {
         instance: config.instance.clone(),
         trunk: config.trunk.clone().unwrap_or(near),

@@ -34,6 +34,10 @@ pub struct Actual {
     pub access_newer: Option<u64>,
     /// Files of the tenant exist.
     pub files: bool,
+    /// The guard has its row as it should be.
+    pub guarded: bool,
+    /// The guard has a row of its group.
+    pub guard_row: bool,
     /// Its cgroups exist and hold its limits.
     pub limits: bool,
     /// Cgroups of it exist.
@@ -57,6 +61,8 @@ pub enum Action {
     ReturnDevice,
     /// End init and with it every process and the stack.
     EndInit,
+    /// Take its row from the guard.
+    Unguard,
     /// Remove its cgroups.
     RemoveCgroups,
     /// Remove the tenant's files.
@@ -67,6 +73,8 @@ pub enum Action {
     Limit,
     /// Start init: stack and process group.
     Launch,
+    /// Have the guard keep its processes in its stack, and others out of it.
+    Guard,
     /// State the row at the access server.
     StateAccess,
     /// Make the port, both ends in place.
@@ -93,6 +101,8 @@ impl Action {
             Action::DeletePort => "delete-port",
             Action::ReturnDevice => "return-device",
             Action::EndInit => "end",
+            Action::Unguard => "unguard",
+            Action::Guard => "guard",
             Action::RemoveCgroups => "remove-cgroups",
             Action::RemoveFiles => "remove-files",
             Action::Forget => "forget",
@@ -135,6 +145,7 @@ fn removal(tenant: &Tenant, actual: &Actual) -> Vec<Action> {
     when(actual.port, Action::DeletePort);
     when(tenant.whole_device && actual.device, Action::ReturnDevice);
     when(actual.init, Action::EndInit);
+    when(actual.guard_row, Action::Unguard);
     when(actual.cgroups, Action::RemoveCgroups);
     when(actual.files, Action::RemoveFiles);
     // While it is away the row keeps the VLAN taken, but nothing else of the tenant has to wait for it.
@@ -168,6 +179,9 @@ fn making(tenant: &Tenant, actual: &Actual) -> Vec<Action> {
     }
     if !actual.init {
         steps.push(Action::Launch);
+    }
+    if !(actual.init && actual.guarded) {
+        steps.push(Action::Guard);
     }
     if tenant.vlan.is_some() {
         if !tenant.tunnels.is_empty() && !actual.access && !actual.access_away {
@@ -302,6 +316,8 @@ mod tests {
             access_away: false,
             access_newer: None,
             files: true,
+            guarded: true,
+            guard_row: true,
             limits: true,
             cgroups: true,
             services: BTreeMap::new(),
@@ -313,7 +329,7 @@ mod tests {
         let web = serde_json::json!({"name": "web", "template": "nginx"});
         let desired = wanted(tenant(serde_json::json!({"services": [web]})));
         let text = words(&desired, &Actual::default());
-        assert_eq!(text, "limits, stack, access, port, bind, addresses, probe, service web");
+        assert_eq!(text, "limits, stack, guard, access, port, bind, addresses, probe, service web");
     }
 
     #[test]
@@ -332,7 +348,7 @@ mod tests {
             (|a| (a.port, a.device, a.stack, a.bound) = (false, false, false, false), "port, bind, addresses, probe"),
             (
                 |a| (a.init, a.device, a.stack) = (false, false, false),
-                "unbind, delete-port, stack, port, bind, addresses, probe",
+                "unbind, delete-port, stack, guard, port, bind, addresses, probe",
             ),
         ];
         for (change, steps) in cases {
@@ -345,7 +361,7 @@ mod tests {
     #[test]
     fn without_tunnels_the_access_server_is_not_needed_and_forgets_what_it_knew() {
         let desired = wanted(tenant(serde_json::json!({"tunnels": []})));
-        assert_eq!(words(&desired, &Actual::default()), "limits, stack, port, bind, addresses, probe");
+        assert_eq!(words(&desired, &Actual::default()), "limits, stack, guard, port, bind, addresses, probe");
         let mut actual = as_desired();
         assert_eq!(words(&desired, &actual), "withdraw");
         (actual.access, actual.access_any) = (false, false);
@@ -370,13 +386,13 @@ mod tests {
         let mut actual = as_desired();
         (actual.access, actual.access_any, actual.access_away) = (false, false, true);
         (actual.init, actual.device, actual.stack) = (false, false, false);
-        let steps = "unbind, delete-port, stack, port, bind, addresses, probe, service web, access";
+        let steps = "unbind, delete-port, stack, guard, port, bind, addresses, probe, service web, access";
         assert_eq!(words(&desired, &actual), steps);
         desired.removing = true;
         actual = Actual { access_away: true, ..as_desired() };
         assert_eq!(
             words(&desired, &actual),
-            "unbind, delete-port, end, remove-cgroups, remove-files, withdraw, forget"
+            "unbind, delete-port, end, unguard, remove-cgroups, remove-files, withdraw, forget"
         );
     }
 
@@ -386,7 +402,7 @@ mod tests {
         desired.removing = true;
         assert_eq!(
             words(&desired, &as_desired()),
-            "withdraw, unbind, delete-port, end, remove-cgroups, remove-files, forget"
+            "withdraw, unbind, delete-port, end, unguard, remove-cgroups, remove-files, forget"
         );
         assert_eq!(words(&desired, &Actual::default()), "forget");
     }
@@ -396,7 +412,7 @@ mod tests {
         let card =
             serde_json::json!({"vlan": null, "mac": null, "device": "eth1", "whole_device": true, "tunnels": []});
         let mut desired = wanted(tenant(card));
-        assert_eq!(words(&desired, &Actual::default()), "limits, stack, device, addresses");
+        assert_eq!(words(&desired, &Actual::default()), "limits, stack, guard, device, addresses");
         desired.removing = true;
         let actual = Actual { init: true, device: true, files: true, ..Actual::default() };
         assert_eq!(words(&desired, &actual), "return-device, end, remove-files, forget");

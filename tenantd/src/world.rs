@@ -1,6 +1,8 @@
 //! Where plans meet the kernel: reading what is so for one tenant and taking one step for it. Nothing is remembered
 //! here but descriptors of what was found; work for one tenant does not depend on how many there are.
 
+mod guard;
+mod rates;
 mod services;
 
 use std::collections::HashMap;
@@ -13,7 +15,8 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 use rtnetlink::Handle;
-use stackmap::{MacAddr, MacRole, TenantName, TrunkIndex, Vlan};
+use stack_guard::Guard;
+use stackmap::{Invalid, MacAddr, MacRole, TenantName, TrunkIndex, Vlan};
 use tenant_init::client::{Client, ClientError};
 use tenant_init::house::{Image, Layer, Share};
 use tokio::io::Interest;
@@ -21,7 +24,7 @@ use tokio::io::unix::AsyncFd;
 use tokio::sync::mpsc;
 
 use crate::access::{AccessClient, AccessError, StoredRow};
-use crate::cgroups::{CgroupError, Cgroups};
+use crate::cgroups::{CgroupError, Cgroups, Layout};
 use crate::config::Config;
 use crate::images::{self, HostError, ImageStore};
 use crate::launch::{self, AdoptError, EndError, LaunchError, LaunchSpec, Launched};
@@ -30,6 +33,7 @@ use crate::net::link::{self, NetlinkError, VethEnd};
 use crate::net::ns::{NetNs, NsError};
 use crate::net::offload;
 use crate::net::probe::{ProbeError, Prober, Question};
+use crate::net::qdisc::{self, RateError};
 use crate::net::room::{PatchError, PatchRoom, PortRow, port_name};
 use crate::net::stack;
 use crate::plan::{Action, Actual, answered_prefixes, asks_neighbours, service_of, stack_plan};
@@ -51,6 +55,15 @@ pub enum StepError {
     /// Cgroups and the limits they hold.
     #[error("limits")]
     Limits(#[from] CgroupError),
+    /// A row of the guard.
+    #[error("the guard")]
+    Guard(#[from] stack_guard::PutError),
+    /// Bandwidth that cannot be held.
+    #[error(transparent)]
+    Rate(#[from] RateError),
+    /// A discipline or class of bandwidth.
+    #[error(transparent)]
+    Bandwidth(#[from] qdisc::LimitError),
     /// The image below the tenant's root.
     #[error("image")]
     Image(#[from] HostError),
@@ -137,6 +150,8 @@ pub struct WorldParts {
     pub access: AccessClient,
     /// Who is told of inits that end unasked.
     pub ended: mpsc::Sender<InitEnded>,
+    /// The instance's directory in a bpffs.
+    pub bpf_dir: PathBuf,
 }
 
 /// Why there is no world.
@@ -148,6 +163,18 @@ pub enum OpenError {
     /// The tenants' cgroups.
     #[error("the tenants' cgroups")]
     Cgroups(#[from] CgroupError),
+    /// Cgroups of version 2 are not mounted.
+    #[error(
+        "no cgroup file system of version 2 is mounted: the guard needs one (mount -t cgroup2 none /sys/fs/cgroup/unified), \
+         or name a directory in it with --guard-cgroup"
+    )]
+    NoCgroup2,
+    /// The guard of the tenants' stacks.
+    #[error("the guard")]
+    Guard(#[from] stack_guard::OpenError),
+    /// The list of devices.
+    #[error("the list of devices")]
+    Devices(#[from] stack_guard::DevicesError),
     /// The images.
     #[error("the images")]
     Images(#[from] images::OpenError),
@@ -162,6 +189,8 @@ struct Seat {
     pidfd: OwnedFd,
     netns: NetNs,
     inode: u64,
+    /// The namespace's cookie, by which the guard knows it.
+    cookie: u64,
     netlink: Handle,
 }
 
@@ -174,6 +203,7 @@ pub struct World {
     pub access: AccessClient,
     seats: HashMap<TenantName, Seat>,
     cgroups: Cgroups,
+    guard: Guard,
     images: Arc<ImageStore>,
     /// Longest inner packet of each VLAN as the access server said last.
     inner_mtu: HashMap<Vlan, u32>,
@@ -186,14 +216,19 @@ impl World {
     /// # Errors
     /// The cgroups or the images cannot be opened.
     pub fn new(parts: WorldParts) -> Result<Self, OpenError> {
-        let WorldParts { config, room, access, ended } = parts;
+        let WorldParts { config, room, access, ended, bpf_dir } = parts;
         let here = NetNs::current()?.netlink()?;
         let cgroups = Cgroups::open(&config.cgroup, &config.state_dir)?;
+        let asked = match &config.guard_cgroup {
+            Some(directory) => directory.clone(),
+            None => cgroup2().ok_or(OpenError::NoCgroup2)?,
+        };
+        let guard = guard::open(&asked, &bpf_dir.join("guard"), &cgroups)?;
         let images = Arc::new(ImageStore::open(&config.state_dir)?);
         // Now, or the first tenant would wait for it.
         images.host()?;
         let (seats, inner_mtu) = (HashMap::new(), HashMap::new());
-        Ok(Self { config, here, room, access, seats, cgroups, images, inner_mtu, ended })
+        Ok(Self { config, here, room, access, seats, cgroups, guard, images, inner_mtu, ended })
     }
 
     /// Ethernet addresses of a VLAN's two ends: server and gateway.
@@ -215,6 +250,7 @@ impl World {
     /// Remove what a tenant that nobody knows left in the patch room.
     pub async fn sweep(&self, vlan: Vlan) -> Result<(), StepError> {
         self.room.unbind(vlan).await?;
+        self.free_class(vlan).await?;
         link::delete(&self.room.netlink, &port_name(vlan)).await?;
         Ok(())
     }
@@ -281,6 +317,8 @@ impl World {
             None => None,
         };
         actual.device = in_stack.is_some();
+        actual.guarded = self.is_guarded(tenant)?;
+        actual.guard_row = self.has_guard_row(tenant);
         if let Some(vlan) = tenant.vlan {
             let bound = self.room.bound(vlan).await?;
             let stored = self.stored(tenant, vlan).await;
@@ -306,6 +344,7 @@ impl World {
                 if let (Some(port), Some(inner)) = (&port, inner) {
                     let wanted = self.port_row(tenant, vlan, port.index, self.port_mtu(inner));
                     actual.bound = bound == Some(wanted.config(&self.room)?);
+                    actual.bound &= self.rates_are(tenant, vlan, port.index).await?;
                 }
             }
         }
@@ -336,7 +375,10 @@ impl World {
                 None => Ok(()),
             },
             Action::Unbind => match tenant.vlan {
-                Some(vlan) => Ok(self.room.unbind(vlan).await?),
+                Some(vlan) => {
+                    self.room.unbind(vlan).await?;
+                    self.free_class(vlan).await
+                }
                 None => Ok(()),
             },
             Action::DeletePort => match tenant.vlan {
@@ -353,6 +395,8 @@ impl World {
                 Ok(())
             }
             Action::Limit => self.limit(tenant),
+            Action::Guard => self.put_guard(tenant),
+            Action::Unguard => self.remove_guard_rows(tenant.gid, None),
             Action::RemoveCgroups => Ok(self.cgroups.remove(&tenant.name, END_DEADLINE)?),
             Action::Launch => self.launch(tenant).await,
             Action::StateAccess => self.state_access(tenant).await,
@@ -385,6 +429,7 @@ impl World {
     fn sit(&mut self, name: &TenantName, launched: Launched) -> Result<(), StepError> {
         let Launched { pid, pidfd, netns, netns_inode: inode } = launched;
         let netns = NetNs::from(netns);
+        let cookie = netns.run(guard::cookie)?.map_err(StepError::Watch)?;
         let netlink = netns.netlink()?;
         let watched = pidfd.try_clone().map_err(StepError::Watch)?;
         let (tenant, ended) = (name.clone(), self.ended.clone());
@@ -396,7 +441,7 @@ impl World {
                 let _ = ended.send(InitEnded { tenant, pid }).await;
             }
         });
-        self.seats.insert(name.clone(), Seat { pid, pidfd, netns, inode, netlink });
+        self.seats.insert(name.clone(), Seat { pid, pidfd, netns, inode, cookie, netlink });
         Ok(())
     }
 
@@ -424,9 +469,18 @@ impl World {
     }
 
     /// What below the state of the world a request asks for can be had here: limits and image.
-    pub async fn check_house(&self, request: &TenantRequest) -> Result<(), StepError> {
-        self.cgroups.check(&request.limits)?;
-        Ok(())
+    ///
+    /// # Errors
+    /// [`Invalid`] naming the limit that this host cannot hold.
+    pub async fn check_house(&self, request: &TenantRequest) -> Result<(), Invalid> {
+        self.cgroups.check(&request.limits).map_err(|error| match error {
+            CgroupError::NotHere { limit, why } => {
+                let value = request.limits.pairs().into_iter().find(|(name, _)| *name == limit);
+                Invalid::new(format!("limits.{limit}"), value.map_or_else(String::new, |(_, value)| value), why)
+            }
+            other => Invalid::new("limits", "", other.to_string()),
+        })?;
+        rates::check(&request.limits)
     }
 
     fn limit(&self, tenant: &Tenant) -> Result<(), StepError> {
@@ -524,7 +578,8 @@ impl World {
         }
         answer.sort();
         answer.dedup();
-        PortRow { ifindex, vlan, mac: tenant.mac.unwrap_or(server), gateway_mac, mtu, asks, answer }
+        let mac = tenant.mac.unwrap_or(server);
+        PortRow { ifindex, vlan, mac, gateway_mac, mtu, asks, answer, class: rates::class(tenant, vlan) }
     }
 
     async fn bind(&mut self, tenant: &Tenant) -> Result<(), StepError> {
@@ -540,7 +595,11 @@ impl World {
             self.room.unbind(vlan).await?;
         }
         let row = self.port_row(tenant, vlan, port.index, mtu);
+        self.hold_rates(tenant, vlan, port.index).await?;
         self.room.bind(row.config(&self.room)?).await?;
+        if tenant.limits.rate_out.is_none() {
+            self.free_class(vlan).await?;
+        }
         Ok(())
     }
 
@@ -652,6 +711,11 @@ const EPHEMERAL: u64 = 1 << 30;
 
 fn share(mount: &ShareMount) -> Share {
     Share { source: PathBuf::from(&mount.directory), target: PathBuf::from(&mount.target), read_only: mount.read_only }
+}
+
+/// Where cgroups of version 2 are mounted.
+fn cgroup2() -> Option<PathBuf> {
+    Layout::read().ok()?.unified().map(|unified| unified.mount_point.clone())
 }
 
 fn joined(error: tokio::task::JoinError) -> StepError {

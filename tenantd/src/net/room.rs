@@ -305,6 +305,8 @@ pub struct PortRow {
     pub asks: bool,
     /// Prefixes the port answers for.
     pub answer: Vec<ipnet::IpNet>,
+    /// Class of the trunk that its frames leave through; 0: none.
+    pub class: u32,
 }
 
 impl PortRow {
@@ -322,7 +324,7 @@ impl PortRow {
             answer: self.answer,
             neighbour_rate: RateLimit::default(),
             packet_rate: vlan_rs::PACKET_RATE,
-            class: 0,
+            class: self.class,
         })
     }
 }

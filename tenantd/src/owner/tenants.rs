@@ -23,7 +23,7 @@ impl Owner {
             return Err(self.half_done(&request.name));
         }
         request.check()?;
-        self.world.check_house(request).await.map_err(|e| step_refused(&request.name, "check", &e))?;
+        self.world.check_house(request).await?;
         let mut flow = FlowRequest::new(request.name.clone(), self.meta(1)?);
         flow.gid = request.gid.map(GidRange::new).transpose().map_err(|e| e.for_field("gid"))?;
         if let Some(device) = &request.device {

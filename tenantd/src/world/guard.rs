@@ -1,0 +1,93 @@
+//! The upper table as the kernel obeys it: each stack's row in the guard.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd};
+use std::path::Path;
+
+use stack_guard::{Counters, Devices, Guard, OpenOptions, Row};
+use stackmap::GidRange;
+
+use super::{OpenError, Seat, StepError, World};
+use crate::cgroups::Cgroups;
+use crate::model::Tenant;
+
+/// Opens the guard on the cgroup of version 2 that is asked about all sockets, and puts the list of devices on the
+/// instance's own directory.
+pub(super) fn open(cgroup: &Path, pins: &Path, cgroups: &Cgroups) -> Result<Guard, OpenError> {
+    let guard = Guard::open(&OpenOptions::new(cgroup, pins))?;
+    if !guard.adoption().half.is_empty() {
+        tracing::warn!(stacks = guard.adoption().half.len(), "finished what was half done at the guard");
+    }
+    if !guard.sight().all_gids {
+        tracing::warn!(
+            "this kernel has no BTF: the guard knows a tenant's process by its cgroup and real group id only"
+        );
+    }
+    if let Some(dir) = cgroups.instance_dir()? {
+        Devices::load()?.attach(Path::new(&format!("/proc/self/fd/{}", dir.as_raw_fd())))?;
+    }
+    Ok(guard)
+}
+
+impl World {
+    /// True when the guard has the tenant's row as it should be.
+    pub(super) fn is_guarded(&self, tenant: &Tenant) -> Result<bool, StepError> {
+        let Some(seat) = self.seats.get(&tenant.name) else { return Ok(false) };
+        let wanted = self.guard_row(tenant, seat)?;
+        Ok(self.guard.row(wanted.cookie) == Some(&wanted))
+    }
+
+    /// True when the guard has a row of the tenant's group, be it of a stack that is gone.
+    pub(super) fn has_guard_row(&self, tenant: &Tenant) -> bool {
+        self.guard.rows().any(|row| row.gids_start == tenant.gid.get())
+    }
+
+    pub(super) fn put_guard(&mut self, tenant: &Tenant) -> Result<(), StepError> {
+        let seat = self.seats.get(&tenant.name).ok_or_else(|| StepError::NoInit(tenant.name.clone()))?;
+        let row = self.guard_row(tenant, seat)?;
+        self.remove_guard_rows(tenant.gid, Some(row.cookie))?;
+        let seat = self.seats.get(&tenant.name).ok_or_else(|| StepError::NoInit(tenant.name.clone()))?;
+        self.guard.put(&row, Some(seat.netns.as_fd()))?;
+        Ok(())
+    }
+
+    /// Removes the rows of a group but that of the stack with the cookie `but`.
+    pub(super) fn remove_guard_rows(&mut self, gids: GidRange, but: Option<u64>) -> Result<(), StepError> {
+        let of_group = |row: &&Row| row.gids_start == gids.get() && Some(row.cookie) != but;
+        let stale: Vec<u64> = self.guard.rows().filter(of_group).map(|row| row.cookie).collect();
+        for cookie in stale {
+            self.guard.remove(cookie)?;
+        }
+        Ok(())
+    }
+
+    /// Connections and refusals of a tenant.
+    pub fn guard_counters(&self, tenant: &Tenant) -> Option<Counters> {
+        let row = self.guard.rows().find(|row| row.gids_start == tenant.gid.get())?;
+        self.guard.counters_of(row.cookie).ok()
+    }
+
+    /// The guard, for its events.
+    pub fn guard(&self) -> &Guard {
+        &self.guard
+    }
+
+    fn guard_row(&self, tenant: &Tenant, seat: &Seat) -> Result<Row, StepError> {
+        let cgroups = self.cgroups.id(&tenant.name)?.into_iter().collect();
+        let max_connections = tenant.limits.connections.map(|count| u32::try_from(count.get()).unwrap_or(u32::MAX - 1));
+        Ok(Row { cookie: seat.cookie, cgroups, gids_start: tenant.gid.get(), max_connections })
+    }
+}
+
+/// The cookie of the calling thread's network namespace (`SO_NETNS_COOKIE`, Linux 5.14).
+pub(super) fn cookie() -> io::Result<u64> {
+    let socket = socket2::Socket::new(socket2::Domain::UNIX, socket2::Type::DGRAM, None)?;
+    let mut cookie = 0_u64;
+    let mut length = libc::socklen_t::try_from(size_of::<u64>()).unwrap_or(0);
+    // SAFETY: system call on a live socket, a number and its length.
+    let result = unsafe {
+        let value = (&raw mut cookie).cast::<libc::c_void>();
+        libc::getsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, libc::SO_NETNS_COOKIE, value, &mut length)
+    };
+    if result == 0 { Ok(cookie) } else { Err(io::Error::last_os_error()) }
+}
