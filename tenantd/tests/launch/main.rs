@@ -7,6 +7,7 @@ mod figures;
 mod house;
 mod servers;
 mod services;
+mod supervise;
 mod tenant;
 
 use std::process::ExitCode;
@@ -18,7 +19,7 @@ use nix::unistd::Uid;
 type Test = (&'static str, &'static str, fn());
 
 fn main() -> ExitCode {
-    let tests: [Test; 28] = [
+    let tests: [Test; 38] = [
         ("house_is_made_of_own_namespaces", "", house::own_namespaces),
         ("house_init_keeps_what_a_tenant_needs_and_no_descriptor_of_the_daemon", "", house::init_is_small),
         ("house_has_its_own_names_that_change_while_it_runs", "", house::own_names),
@@ -33,6 +34,16 @@ fn main() -> ExitCode {
         ("service_stop_start_restart_remove", "", services::verbs),
         ("service_that_cannot_be_executed_is_refused_at_once", "", services::not_executable),
         ("service_log_is_appended_and_put_aside", "", services::logs),
+        ("service_runs_as_its_user_with_its_files", "", supervise::users_and_files),
+        ("service_has_the_privileges_it_names", "", supervise::privileges),
+        ("service_that_fails_to_start_says_why", "/usr/bin/python3", supervise::refusals),
+        ("service_waits_for_those_before_it", "/usr/bin/python3", supervise::order),
+        ("service_ends_with_all_its_processes", "", supervise::runaways),
+        ("service_that_floods_its_log_disturbs_nobody", "", supervise::flood),
+        ("service_goes_on_when_the_disk_is_full", "", supervise::full_disk),
+        ("service_can_be_told_to_reload", "", supervise::reload),
+        ("requests_of_dead_clients_are_finished", "", supervise::dead_clients),
+        ("many_large_services_are_listed", "", supervise::long_list),
         ("orphans_are_reaped", "", services::orphans),
         ("init_killed_ends_all_processes", "", control::killed),
         ("init_asked_to_end_stops_its_services_first", "", control::asked_to_end),
