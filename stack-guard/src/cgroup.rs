@@ -9,6 +9,9 @@ use std::path::{Path, PathBuf};
 /// How deep below the root of the hierarchy a group's directory may be: the programs look no deeper. As in stacks.h.
 pub const MAX_LEVEL: u32 = 16;
 
+/// As in stacks.h.
+const ALL_LEVELS: u32 = 0x1_fffe;
+
 /// `statfs` type of a cgroup2 mount.
 const CGROUP2_SUPER_MAGIC: u64 = 0x6367_7270;
 
@@ -64,22 +67,40 @@ pub(crate) fn open(path: &Path) -> Result<(File, u64), CgroupError> {
     Ok((dir, id))
 }
 
-/// The id by which the kernel's helpers name a cgroup2 directory: it is never re-used. For [`crate::Row::cgroups`].
-pub fn cgroup_id(path: &Path) -> Result<u64, CgroupError> {
-    let (dir, id) = open(path)?;
-    let failed = |source| CgroupError::Open { path: path.to_owned(), source };
-    let mut at = path.to_owned();
-    let mut inode = id;
-    let device = dir.metadata().map_err(failed)?.dev();
-    for _ in 0..=MAX_LEVEL {
-        at.push("..");
-        let parent = std::fs::metadata(&at).map_err(failed)?;
-        if parent.dev() != device || parent.ino() == inode {
-            return Ok(id);
+/// A cgroup2 directory as the programs know it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Cgroup {
+    /// The id by which the kernel's helpers name it; never re-used.
+    pub id: u64,
+    /// How deep below the root of the hierarchy it is, up to [`MAX_LEVEL`]; 0: not known, which costs time at every
+    /// socket of the machine.
+    pub level: u32,
+}
+
+impl Cgroup {
+    /// The directory at this path.
+    pub fn at(path: &Path) -> Result<Self, CgroupError> {
+        let (dir, id) = open(path)?;
+        let failed = |source| CgroupError::Open { path: path.to_owned(), source };
+        let device = dir.metadata().map_err(failed)?.dev();
+        let (mut at, mut inode) = (path.to_owned(), id);
+        for level in 0..=MAX_LEVEL {
+            let parent = std::fs::metadata(at.join("..")).map_err(failed)?;
+            if parent.dev() != device || parent.ino() == inode {
+                // Every cgroup has this file but the root: what looks like the root may be that of a cgroup namespace.
+                let is_root = !at.join("cgroup.events").exists();
+                return Ok(Self { id, level: if is_root { level } else { 0 } });
+            }
+            at.push("..");
+            inode = parent.ino();
         }
-        inode = parent.ino();
+        Err(CgroupError::TooDeep { path: path.to_owned() })
     }
-    Err(CgroupError::TooDeep { path: path.to_owned() })
+
+    /// As in stacks.h: the levels at which the programs must look for it.
+    pub(crate) fn levels(self) -> u32 {
+        if self.level == 0 { ALL_LEVELS } else { 1 << self.level }
+    }
 }
 
 #[cfg(test)]
@@ -89,8 +110,14 @@ mod tests {
 
     #[test]
     fn what_is_no_cgroup() {
-        assert!(matches!(cgroup_id(Path::new("/proc")), Err(CgroupError::NotCgroup2 { .. })));
-        let error = cgroup_id(Path::new("/nowhere")).unwrap_err();
+        assert!(matches!(Cgroup::at(Path::new("/proc")), Err(CgroupError::NotCgroup2 { .. })));
+        let error = Cgroup::at(Path::new("/nowhere")).unwrap_err();
         assert_eq!(error.to_string(), "open the cgroup /nowhere");
+    }
+
+    #[test]
+    fn levels_are_bits() {
+        assert_eq!(Cgroup { id: 1, level: 3 }.levels(), 0b1000);
+        assert_eq!(Cgroup { id: 1, level: 0 }.levels(), (1..=MAX_LEVEL).fold(0, |levels, level| levels | 1 << level));
     }
 }

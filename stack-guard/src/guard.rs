@@ -9,12 +9,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::BorrowedFd;
 
+use crate::cgroup::Cgroup;
 use crate::counters::Counters;
 use crate::events::{Events, EventsError};
 use crate::limits::{self, LimitError};
 use crate::pins::{self, Loaded, OpenError, OpenOptions};
 use crate::row::{GIDS, Row, RowError};
-use crate::skel::guard::types::stack_row;
+use crate::skel::guard::types::{guard_row, owner_row, stack_row};
 use crate::tables::TableError;
 
 /// As in stacks.h: no limit.
@@ -112,6 +113,7 @@ pub struct Guard {
     by_cgroup: BTreeMap<u64, u64>,
     by_gids: BTreeMap<u32, u64>,
     next_id: u64,
+    levels: u32,
     adoption: Adoption,
 }
 
@@ -127,6 +129,7 @@ impl Guard {
             by_cgroup: BTreeMap::new(),
             by_gids: BTreeMap::new(),
             next_id: 1,
+            levels: 0,
             adoption: Adoption::default(),
         };
         guard.adoption.replaced = guard.loaded.replaced;
@@ -145,15 +148,19 @@ impl Guard {
                 limits::replace(&self.options, cookie)?;
             }
         }
-        for (cgroup, cookie) in self.loaded.by_cgroup.rows()? {
+        let mut levels = 0;
+        for (id, owner_row { stack: cookie, level, .. }) in self.loaded.by_cgroup.rows()? {
+            let cgroup = Cgroup { id, level };
             if let Some((_, row)) = self.rows.get_mut(&cookie) {
                 row.cgroups.insert(cgroup);
-                self.by_cgroup.insert(cgroup, cookie);
+                self.by_cgroup.insert(id, cookie);
+                levels |= cgroup.levels();
             } else {
-                self.loaded.by_cgroup.remove(&cgroup)?;
+                self.loaded.by_cgroup.remove(&id)?;
                 self.adoption.half.insert(cookie);
             }
         }
+        self.look_at(levels)?;
         for (gids, cookie) in self.loaded.by_gids.rows()? {
             if self.rows.get(&cookie).is_some_and(|(_, row)| row.gids() == gids) {
                 self.by_gids.insert(gids, cookie);
@@ -178,6 +185,13 @@ impl Guard {
         Ok(())
     }
 
+    /// The levels of the hierarchy at which the programs look for owners.
+    fn look_at(&mut self, levels: u32) -> Result<(), TableError> {
+        let row = self.loaded.guard.get(&0)?.unwrap_or_default();
+        self.levels = levels;
+        self.loaded.guard.put(&0, &guard_row { levels, ..row })
+    }
+
     /// What opening found.
     pub fn adoption(&self) -> &Adoption {
         &self.adoption
@@ -197,9 +211,9 @@ impl Guard {
         if let Some(&taken) = self.by_gids.get(&row.gids()).filter(|&&taken| taken != cookie) {
             return Err(PutError::GidsTaken { gids_start: row.gids_start, cookie: taken });
         }
-        for cgroup in &row.cgroups {
-            if let Some(&taken) = self.by_cgroup.get(cgroup).filter(|&&taken| taken != cookie) {
-                return Err(PutError::CgroupTaken { cgroup: *cgroup, cookie: taken });
+        for Cgroup { id, .. } in &row.cgroups {
+            if let Some(&taken) = self.by_cgroup.get(id).filter(|&&taken| taken != cookie) {
+                return Err(PutError::CgroupTaken { cgroup: *id, cookie: taken });
             }
         }
         if row.max_connections.is_some() && netns.is_none() {
@@ -214,8 +228,11 @@ impl Guard {
         self.loaded.by_gids.put(&row.gids(), &cookie)?;
         self.by_gids.insert(row.gids(), cookie);
         for cgroup in &row.cgroups {
-            self.loaded.by_cgroup.put(cgroup, &cookie)?;
-            self.by_cgroup.insert(*cgroup, cookie);
+            if self.levels | cgroup.levels() != self.levels {
+                self.look_at(self.levels | cgroup.levels())?;
+            }
+            self.loaded.by_cgroup.put(&cgroup.id, &owner_row { stack: cookie, level: cgroup.level, pad: 0 })?;
+            self.by_cgroup.insert(cgroup.id, cookie);
         }
         let max_connections = row.max_connections.unwrap_or(UNLIMITED);
         self.loaded.stacks.put(&cookie, &stack_row { id, gids: row.gids(), max_connections })?;
@@ -227,9 +244,11 @@ impl Guard {
         let Some((_, before)) = before else {
             return Ok(Change::Added);
         };
-        for cgroup in before.cgroups.difference(&row.cgroups) {
-            self.loaded.by_cgroup.remove(cgroup)?;
-            self.by_cgroup.remove(cgroup);
+        for Cgroup { id, .. } in &before.cgroups {
+            if !row.cgroups.iter().any(|cgroup| cgroup.id == *id) {
+                self.loaded.by_cgroup.remove(id)?;
+                self.by_cgroup.remove(id);
+            }
         }
         if before.gids() != row.gids() {
             self.loaded.by_gids.remove(&before.gids())?;
@@ -247,7 +266,7 @@ impl Guard {
             owners.iter().filter(|&(_, &owner)| owner == cookie).map(|(&key, _)| key).collect()
         };
         let (cgroups, gids): (Vec<u64>, Option<u32>) = match self.rows.get(&cookie) {
-            Some((_, row)) => (row.cgroups.iter().copied().collect(), Some(row.gids())),
+            Some((_, row)) => (row.cgroups.iter().map(|cgroup| cgroup.id).collect(), Some(row.gids())),
             // A put that failed half-way.
             None => (stale(&self.by_cgroup), self.by_gids.iter().find(|&(_, &owner)| owner == cookie).map(|(&g, _)| g)),
         };

@@ -39,7 +39,7 @@ mod skel {
     }
 }
 
-pub use cgroup::{CgroupError, MAX_LEVEL, cgroup_id};
+pub use cgroup::{Cgroup, CgroupError, MAX_LEVEL};
 pub use counters::{Counters, Refusals};
 pub use devices::{Devices, DevicesError};
 pub use events::{Event, Events, EventsError};

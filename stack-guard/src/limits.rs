@@ -42,7 +42,8 @@ fn pin(pin_dir: &Path, cookie: u64) -> PathBuf {
 fn load(options: &OpenOptions, cookie: u64) -> Result<OwnedFd, LimitError> {
     let mut storage = MaybeUninit::<OpenObject>::uninit();
     let mut open = GuardSkelBuilder::default().open(&mut storage).map_err(failed(cookie, "open the BPF object"))?;
-    configure(&mut open, options, cookie);
+    // It has no process to look at.
+    configure(&mut open, false, cookie);
     let progs = &mut open.progs;
     for program in [
         &mut progs.guard_create,

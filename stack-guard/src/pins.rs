@@ -13,7 +13,7 @@ use libbpf_rs::{ErrorKind, Link, MapCore, MapHandle, MapMut, OpenMapMut, OpenObj
 
 use crate::cgroup::{self, CgroupError};
 use crate::limits::LimitError;
-use crate::skel::guard::types::{event, guard_row, refusal_row, stack_row};
+use crate::skel::guard::types::{event, guard_row, owner_row, refusal_row, stack_row};
 use crate::skel::guard::{GuardSkelBuilder, OpenGuardSkel};
 use crate::tables::{Table, TableError};
 use crate::task;
@@ -124,7 +124,8 @@ fn load_error(step: &'static str, path: Option<&Path>) -> impl FnOnce(libbpf_rs:
 #[derive(Debug)]
 pub(crate) struct Loaded {
     pub(crate) stacks: Table<u64, stack_row>,
-    pub(crate) by_cgroup: Table<u64, u64>,
+    pub(crate) by_cgroup: Table<u64, owner_row>,
+    pub(crate) guard: Table<u32, guard_row>,
     pub(crate) by_gids: Table<u32, u64>,
     pub(crate) connections: Table<u64, u64>,
     pub(crate) refusals: Table<u64, refusal_row>,
@@ -186,8 +187,8 @@ pub(crate) fn pinned_maps<'a, 'obj>(
 }
 
 /// What the programs are told before they are loaded. Says whether they can read tasks.
-pub(crate) fn configure(open: &mut OpenGuardSkel<'_>, options: &OpenOptions, limited_stack: u64) -> bool {
-    let layout = options.read_tasks.then(task::layout).flatten();
+pub(crate) fn configure(open: &mut OpenGuardSkel<'_>, read_tasks: bool, limited_stack: u64) -> bool {
+    let layout = read_tasks.then(task::layout).flatten();
     if let Some(rodata) = open.maps.rodata_data.as_deref_mut() {
         rodata.task_readable = layout.is_some();
         rodata.at = layout.unwrap_or_default();
@@ -210,7 +211,7 @@ pub(crate) fn load(options: &OpenOptions) -> Result<Loaded, OpenError> {
 
     let mut storage = MaybeUninit::<OpenObject>::uninit();
     let mut open = GuardSkelBuilder::default().open(&mut storage).map_err(load_error("open the BPF object", None))?;
-    let reads_tasks = configure(&mut open, options, 0);
+    let reads_tasks = configure(&mut open, options.read_tasks, 0);
     open.progs.guard_incoming.set_autoload(false);
     let mut fresh = Vec::new();
     for (map, rows) in pinned_maps(&mut open, options.max_stacks) {
@@ -260,6 +261,7 @@ pub(crate) fn load(options: &OpenOptions) -> Result<Loaded, OpenError> {
     Ok(Loaded {
         stacks: handle(&skel.maps.stacks)?,
         by_cgroup: handle(&skel.maps.owners_by_cgroup)?,
+        guard: handle(&skel.maps.guard)?,
         by_gids: handle(&skel.maps.owners_by_gids)?,
         connections: handle(&skel.maps.connections)?,
         refusals: handle(&skel.maps.refusals)?,
@@ -303,7 +305,7 @@ fn pinned_link_is_dead(link: &Link) -> bool {
 fn belongs_here(guard: &Table<u32, guard_row>, ours: u64, dir: &Path) -> Result<(), OpenError> {
     let row = guard.get(&0)?.unwrap_or_default();
     if row.cgroup == 0 {
-        return Ok(guard.put(&0, &guard_row { cgroup: ours, layout: LAYOUT, pad: 0 })?);
+        return Ok(guard.put(&0, &guard_row { cgroup: ours, layout: LAYOUT, levels: 0 })?);
     }
     if row.layout != LAYOUT {
         let (pinned, ours) = (u64::from(row.layout), u64::from(LAYOUT));

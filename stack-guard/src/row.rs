@@ -2,6 +2,8 @@
 
 use std::collections::BTreeSet;
 
+use crate::cgroup::{Cgroup, MAX_LEVEL};
+
 /// Length of a group's range of group ids, and what its start is a multiple of.
 pub const GIDS: u32 = 65_536;
 
@@ -10,8 +12,8 @@ pub const GIDS: u32 = 65_536;
 pub struct Row {
     /// Cookie of the stack's network namespace (`SO_NETNS_COOKIE`, Linux 5.14); never re-used while the machine runs.
     pub cookie: u64,
-    /// Ids of cgroup2 directories, see [`crate::cgroup_id`]: the group is every process in them and below.
-    pub cgroups: BTreeSet<u64>,
+    /// cgroup2 directories: the group is every process in them and below.
+    pub cgroups: BTreeSet<Cgroup>,
     /// First group id of the range, as the host sees it: the group is every process that has one of the [`GIDS`] ids
     /// from here. A multiple of [`GIDS`], and not 0.
     pub gids_start: u32,
@@ -28,9 +30,14 @@ pub enum RowError {
     /// Lookups go by the upper 16 bits of a group id, and those of the host's own groups are 0.
     #[error("gids_start {0} must be a multiple of 65536 from 65536 on")]
     Gids(u32),
-    /// No cgroup has the id 0.
-    #[error("0 is no cgroup's id")]
-    NoCgroup,
+    /// No cgroup has the id 0, and none the programs can see is so deep.
+    #[error("cgroup {id} at level {level}: the id must not be 0, the level at most {MAX_LEVEL}")]
+    Cgroup {
+        /// The id.
+        id: u64,
+        /// The level.
+        level: u32,
+    },
     /// The number that means "no limit" in the kernel's table.
     #[error("max_connections must be below {}", u32::MAX)]
     MaxConnections,
@@ -45,8 +52,8 @@ impl Row {
         if self.gids_start == 0 || !self.gids_start.is_multiple_of(GIDS) {
             return Err(RowError::Gids(self.gids_start));
         }
-        if self.cgroups.contains(&0) {
-            return Err(RowError::NoCgroup);
+        if let Some(&Cgroup { id, level }) = self.cgroups.iter().find(|c| c.id == 0 || c.level > MAX_LEVEL) {
+            return Err(RowError::Cgroup { id, level });
         }
         if self.max_connections == Some(u32::MAX) {
             return Err(RowError::MaxConnections);
@@ -66,7 +73,8 @@ mod tests {
 
     #[test]
     fn rows_that_cannot_be() {
-        let row = Row { cookie: 7, cgroups: [9].into(), gids_start: 524_288, max_connections: Some(3) };
+        let nine = Cgroup { id: 9, level: MAX_LEVEL };
+        let row = Row { cookie: 7, cgroups: [nine].into(), gids_start: 524_288, max_connections: Some(3) };
         assert_eq!(row.check(), Ok(()));
         assert_eq!(row.gids(), 8);
         assert_eq!(Row { gids_start: u32::MAX - 65_535, ..row.clone() }.check(), Ok(()));
@@ -75,7 +83,14 @@ mod tests {
             (Row { gids_start: 0, ..row.clone() }, RowError::Gids(0)),
             (Row { gids_start: 65_535, ..row.clone() }, RowError::Gids(65_535)),
             (Row { gids_start: 524_289, ..row.clone() }, RowError::Gids(524_289)),
-            (Row { cgroups: [0, 9].into(), ..row.clone() }, RowError::NoCgroup),
+            (
+                Row { cgroups: [Cgroup { id: 0, level: 1 }, nine].into(), ..row.clone() },
+                RowError::Cgroup { id: 0, level: 1 },
+            ),
+            (
+                Row { cgroups: [Cgroup { id: 9, level: 17 }].into(), ..row.clone() },
+                RowError::Cgroup { id: 9, level: 17 },
+            ),
             (Row { max_connections: Some(u32::MAX), ..row }, RowError::MaxConnections),
         ] {
             assert_eq!(wrong.check(), Err(error));

@@ -5,7 +5,7 @@ use std::mem::{MaybeUninit, size_of};
 
 use libbpf_rs::{ErrorKind, MapCore, MapFlags, MapHandle};
 
-use crate::skel::guard::types::{event, guard_row, refusal_row, stack_row};
+use crate::skel::guard::types::{event, guard_row, owner_row, refusal_row, stack_row};
 
 /// A table could not be read or written.
 #[derive(Debug, thiserror::Error)]
@@ -45,6 +45,8 @@ unsafe impl Plain for u64 {}
 unsafe impl Plain for stack_row {}
 // SAFETY: as above.
 unsafe impl Plain for guard_row {}
+// SAFETY: as above.
+unsafe impl Plain for owner_row {}
 // SAFETY: as above, in events.h.
 unsafe impl Plain for refusal_row {}
 // SAFETY: as above, in events.h.

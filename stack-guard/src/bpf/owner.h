@@ -14,17 +14,27 @@ struct owner {
 	__u32 pad;
 };
 
+/* Only levels at which there are owners are looked at: mostly one. */
 static __always_inline __u64 owner_by_cgroup(void)
 {
-	for (int level = 1; level <= MAX_LEVEL; level++) {
-		__u64 cgroup = bpf_get_current_ancestor_cgroup_id(level);
-		__u64 *stack;
+	__u32 key = 0, levels;
+	const struct guard_row *row = bpf_map_lookup_elem(&guard, &key);
 
+	levels = row ? row->levels : ALL_LEVELS;
+	for (int level = 1; level <= MAX_LEVEL; level++) {
+		const struct owner_row *owner;
+		__u64 cgroup;
+
+		if (!(levels >> level))
+			return 0;
+		if (!(levels & (1u << level)))
+			continue;
+		cgroup = bpf_get_current_ancestor_cgroup_id(level);
 		if (!cgroup)
 			return 0;
-		stack = bpf_map_lookup_elem(&owners_by_cgroup, &cgroup);
-		if (stack)
-			return *stack;
+		owner = bpf_map_lookup_elem(&owners_by_cgroup, &cgroup);
+		if (owner)
+			return owner->stack;
 	}
 	return 0;
 }
@@ -36,14 +46,15 @@ static __always_inline __u64 owner_by_task(void)
 	void *cgroup = FIELD(void *, FIELD(void *, current_task(), at.task_cgroups), at.css_set_dfl_cgrp);
 
 	for (int level = 0; level <= MAX_LEVEL; level++) {
-		__u64 id = 0, *stack;
+		const struct owner_row *owner;
 		void *node = NULL;
+		__u64 id = 0;
 
 		bpf_probe_read_kernel(&node, sizeof(node), cgroup + at.cgroup_kn);
 		bpf_probe_read_kernel(&id, sizeof(id), node + at.kernfs_node_id);
-		stack = bpf_map_lookup_elem(&owners_by_cgroup, &id);
-		if (stack)
-			return *stack;
+		owner = bpf_map_lookup_elem(&owners_by_cgroup, &id);
+		if (owner)
+			return owner->stack;
 		/* The parent's `self` is the first field of the parent, which the loader made sure of. */
 		if (bpf_probe_read_kernel(&cgroup, sizeof(cgroup), cgroup + at.cgroup_parent) || !cgroup)
 			return 0;

@@ -12,6 +12,7 @@
 
 /* Cgroups of owners are at most this deep below the root of the hierarchy. */
 #define MAX_LEVEL 16
+#define ALL_LEVELS 0x1fffe
 
 struct stack_row {
 	__u64 id; /* of this row; another one when the stack is removed and put again */
@@ -28,11 +29,18 @@ struct {
 	__type(value, struct stack_row);
 } stacks SEC(".maps");
 
+struct owner_row {
+	__u64 stack; /* cookie */
+	__u32 level; /* how deep below the root of the hierarchy; 0: not known */
+	__u32 pad;
+};
+_Static_assert(sizeof(struct owner_row) == 16, "the loader writes 16 bytes");
+
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, 1);
 	__type(key, __u64); /* id of a cgroup2 directory */
-	__type(value, __u64); /* cookie */
+	__type(value, struct owner_row);
 } owners_by_cgroup SEC(".maps");
 
 struct {
@@ -42,11 +50,11 @@ struct {
 	__type(value, __u64); /* cookie */
 } owners_by_gids SEC(".maps");
 
-/* What the pins are: written once. */
+/* What the pins are. */
 struct guard_row {
 	__u64 cgroup; /* id of the directory the programs are attached to */
 	__u32 layout;
-	__u32 pad;
+	__u32 levels; /* bit N: there may be an owner's cgroup at level N */
 };
 _Static_assert(sizeof(struct guard_row) == 16, "the loader writes 16 bytes");
 

@@ -3,7 +3,10 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use nix::errno::Errno;
-use stack_guard::{Change, Guard, OpenError, OpenOptions, PutError, Refusal, Row, RowError, TableError, discard};
+use stack_guard::{
+    Cgroup, CgroupError, Change, Guard, MAX_LEVEL, OpenError, OpenOptions, PutError, Refusal, Row, RowError,
+    TableError, discard,
+};
 
 use crate::probe::Probe;
 use crate::world::{GIDS_A, GIDS_B, Netns, World, cgroup_dir, pin_dir};
@@ -13,6 +16,7 @@ pub(crate) const TESTS: &[(&str, fn())] = &[
     ("replacement_opens_no_gap", replacement_opens_no_gap),
     ("put_and_remove", put_and_remove),
     ("what_is_taken", what_is_taken),
+    ("cgroups_of_unknown_level_and_too_deep_ones", unknown_levels),
     ("full", full),
     ("wrong_places", wrong_places),
     ("half_a_put_is_cleaned_up", half_a_put_is_cleaned_up),
@@ -114,6 +118,38 @@ fn put_and_remove() {
     assert_eq!(world.guard.counters_of(row.cookie).unwrap(), stack_guard::Counters::default());
 }
 
+/// As from inside a cgroup namespace, where levels cannot be counted.
+fn unknown_levels() {
+    let mut world = World::empty();
+    let row = world.row_a();
+    let known: Vec<Cgroup> = row.cgroups.iter().copied().collect();
+    // Below the root: the test's directory, the guard's, the group's.
+    assert_eq!(known[0].level, 3, "{known:?}");
+    let unknown = Row { cgroups: [Cgroup { level: 0, ..known[0] }].into(), ..row.clone() };
+    assert_eq!(world.guard.put(&unknown, None).unwrap(), Change::Added);
+    let below = world.cgroup("a").join("below");
+    std::fs::create_dir(&below).unwrap();
+    let probe = Probe::start(&below);
+    probe.enter(&world.b);
+    assert_eq!(probe.tries("socket x v4 tcp"), EPERM);
+    world.guard = Guard::open(&world.options).unwrap();
+    assert!(world.guard.rows().eq([&unknown]));
+    assert_eq!(probe.tries("socket x v4 tcp"), EPERM);
+    assert_eq!(world.guard.put(&row, None).unwrap(), Change::Changed);
+    assert_eq!(world.guard.usage().cgroups, 1);
+    world.guard = Guard::open(&world.options).unwrap();
+    assert_eq!(probe.tries("socket x v4 tcp"), EPERM);
+    // Too deep to be seen.
+    let mut deep = world.cgroup("a");
+    for _ in known[0].level..=MAX_LEVEL {
+        deep.push("d");
+        std::fs::create_dir(&deep).unwrap();
+    }
+    assert!(matches!(Cgroup::at(&deep), Err(CgroupError::TooDeep { .. })));
+    deep.pop();
+    assert_eq!(Cgroup::at(&deep).unwrap().level, MAX_LEVEL);
+}
+
 fn what_is_taken() {
     let mut world = World::new();
     let (a, b) = (world.row_a(), world.row_b());
@@ -167,8 +203,8 @@ fn half_a_put_is_cleaned_up() {
     let table = |name: &str| MapHandle::from_pinned_path(world.options.pin_dir.join(name)).unwrap();
     let (cookie, gids) = (row.cookie.to_ne_bytes(), (GIDS_A / 65_536).to_ne_bytes());
     table("owners_by_gids").update(&gids, &cookie, MapFlags::ANY).unwrap();
-    let cgroup = row.cgroups.first().unwrap().to_ne_bytes();
-    table("owners_by_cgroup").update(&cgroup, &cookie, MapFlags::ANY).unwrap();
+    let cgroup = row.cgroups.first().unwrap().id.to_ne_bytes();
+    table("owners_by_cgroup").update(&cgroup, &[cookie, [0; 8]].concat(), MapFlags::ANY).unwrap();
     let guard = Guard::open(&world.options).unwrap();
     assert_eq!(guard.adoption().half, [row.cookie].into());
     assert_eq!(guard.usage().cgroups, 0);

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
-use stack_guard::{Event, Events, Guard, OpenOptions, Row};
+use stack_guard::{Cgroup, Event, Events, Guard, OpenOptions, Row};
 
 /// Where the test process mounts its own bpffs, visible to it alone.
 const BPFFS: &str = "/sys/fs/bpf";
@@ -200,8 +200,8 @@ impl World {
     }
 
     fn row(&self, name: &str, netns: &Netns, gids_start: u32) -> Row {
-        let id = stack_guard::cgroup_id(&self.dir.join(name)).unwrap();
-        Row { cookie: netns.cookie, cgroups: [id].into(), gids_start, max_connections: None }
+        let cgroup = Cgroup::at(&self.dir.join(name)).unwrap();
+        Row { cookie: netns.cookie, cgroups: [cgroup].into(), gids_start, max_connections: None }
     }
 
     pub(crate) fn row_a(&self) -> Row {
