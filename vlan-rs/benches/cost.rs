@@ -32,7 +32,7 @@ fn port(ifindex: u32, trunk: u32, vid: u16, mac_end: u8) -> PortConfig {
         mtu: MTU,
         answer: ["0.0.0.0/0", "::/0"].map(|p| p.parse().unwrap()).to_vec(),
         neighbour_rate: RateLimit::default(),
-        packet_rate: vlan_rs::PACKET_RATE,
+        packet_rate: RateLimit { per_second: 100_000_000, burst: 10_000_000 },
         class: 0,
     }
 }

@@ -100,7 +100,7 @@ pub enum Layer {
 pub const PACKET_RATE: RateLimit = RateLimit { per_second: 250_000, burst: 25_000 };
 
 /// Packets a processor takes from [`PortConfig::packet_rate`] at once: a port passes so many more in its first moment.
-pub const PACKET_BATCH: u32 = 32;
+pub const PACKET_BATCH: u32 = 64;
 
 /// A token bucket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -213,7 +213,7 @@ pub(crate) fn normalise(config: &PortConfig) -> Result<PortConfig, ConfigError> 
     must(rate.burst >= 1, "neighbour_rate.burst", rate.burst, "must be at least 1")?;
     let packets = config.packet_rate;
     must(packets.per_second >= 1000, "packet_rate.per_second", packets.per_second, "must be at least 1000")?;
-    must(packets.burst >= PACKET_BATCH, "packet_rate.burst", packets.burst, "must be at least 32")?;
+    must(packets.burst >= PACKET_BATCH, "packet_rate.burst", packets.burst, "must be at least 64")?;
 
     let mut answer: Vec<IpNet> = config.answer.iter().map(IpNet::trunc).collect();
     answer.sort();

@@ -83,22 +83,19 @@ static __noinline int drop(__u32 slot, __u32 reason)
 	return TC_ACT_SHOT;
 }
 
-static __always_inline void count_rx(__u32 slot, __u32 bytes)
+static __always_inline struct traffic *traffic_of(__u32 slot)
 {
-	struct traffic *traffic = bpf_map_lookup_elem(&traffic_by_slot, &slot);
-
-	if (traffic) {
-		traffic->rx_packets++;
-		traffic->rx_bytes += bytes;
-	}
+	return bpf_map_lookup_elem(&traffic_by_slot, &slot);
 }
 
-static __always_inline void count_tx(__u32 slot, __u32 bytes)
+static __always_inline void count_rx(struct traffic *traffic, __u32 bytes)
 {
-	struct traffic *traffic = bpf_map_lookup_elem(&traffic_by_slot, &slot);
+	traffic->rx_packets++;
+	traffic->rx_bytes += bytes;
+}
 
-	if (traffic) {
-		traffic->tx_packets++;
-		traffic->tx_bytes += bytes;
-	}
+static __always_inline void count_tx(struct traffic *traffic, __u32 bytes)
+{
+	traffic->tx_packets++;
+	traffic->tx_bytes += bytes;
 }

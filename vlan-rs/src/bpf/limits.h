@@ -4,13 +4,13 @@
  * discipline that holds its bits a second.
  *
  * Softirq work is charged to nobody's cgroup, so a flood is dropped before anything is read of its frames. A look at the
- * clock is good for FLOOD_BATCH packets of one processor: a frame of an honest port costs one subtraction.
+ * clock is good for FLOOD_BATCH packets of one processor: to others the limit costs one comparison.
  */
 #pragma once
 
 #include "headers.h"
 
-#define FLOOD_BATCH 32
+#define FLOOD_BATCH 64 /* a power of two */
 
 enum flood_direction { FLOOD_TX, FLOOD_RX, FLOOD_DIRECTIONS };
 
@@ -41,9 +41,13 @@ struct {
 	__type(value, struct flood_row);
 } floods_by_slot SEC(".maps");
 
-/* What this processor took out of the bucket and has not used, or when it may ask again. Not pinned. */
+/*
+ * What this processor took out of the bucket last: for the packets that pass after `taken_at` of them have, and for
+ * `left` others that do not pass meanwhile; or when it may ask again. Not pinned.
+ */
 struct share_row {
 	__u64 closed_until_ns[FLOOD_DIRECTIONS];
+	__u64 taken_at[FLOOD_DIRECTIONS];
 	__u32 left[FLOOD_DIRECTIONS];
 };
 
@@ -61,8 +65,8 @@ static __always_inline __u32 class_of(__u32 slot)
 	return limit ? limit->class : 0;
 }
 
-/* The next FLOOD_BATCH packets; false when the bucket does not have them. */
-static __noinline bool take_share(__u32 slot, __u32 direction)
+/* Tokens for FLOOD_BATCH packets; false when the bucket does not have them. passed: packets, on this processor. */
+static __noinline bool take_share(__u32 slot, __u32 direction, __u64 passed)
 {
 	const struct limit_row *limit = bpf_map_lookup_elem(&limits_by_slot, &slot);
 	struct flood_row *flood = bpf_map_lookup_elem(&floods_by_slot, &slot);
@@ -71,8 +75,10 @@ static __noinline bool take_share(__u32 slot, __u32 direction)
 
 	if (!limit || !flood || !share || direction >= FLOOD_DIRECTIONS)
 		return false;
-	if (!limit->packet_interval_ns) {
-		share->left[direction] = FLOOD_BATCH;
+	if (!limit->packet_interval_ns)
+		return true;
+	if (share->taken_at[direction] == passed && share->left[direction]) {
+		share->left[direction]--;
 		return true;
 	}
 	now = bpf_ktime_get_ns();
@@ -87,20 +93,19 @@ static __noinline bool take_share(__u32 slot, __u32 direction)
 			return false;
 		}
 		if (__sync_val_compare_and_swap(&flood->full_at_ns[direction], seen, full_at) == seen) {
-			share->left[direction] = FLOOD_BATCH;
+			share->taken_at[direction] = passed;
+			share->left[direction] = FLOOD_BATCH - 1;
 			return true;
 		}
 	}
 	return false;
 }
 
-/* Is this packet more than the port may carry? A GSO super-packet is one packet, as it is one packet's work. */
-static __always_inline bool is_flood(__u32 slot, enum flood_direction direction)
+/*
+ * Is this packet more than the port may carry? A GSO super-packet is one packet, as it is one packet's work. `passed` is
+ * the port's own counter, which is read and written for each packet anyway.
+ */
+static __always_inline bool is_flood(__u32 slot, enum flood_direction direction, __u64 passed)
 {
-	struct share_row *share = bpf_map_lookup_elem(&shares_by_slot, &slot);
-
-	if (!share || (!share->left[direction] && !take_share(slot, direction)))
-		return true;
-	share->left[direction]--;
-	return false;
+	return !(passed & (FLOOD_BATCH - 1)) && !take_share(slot, direction, passed);
 }

@@ -72,6 +72,7 @@ int trunk_ingress(struct __sk_buff *skb)
 	struct tagged t = {};
 	const struct tag_row *to;
 	struct verdict verdict = {};
+	struct traffic *traffic;
 	__u32 reason = read_tagged(skb, &t);
 
 	if (reason)
@@ -79,7 +80,8 @@ int trunk_ingress(struct __sk_buff *skb)
 	to = port_of_tag(skb->ifindex, t.vid);
 	if (!to)
 		return no_port_has(skb, DROP_UNKNOWN_VLAN);
-	if (is_flood(to->slot, FLOOD_RX))
+	traffic = traffic_of(to->slot);
+	if (!traffic || is_flood(to->slot, FLOOD_RX, traffic->rx_packets))
 		return drop(to->slot, DROP_FLOOD_RX);
 	if (!(t.destination[0] & 1) && !same_mac(t.destination, to->mac))
 		return drop(to->slot, DROP_DESTINATION_MAC);
@@ -96,7 +98,7 @@ int trunk_ingress(struct __sk_buff *skb)
 	/* Marks and priorities of one side mean nothing, or something else, on the other. */
 	skb->mark = 0;
 	skb->priority = 0;
-	count_rx(to->slot, skb->len);
+	count_rx(traffic, skb->len);
 	verdict.device = to->port;
 	verdict.slot = to->slot;
 	record(&verdict);
@@ -104,13 +106,13 @@ int trunk_ingress(struct __sk_buff *skb)
 	return bpf_redirect(to->port, 0);
 }
 
-static __always_inline int send_to_trunk(struct __sk_buff *skb, const struct port_row *port)
+static __always_inline int send_to_trunk(struct __sk_buff *skb, const struct port_row *port, struct traffic *traffic)
 {
 	struct verdict verdict = { .device = port->trunk, .slot = port->slot };
 
 	skb->mark = 0;
 	skb->priority = port->flags & PORT_CLASSED ? class_of(port->slot) : 0;
-	count_tx(port->slot, skb->len);
+	count_tx(traffic, skb->len);
 	if (bpf_skb_vlan_push(skb, bpf_htons(ETH_P_8021Q), port->vid))
 		return drop(port->slot, DROP_KERNEL_REFUSED);
 	/* redirect_peer passes by the trunk's queueing discipline, where the classes are. */
@@ -125,6 +127,7 @@ SEC("tc")
 int port_ingress(struct __sk_buff *skb)
 {
 	const struct port_row *port = port_of_device(skb->ifindex);
+	struct traffic *traffic;
 	struct eth_header *eth;
 	__u32 reason;
 	__be16 type;
@@ -132,7 +135,8 @@ int port_ingress(struct __sk_buff *skb)
 
 	if (!port)
 		return drop(ROOM_SLOT, DROP_NO_PORT);
-	if (is_flood(port->slot, FLOOD_TX))
+	traffic = traffic_of(port->slot);
+	if (!traffic || is_flood(port->slot, FLOOD_TX, traffic->tx_packets))
 		return drop(port->slot, DROP_FLOOD_TX);
 	eth = need_bytes(skb, ETH_LEN);
 	if (!eth)
@@ -153,5 +157,5 @@ int port_ingress(struct __sk_buff *skb)
 		action = arp_from_port(skb, port);
 	else if (type == bpf_htons(ETH_P_IPV6))
 		action = ipv6_from_port(skb, port);
-	return action == GO_ON ? send_to_trunk(skb, port) : action;
+	return action == GO_ON ? send_to_trunk(skb, port, traffic) : action;
 }
