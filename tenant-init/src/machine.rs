@@ -26,8 +26,8 @@ const LOOK: Duration = Duration::from_millis(20);
 pub(crate) struct Machine {
     pub(crate) logs: Logs,
     marks: Marks,
-    /// The mark of each first process that runs.
-    marked: BTreeMap<i32, u64>,
+    /// The first processes that are not reaped, with their marks.
+    leaders: BTreeMap<i32, Option<u64>>,
 }
 
 /// A service whose first process has been reaped while others may still be on their way out: its ports are free and
@@ -43,12 +43,12 @@ pub(crate) struct Leaving {
 
 impl Machine {
     pub(crate) fn new(logs: Logs) -> Machine {
-        Machine { logs, marks: Marks::new(), marked: BTreeMap::new() }
+        Machine { logs, marks: Marks::new(), leaders: BTreeMap::new() }
     }
 
     /// Ends what a first process has left behind.
     pub(crate) fn leave(&mut self, leader: i32, exit: String, now: Instant) -> Leaving {
-        let mark = self.marked.remove(&leader);
+        let mark = self.leaders.remove(&leader).flatten();
         Leaving { leader, exit, mark, next_look: now, until: now + LEAVING }
     }
 }
@@ -84,18 +84,22 @@ impl System for Machine {
             return Err(Refusal::new(RefusalKind::Failed, "service", &spec.name, "its log is not open"));
         };
         let pid = Program { spec, words, identity: &identity, output: output.as_fd(), mark }.spawn()?;
-        self.marked.extend(mark.map(|mark| (pid, mark)));
+        self.leaders.insert(pid, mark);
         Ok(pid)
     }
 
     fn signal_group(&mut self, group: i32, signal: i32) {
-        // SAFETY: plain system call. The group's leader has not been reaped, so the number is still its own.
-        unsafe { libc::kill(-group, signal) };
+        if self.leaders.contains_key(&group) {
+            // SAFETY: plain system call. The group's leader has not been reaped, so the number is still its own.
+            unsafe { libc::kill(-group, signal) };
+        }
     }
 
     fn signal(&mut self, pid: i32, signal: i32) {
-        // SAFETY: as above.
-        unsafe { libc::kill(pid, signal) };
+        if self.leaders.contains_key(&pid) {
+            // SAFETY: as above.
+            unsafe { libc::kill(pid, signal) };
+        }
     }
 
     fn open(&mut self, port: Ready) -> bool {

@@ -30,7 +30,6 @@ pub(crate) struct Server {
     listener: OwnedFd,
     connections: Vec<Connection>,
     last_id: u64,
-    buffer: Vec<u8>,
 }
 
 /// What was read from a connection.
@@ -52,7 +51,7 @@ impl Server {
         listen(&listener, Backlog::new(16)?)?;
         // Nonblocking, or a client that connects and goes away between poll and accept would hang init.
         nix::fcntl::fcntl(&listener, nix::fcntl::FcntlArg::F_SETFL(nix::fcntl::OFlag::O_NONBLOCK))?;
-        Ok(Server { listener, connections: Vec::new(), last_id: 0, buffer: vec![0; MAX_MESSAGE] })
+        Ok(Server { listener, connections: Vec::new(), last_id: 0 })
     }
 
     /// The listening socket, for poll.
@@ -89,16 +88,22 @@ impl Server {
         let Some(connection) = self.connections.iter().find(|one| one.id == id) else {
             return Incoming::Nothing;
         };
-        // MSG_TRUNC: the true length, also when the message did not fit.
-        match recv(connection.socket.as_raw_fd(), &mut self.buffer, MsgFlags::MSG_TRUNC) {
-            Ok(0) => Incoming::Gone,
-            Ok(length) => match self.buffer.get(..length) {
-                Some(message) => parse(message),
-                None => Incoming::Bad(
-                    0,
-                    not_understood("message", &format!("{length} bytes"), &format!("at most {MAX_MESSAGE} bytes")),
-                ),
-            },
+        let fd = connection.socket.as_raw_fd();
+        // MSG_TRUNC: the true length. A buffer of that length and no longer, because most messages are short and what
+        // a long one has touched would stay with init.
+        let length = match recv(fd, &mut [], MsgFlags::MSG_PEEK | MsgFlags::MSG_TRUNC) {
+            Ok(0) => return Incoming::Gone,
+            Ok(length) => length,
+            Err(Errno::EAGAIN | Errno::EINTR) => return Incoming::Nothing,
+            Err(_) => return Incoming::Gone,
+        };
+        let mut message = vec![0; length.min(MAX_MESSAGE)];
+        match recv(fd, &mut message, MsgFlags::MSG_TRUNC) {
+            Ok(_) if length > MAX_MESSAGE => Incoming::Bad(
+                0,
+                not_understood("message", &format!("{length} bytes"), &format!("at most {MAX_MESSAGE} bytes")),
+            ),
+            Ok(_) => parse(&message),
             Err(Errno::EAGAIN | Errno::EINTR) => Incoming::Nothing,
             Err(_) => Incoming::Gone,
         }
@@ -150,6 +155,11 @@ fn deliver(connection: &Connection, answer: &Answer) -> bool {
 }
 
 fn parse(message: &[u8]) -> Incoming {
+    if let Ok(envelope) = serde_json::from_slice::<Envelope>(message)
+        && (envelope.protocol == PROTOCOL || envelope.request == Request::Hello)
+    {
+        return Incoming::Request(envelope.id, envelope.request);
+    }
     // In two steps, so that a request that we do not know is answered to its id.
     let value = match serde_json::from_slice::<serde_json::Value>(message) {
         Ok(value) => value,

@@ -7,14 +7,18 @@
 //! (its process runs, readiness is awaited), *running*. A start that somebody asked for and that fails is answered
 //! with a refusal and not tried again; one that init made by itself is tried again after a pause.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod order;
+mod service;
+
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use tenant_init::protocol::{
-    Event, MAX_SERVICES, Ready, Refusal, RefusalKind, Reply, Restart, RunState, ServiceSpec, ServiceState,
+    Event, MAX_SERVICES, Ready, Refusal, RefusalKind, Reply, Restart, ServiceSpec, ServiceState,
 };
 use tenant_init::service::AFTER_TIMEOUT;
 
+use self::order::{Order, not_ready};
 use crate::check::{check, invalid};
 
 /// First pause before a service that ended by itself is started again; doubled each time.
@@ -110,14 +114,6 @@ struct Service {
     backoff: Duration,
     restarts: u64,
     last_exit: Option<String>,
-}
-
-/// What the services that come before one say about its start.
-enum Order {
-    Clear,
-    Wait,
-    /// This one will not become ready by itself.
-    Broken(String),
 }
 
 /// All services of the tenant.
@@ -568,141 +564,6 @@ impl Supervisor {
         let real = waiters.into_iter().filter(|waiter| *waiter != NOBODY);
         self.notices.extend(real.map(|waiter| Notice::Answer(waiter, reply.clone())));
     }
-
-    /// May it be started after the services it names?
-    fn may_follow(&self, spec: &ServiceSpec) -> Result<(), Refusal> {
-        for name in &spec.after {
-            let Some(other) = self.services.get(name) else {
-                let rule = "no service of this name; one that comes before has to be started before";
-                return Err(Refusal::new(RefusalKind::Unknown, "after", name, rule));
-            };
-            if name == &spec.name || self.comes_after(other, &spec.name) {
-                return Err(invalid("after", name, "it comes after this service itself"));
-            }
-            if matches!(other.stage, Stage::Stopped | Stage::Failed | Stage::Stopping { .. }) {
-                return Err(not_ready(name));
-            }
-        }
-        Ok(())
-    }
-
-    /// True when `service` comes after `name`, directly or not.
-    fn comes_after(&self, service: &Service, name: &str) -> bool {
-        let mut seen = BTreeSet::new();
-        let mut rest: Vec<&String> = service.spec.after.iter().collect();
-        while let Some(before) = rest.pop() {
-            if before == name {
-                return true;
-            }
-            if let Some(one) = self.services.get(before).filter(|_| seen.insert(before)) {
-                rest.extend(&one.spec.after);
-            }
-        }
-        false
-    }
-
-    fn order(&self, service: &Service) -> Order {
-        let mut order = Order::Clear;
-        for name in &service.spec.after {
-            let other = self.services.get(name);
-            match other.map(|other| &other.stage) {
-                Some(Stage::Running { .. } | Stage::Done) => {}
-                // It will be tried again.
-                Some(Stage::Stopping { then: Then::Fail(_), .. }) if other.is_some_and(|one| !one.attempt.asked) => {
-                    order = Order::Wait;
-                }
-                Some(
-                    Stage::Blocked { .. }
-                    | Stage::Preparing { .. }
-                    | Stage::Starting { .. }
-                    | Stage::Waiting { .. }
-                    | Stage::Stopping { then: Then::StartAgain, .. },
-                ) => order = Order::Wait,
-                Some(Stage::Stopping { .. } | Stage::Stopped | Stage::Failed) | None => {
-                    return Order::Broken(name.clone());
-                }
-            }
-        }
-        order
-    }
-}
-
-impl Service {
-    fn pid(&self) -> Option<i32> {
-        match self.stage {
-            Stage::Preparing { pid, .. }
-            | Stage::Starting { pid, .. }
-            | Stage::Running { pid, .. }
-            | Stage::Stopping { pid, .. } => Some(pid),
-            Stage::Blocked { .. } | Stage::Waiting { .. } | Stage::Stopped | Stage::Done | Stage::Failed => None,
-        }
-    }
-
-    fn state(&self) -> RunState {
-        match self.stage {
-            Stage::Blocked { .. } | Stage::Preparing { .. } => RunState::Preparing,
-            Stage::Starting { .. } => RunState::Starting,
-            Stage::Running { .. } => RunState::Running,
-            Stage::Stopping { .. } => RunState::Stopping,
-            Stage::Waiting { .. } => RunState::Waiting,
-            Stage::Stopped => RunState::Stopped,
-            Stage::Done => RunState::Done,
-            Stage::Failed => RunState::Failed,
-        }
-    }
-
-    fn due(&self) -> Option<Instant> {
-        match self.stage {
-            Stage::Blocked { until } => Some(until),
-            Stage::Preparing { until, .. } => until,
-            Stage::Starting { until, look, .. } => [until, look].into_iter().flatten().min(),
-            Stage::Stopping { kill_at, .. } => kill_at,
-            Stage::Waiting { due } => Some(due),
-            Stage::Running { .. } | Stage::Stopped | Stage::Done | Stage::Failed => None,
-        }
-    }
-
-    fn lay_out(&self, system: &mut impl System) -> Result<(), Refusal> {
-        // An open port would make us call a service ready that cannot even bind.
-        let taken = |port: u16, kind: &str| {
-            let rule = format!("port {port}/{kind} is already used in the tenant");
-            Refusal::new(RefusalKind::Port, "port", &port.to_string(), rule)
-        };
-        match self.spec.ready {
-            Ready::Tcp(port) if system.open(self.spec.ready) => Err(taken(port, "tcp")),
-            Ready::Udp(port) if system.open(self.spec.ready) => Err(taken(port, "udp")),
-            _ => system.lay_out(&self.spec),
-        }
-    }
-
-    /// Starts the next program; returns the process when the service is ready with that.
-    fn next(&mut self, step: usize, now: Instant, system: &mut impl System) -> Result<Option<i32>, Refusal> {
-        if step < self.spec.prepare.len() {
-            let pid = system.spawn(&self.spec, Run::Prepare(step))?;
-            self.stage = Stage::Preparing { step, pid, until: now.checked_add(self.spec.prepare_timeout()) };
-            return Ok(None);
-        }
-        let pid = system.spawn(&self.spec, Run::Main)?;
-        let until = now.checked_add(self.spec.ready_timeout());
-        let (until, look) = match self.spec.ready {
-            Ready::None => {
-                self.stage = Stage::Running { pid, since: now };
-                return Ok(Some(pid));
-            }
-            Ready::Exit => (until, None),
-            Ready::Alive(time) => (None, now.checked_add(Duration::from_millis(time))),
-            Ready::Tcp(_) | Ready::Udp(_) => (until, Some(now + LOOK.0)),
-        };
-        self.stage = Stage::Starting { pid, since: now, until, look };
-        Ok(None)
-    }
-
-    fn wait(&mut self, now: Instant) -> Duration {
-        let pause = self.backoff;
-        self.backoff = (pause * 2).min(BACKOFF_LAST);
-        self.stage = Stage::Waiting { due: now + pause };
-        pause
-    }
 }
 
 /// For stops that nobody asked for.
@@ -714,10 +575,6 @@ fn conflict(name: &str, rule: &str) -> Refusal {
 
 fn unknown(name: &str) -> Refusal {
     Refusal::new(RefusalKind::Unknown, "service", name, "no service of this name")
-}
-
-fn not_ready(other: &str) -> Refusal {
-    Refusal::new(RefusalKind::Conflict, "after", other, "it is stopped or has failed; start it first")
 }
 
 fn short(mut text: String) -> String {

@@ -1,6 +1,8 @@
 //! The supervisor against a fake system: no process, no clock.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+use tenant_init::protocol::RunState;
+
 use super::*;
 
 /// A system in which every program starts at once and ends only when the test says so.
