@@ -14,6 +14,7 @@ pub mod control;
 pub mod daemon;
 pub mod images;
 pub mod launch;
+pub mod layer;
 pub mod limits;
 pub mod model;
 pub mod net;

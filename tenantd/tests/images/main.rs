@@ -4,6 +4,7 @@
 
 mod fake;
 mod host;
+mod layer;
 
 use std::process::ExitCode;
 
@@ -14,7 +15,7 @@ use nix::unistd::Uid;
 type Test = (&'static str, fn() -> Result<(), String>);
 
 fn main() -> ExitCode {
-    let tests: Vec<Test> = [host::TESTS].concat();
+    let tests: Vec<Test> = [host::TESTS, layer::TESTS].concat();
     let trials = tests.into_iter().map(|(name, test)| {
         Trial::ignorable_test(name, move || {
             if !Uid::effective().is_root() {
