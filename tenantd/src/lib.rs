@@ -12,6 +12,7 @@ pub mod commands;
 pub mod config;
 pub mod control;
 pub mod daemon;
+pub mod enter;
 pub mod images;
 pub mod launch;
 pub mod layer;

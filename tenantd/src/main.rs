@@ -1,6 +1,6 @@
 //! The program: reads the command line, runs one verb, turns its end into an exit code.
 //!
-//! 0 done, 1 refused or failed, 2 wrong usage. `exec` passes on the code of its command.
+//! 0 done, 1 refused or failed, 2 wrong usage. `exec` and `shell` pass on the code of their command.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -73,6 +73,8 @@ enum Verb {
     Logs(commands::logs::Logs),
     /// Run a command in a tenant
     Exec(commands::exec::Exec),
+    /// Log in to a tenant
+    Shell(commands::shell::Shell),
 }
 
 fn main() -> ExitCode {
@@ -115,6 +117,7 @@ fn dispatch(cli: Cli) -> Result<u8, Failure> {
         Verb::RestartService(args) => commands::restart_service::run(&args, &cx),
         Verb::Logs(args) => commands::logs::run(&args, &cx),
         Verb::Exec(args) => return commands::exec::run(args, cx),
+        Verb::Shell(args) => return commands::shell::run(args, cx),
     }
     .map(|()| 0)
 }

@@ -24,6 +24,7 @@ pub mod restart_service;
 pub mod run;
 pub mod set_address;
 pub mod set_route;
+pub mod shell;
 pub mod show;
 pub mod status;
 mod table;
@@ -58,6 +59,9 @@ pub enum Failure {
     /// A command could not be run in a tenant.
     #[error(transparent)]
     Exec(#[from] exec::ExecError),
+    /// A tenant could not be entered.
+    #[error(transparent)]
+    Enter(#[from] crate::enter::EnterError),
     /// The daemon needs root.
     #[error("tenantd run must be root (uid 0): it makes namespaces and loads BPF programs; this is uid {0}")]
     NotRoot(nix::unistd::Uid),
