@@ -9,7 +9,6 @@
 //! live on when the daemon's unit is stopped, and version 2 does not allow directories with limits below one with
 //! processes. In a cgroup namespace that root is the namespace's.
 
-mod birth;
 mod disk;
 mod end;
 mod knobs;
@@ -31,7 +30,6 @@ use nix::fcntl::{AT_FDCWD, OFlag, openat};
 use nix::sys::stat::Mode;
 use stackmap::{Invalid, TenantName};
 
-pub use birth::{ChildStack, Run, clone_into};
 pub use disk::Disk;
 pub use layout::{Hierarchy, Layout, Version};
 pub use usage::Usage;
@@ -131,7 +129,8 @@ fn read_error((path, source): FileError) -> CgroupError {
 /// other steps of a tenant. Neither of these two ways does.
 #[derive(Debug, Default)]
 pub struct Entry {
-    /// The directory in version 2, for [`clone_into`]; none where version 2 is not mounted.
+    /// The directory in version 2, for `clone3` with
+    /// `CLONE_INTO_CGROUP` (5.7); none where version 2 is not mounted.
     pub unified: Option<OwnedFd>,
     /// `tasks` of version 1, open for writing. The new process writes `0` into each, itself, while it has one thread:
     /// then (5.5 and newer) the kernel moves it without waiting.

@@ -113,13 +113,21 @@ fn speed(role: &str, words: &[&str], blocks: u64) -> f64 {
     (blocks << 16) as f64 / ms.max(1.0) * 1000.0
 }
 
-/// 4 MiB a second for two seconds; then without a limit, which must be much faster, else the disk was the limit.
+/// 4 MiB a second for two seconds; then without a limit, which must be much faster, else the disk was the limit. Other
+/// users of the disk only make it slower: the fastest of three counts, for both sides of the range.
 fn throttled(role: &str, limit: &str) {
-    let held = speed(role, &[limit], 128);
+    let asked = f64::from(4 << 20);
+    let near = |held: f64| (held / asked - 1.0).abs() < 0.2;
+    let mut held = 0.0;
+    for _ in 0..3 {
+        held = speed(role, &[limit], 128).max(held);
+        if near(held) {
+            break;
+        }
+    }
     let free = speed(role, &[], 128);
     assert!(free > 12e6, "the disk itself is too slow to see a limit: {free} bytes a second");
-    let asked = f64::from(4 << 20);
-    assert!((held / asked - 1.0).abs() < 0.2, "{held} bytes a second instead of {asked}");
+    assert!(near(held), "{held} bytes a second instead of {asked}");
 }
 
 pub(crate) fn reading() {

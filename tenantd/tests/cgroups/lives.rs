@@ -3,16 +3,15 @@
 use std::time::{Duration, Instant};
 
 use stackmap::TenantName;
-use tenantd::cgroups::Cgroups;
+use tenantd::cgroups::{Cgroups, Entry};
 
-use crate::room::{Room, files};
+use crate::room::{Room, files, start_in};
 
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Lines of /proc/PID/cgroup that end in the tenant's directory.
-fn memberships(room: &Room, pid: i32, tenant: &TenantName) -> usize {
+/// Lines of a /proc/PID/cgroup that end in the tenant's directory.
+fn memberships(room: &Room, text: &str, tenant: &TenantName) -> usize {
     let end = format!("{}/tenant-{tenant}", room.parent.trim_start_matches("./"));
-    let text = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap();
     text.lines().filter(|line| line.ends_with(&end)).count()
 }
 
@@ -21,20 +20,28 @@ pub(crate) fn birth() {
     let acme = room.tenant("acme", &[]);
     let entry = room.cgroups.entry(&acme).unwrap();
     let hierarchies = entry.tasks.len() + usize::from(entry.unified.is_some());
-    let mut took: Vec<Duration> = (0..20)
-        .map(|_| {
-            // After a pause the kernel would wait for a grace period, if it waited at all.
-            std::thread::sleep(Duration::from_millis(30));
-            let began = Instant::now();
-            let process = room.start(&acme, &["--role=sleep"]);
-            let took = began.elapsed();
-            let text = std::fs::read_to_string(format!("/proc/{}/cgroup", process.pid)).unwrap();
-            assert_eq!(memberships(&room, process.pid, &acme), hierarchies, "{text}");
-            took
-        })
-        .collect();
-    took.sort();
-    assert!(took[10] < Duration::from_millis(4), "p50 {:?}: entering a cgroup waits", took[10]);
+    let nowhere = Entry::default();
+    let born = |entry: &Entry, expected: usize| {
+        // After a pause the kernel would wait for a grace period, if it waited at all.
+        std::thread::sleep(Duration::from_millis(30));
+        let began = Instant::now();
+        let process = start_in(entry, &["--role=sleep"]);
+        let took = began.elapsed();
+        let text = std::fs::read_to_string(format!("/proc/{}/cgroup", process.pid)).unwrap();
+        assert_eq!(memberships(&room, &text, &acme), expected, "{text}");
+        took
+    };
+    let (mut inside, mut outside): (Vec<_>, Vec<_>) =
+        (0..20).map(|_| (born(&entry, hierarchies), born(&nowhere, 0))).unzip();
+    inside.sort();
+    outside.sort();
+    // A grace period is 8 to 16 ms here. The foreign kernel has one processor, where it is nothing at all, so that the
+    // time would only say how loaded this machine is.
+    if std::env::var_os(crate::foreign::FILES).is_some() {
+        return;
+    }
+    let more = inside[10].saturating_sub(outside[10]);
+    assert!(more < Duration::from_millis(4), "p50 {:?} instead of {:?}: entering waits", inside[10], outside[10]);
 }
 
 /// The number as name_to_handle_at(2) gives it, which is how user space asks for it.
@@ -72,10 +79,10 @@ pub(crate) fn kill() {
     let room = Room::new();
     let (acme, other) = (room.tenant("acme", &["processes=200"]), room.tenant("other", &[]));
     let mut beside = room.start(&other, &["--role=sleep"]);
-    let mut respawning = room.start(&acme, &["--role=respawn", "1000000"]);
-    assert_eq!(respawning.line(), "going");
     let mut many = room.start(&acme, &["--role=fork", "10"]);
     assert_eq!(many.line(), "10");
+    let mut respawning = room.start(&acme, &["--role=respawn", "20000"]);
+    assert_eq!(respawning.line(), "going");
     room.cgroups.kill(&acme).unwrap();
     assert_eq!(many.signal(), Some(libc::SIGKILL));
     let until = Instant::now() + PATIENCE;

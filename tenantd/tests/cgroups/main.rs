@@ -3,7 +3,9 @@
 //! a limit did not hold, nothing but the test would fail.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod birth;
 mod child;
+mod foreign;
 mod limits;
 mod lives;
 mod room;
@@ -46,7 +48,25 @@ fn main() -> ExitCode {
             Ok(Completion::Completed)
         })
     });
+    let mut trials: Vec<Trial> = trials.collect();
+    if std::env::var_os(foreign::FILES).is_none() {
+        trials.push(elsewhere("all_of_this_on_version_2_alone", foreign::version_2));
+        trials.push(elsewhere("all_of_this_on_version_1_alone", foreign::version_1));
+    }
     // Spinners and disks are measured: one at a time.
     let arguments = Arguments { test_threads: Some(1), ..Arguments::from_args() };
-    libtest_mimic::run(&arguments, trials.collect()).exit_code()
+    libtest_mimic::run(&arguments, trials).exit_code()
+}
+
+fn elsewhere(name: &str, test: fn()) -> Trial {
+    Trial::ignorable_test(name, move || {
+        if !Uid::effective().is_root() {
+            return Ok(Completion::ignored_with("needs root"));
+        }
+        if let Some(why) = foreign::missing() {
+            return Ok(Completion::ignored_with(why));
+        }
+        test();
+        Ok(Completion::Completed)
+    })
 }

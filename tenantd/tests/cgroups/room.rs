@@ -10,8 +10,10 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use stackmap::TenantName;
-use tenantd::cgroups::{Cgroups, ChildStack, Held, clone_into};
+use tenantd::cgroups::{Cgroups, Entry, Held};
 use tenantd::limits::Limits;
+
+use crate::birth::{ChildStack, clone_into};
 
 /// Below the own place, so that what holds for the test holds for what it starts.
 fn parent() -> String {
@@ -21,7 +23,7 @@ fn parent() -> String {
 
 /// Where files are whose disk is limited.
 pub(crate) fn files() -> PathBuf {
-    PathBuf::from(env!("CARGO_TARGET_TMPDIR"))
+    std::env::var_os(crate::foreign::FILES).map_or_else(|| PathBuf::from(env!("CARGO_TARGET_TMPDIR")), PathBuf::from)
 }
 
 /// Why this host cannot hold one of the limits.
@@ -57,32 +59,7 @@ impl Room {
 
     /// Starts a role in the tenant's cgroups.
     pub(crate) fn start(&self, tenant: &TenantName, role: &[&str]) -> Process {
-        let entry = self.cgroups.entry(tenant).unwrap();
-        let program = CString::new(std::env::current_exe().unwrap().to_str().unwrap()).unwrap();
-        let words: Vec<CString> =
-            std::iter::once(program.clone()).chain(role.iter().map(|word| CString::new(*word).unwrap())).collect();
-        let argv: Vec<*const libc::c_char> = words.iter().map(|w| w.as_ptr()).chain([std::ptr::null()]).collect();
-        let (read, write) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).unwrap();
-        let plan = Plan {
-            tasks: entry.tasks.iter().map(AsRawFd::as_raw_fd).collect(),
-            out: write.as_raw_fd(),
-            program: program.as_ptr(),
-            argv: argv.as_ptr(),
-        };
-        let mut stack = vec![0_u128; 4096];
-        let stack = ChildStack { base: stack.as_mut_ptr().cast(), size: stack.len() * 16 };
-        // SAFETY: the parent stands still until the child has left its memory; `born` makes system calls only.
-        let (pid, pidfd) = unsafe {
-            clone_into(
-                libc::CLONE_VM | libc::CLONE_VFORK,
-                entry.unified.as_ref().map(|fd| fd.as_fd()),
-                stack,
-                born,
-                std::ptr::from_ref(&plan).cast_mut().cast(),
-            )
-        }
-        .unwrap();
-        Process { pid, pidfd, out: File::from(read), status: None }
+        start_in(&self.cgroups.entry(tenant).unwrap(), role)
     }
 
     /// The directories of the instance that exist anywhere.
@@ -92,6 +69,35 @@ impl Room {
         let dirs = layout.hierarchies.iter().map(|h| h.mount_point.join(&h.own).join(&name));
         dirs.filter(|dir| dir.exists()).collect()
     }
+}
+
+/// Starts a role where the entry leads; the empty entry leads to where the test is.
+pub(crate) fn start_in(entry: &Entry, role: &[&str]) -> Process {
+    let program = CString::new(std::env::current_exe().unwrap().to_str().unwrap()).unwrap();
+    let words: Vec<CString> =
+        std::iter::once(program.clone()).chain(role.iter().map(|word| CString::new(*word).unwrap())).collect();
+    let argv: Vec<*const libc::c_char> = words.iter().map(|w| w.as_ptr()).chain([std::ptr::null()]).collect();
+    let (read, write) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).unwrap();
+    let plan = Plan {
+        tasks: entry.tasks.iter().map(AsRawFd::as_raw_fd).collect(),
+        out: write.as_raw_fd(),
+        program: program.as_ptr(),
+        argv: argv.as_ptr(),
+    };
+    let mut stack = vec![0_u128; 4096];
+    let stack = ChildStack { base: stack.as_mut_ptr().cast(), size: stack.len() * 16 };
+    // SAFETY: the parent stands still until the child has left its memory; `born` makes system calls only.
+    let (pid, pidfd) = unsafe {
+        clone_into(
+            libc::CLONE_VM | libc::CLONE_VFORK,
+            entry.unified.as_ref().map(|fd| fd.as_fd()),
+            stack,
+            born,
+            std::ptr::from_ref(&plan).cast_mut().cast(),
+        )
+    }
+    .unwrap();
+    Process { pid, pidfd, out: File::from(read), status: None }
 }
 
 impl Drop for Room {

@@ -1,8 +1,8 @@
-//! `clone` that makes the child in a cgroup of version 2: the one way in that waits for nothing (see [`super::Entry`]).
+//! `clone` that makes the child in a cgroup of version 2.
 //!
 //! The C library's `clone` cannot do it, `clone3` has no wrapper in it, and a plain system call would let the child go
-//! on upon its parent's stack frames. Hence a few instructions of our own, on x86-64; elsewhere the call is refused and
-//! the child of a plain `clone` writes `0` into `cgroup.procs` of [`super::Entry::unified`], which waits.
+//! on upon its parent's stack frames. Hence a few instructions of its own, for x86-64; not the launch's, because these
+//! tests show what the kernel does with an entry, whoever uses it.
 
 use std::ffi::c_int;
 use std::io;
@@ -13,18 +13,18 @@ use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
 
 /// What the child does: never returns (`_exit` or `execve`).
-pub type Run = extern "C" fn(*mut libc::c_void) -> c_int;
+pub(crate) type Run = extern "C" fn(*mut libc::c_void) -> c_int;
 
 /// The child's stack: lowest address, size in bytes; the end must be aligned to 16.
 #[derive(Debug, Clone, Copy)]
-pub struct ChildStack {
+pub(crate) struct ChildStack {
     /// Lowest address.
-    pub base: *mut libc::c_void,
+    pub(crate) base: *mut libc::c_void,
     /// Bytes.
-    pub size: usize,
+    pub(crate) size: usize,
 }
 
-/// Makes a child in `cgroup` (a directory of version 2, see [`super::Entry::unified`]; none: where the caller is) that
+/// Makes a child in `cgroup` (a directory of version 2, see `Entry::unified`; none: where the caller is) that
 /// runs `run(arg)` on `stack`. `flags` are those of clone(2) without a signal; the child ends with SIGCHLD. Returns its
 /// process id and its pidfd.
 ///
@@ -32,12 +32,12 @@ pub struct ChildStack {
 ///
 /// # Errors
 /// What clone3(2) says: `EBUSY` when version 2 hands controllers down from `cgroup`, `ENODEV` when it was removed,
-/// `EOPNOTSUPP` when it is threaded; `Unsupported` on processors other than x86-64.
+/// `EOPNOTSUPP` when it is threaded.
 ///
 /// # Safety
 /// As for clone(2): `run` may only do what is allowed between `vfork` and `execve` when `flags` share memory; `stack`,
 /// `arg` and what they point to must live until the child has left the shared memory; `run` must not return.
-pub unsafe fn clone_into(
+pub(crate) unsafe fn clone_into(
     flags: c_int,
     cgroup: Option<BorrowedFd<'_>>,
     stack: ChildStack,
@@ -62,7 +62,6 @@ pub unsafe fn clone_into(
     Ok((pid, unsafe { std::os::fd::FromRawFd::from_raw_fd(pidfd) }))
 }
 
-#[cfg(target_arch = "x86_64")]
 unsafe fn clone3(args: &libc::clone_args, run: Run, arg: *mut libc::c_void) -> io::Result<i32> {
     let result: i64;
     // SAFETY: the parent only loses what a system call takes (rax, rcx, r11). The child begins with the same registers
@@ -91,9 +90,4 @@ unsafe fn clone3(args: &libc::clone_args, run: Run, arg: *mut libc::c_void) -> i
         .ok()
         .filter(|pid| *pid > 0)
         .ok_or_else(|| io::Error::from_raw_os_error(i32::try_from(-result).unwrap_or(libc::EINVAL)))
-}
-
-#[cfg(not(target_arch = "x86_64"))]
-unsafe fn clone3(_: &libc::clone_args, _: Run, _: *mut libc::c_void) -> io::Result<i32> {
-    Err(io::ErrorKind::Unsupported.into())
 }
