@@ -16,9 +16,9 @@ use utoipa::ToSchema;
 
 pub use quantity::{BitRate, Bytes, Cores, Count};
 
-/// Processes of a tenant that asked for no limit. A kernel gives out 32,768 process ids where nobody raised it, and
-/// every process costs the host about 20 KiB that no page of the tenant shows: a fork bomb in one tenant must leave
-/// ids and memory to fifteen others. The stock servers of a tenant need less than 200.
+/// Processes of a tenant that asked for no limit. A kernel gives out 32,768 process ids where nobody raised it, and a
+/// process costs at least its kernel stack of 16 KiB: a fork bomb in one tenant must leave ids and memory to fifteen
+/// others. The stock servers of a tenant need far less.
 pub const DEFAULT_PROCESSES: Count = match Count::new(2048) {
     Some(count) => count,
     None => unreachable!(),
@@ -30,10 +30,11 @@ pub const LEAST_CPU: Cores = match Cores::from_milli(10) {
     None => unreachable!(),
 };
 
-/// Least memory in bytes: what init with its kernel memory and one small service need to start.
+/// Least memory in bytes, for init with its kernel memory and one small service. Reckoned from the size of init (below
+/// 400 KiB) and of an nginx (1.4 MiB) with room for page tables and page cache, not measured.
 pub const LEAST_MEMORY: Bytes = bytes(8 << 20);
 
-/// Least number of processes: init, the process that makes its namespaces, a service with two workers, somebody who
+/// Least number of processes, counted, not measured: init, the process that makes its namespaces, a service with two workers, somebody who
 /// enters to look.
 pub const LEAST_PROCESSES: Count = match Count::new(8) {
     Some(count) => count,
