@@ -62,11 +62,9 @@ pub enum Image {
 pub enum Layer {
     /// `layer` in the state directory, as large as the disk below it.
     Directory,
-    /// A block device with a file system of its own, such as a loop device: its size is the limit.
-    Device {
-        /// Such as `/dev/loop3`.
-        path: PathBuf,
-    },
+    /// The mount that init inherits as [`LAYER_FD`], to be put over `layer`: a file system of its own, whose size is the
+    /// limit.
+    Mounted,
     /// Memory; forgotten when init ends.
     Memory {
         /// Bytes.
@@ -122,3 +120,6 @@ pub enum Absent {
     /// A kernel booted with `ipv6.disable=1`.
     IsFine,
 }
+
+/// Where init finds the mount of [`Layer::Mounted`].
+pub const LAYER_FD: i32 = 5;

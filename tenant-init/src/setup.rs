@@ -24,7 +24,7 @@ use nix::fcntl::OFlag;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::stat::{Mode, SFlag, makedev, mknod};
-use tenant_init::house::{Absent, HouseSpec, Image, Layer, SETTINGS, SHARE_IDS};
+use tenant_init::house::{Absent, HouseSpec, Image, LAYER_FD, Layer, SETTINGS, SHARE_IDS};
 use tenant_init::lock;
 
 use mounts::{NODEV, NOEXEC, NOSUID, RDONLY, attach, attributes, bind, check, copy, directory, file, new};
@@ -239,10 +239,11 @@ fn root(spec: &HouseSpec, users: &OwnedFd) -> io::Result<OwnedFd> {
             attach(&new(c"tmpfs", &[(c"size", &size.to_string()), (c"mode", "0700")], NODEV)?, &layer_at)?;
             layer_at
         }
-        Layer::Device { path } => {
-            let source = path.to_str().ok_or(io::ErrorKind::InvalidInput)?;
-            attach(&new(c"ext4", &[(c"source", source)], NODEV).map_err(|error| named(error, path))?, &layer_at)?;
-            layer_at
+        Layer::Mounted => {
+            let at = spec.state.join("layer");
+            // SAFETY: the daemon passed this descriptor to us; it is closed here and used by nobody else.
+            attach(&unsafe { OwnedFd::from_raw_fd(LAYER_FD) }, &at)?;
+            at
         }
     };
     let (upper, work) = (layer.join("upper"), layer.join("work"));

@@ -416,6 +416,12 @@ impl Cgroups {
         }
     }
 
+    /// The tenant's directory in version 2, whether it is there or not; none without version 2.
+    #[must_use]
+    pub fn unified_dir(&self, tenant: &TenantName) -> Option<PathBuf> {
+        self.unified().map(|place| below(&place.dir, tenant))
+    }
+
     /// The instance's own directory in version 2, where BPF programs for all its tenants can be attached.
     ///
     /// # Errors

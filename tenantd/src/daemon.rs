@@ -91,7 +91,7 @@ pub enum RunError {
     World(#[from] OpenError),
     /// The owner.
     #[error(transparent)]
-    Start(#[from] StartError),
+    Start(#[from] Box<StartError>),
     /// The API's socket.
     #[error("the API's socket")]
     Api(#[from] crate::api::ServeError),
@@ -148,7 +148,7 @@ pub async fn run(config: Config) -> Result<(), RunError> {
         world,
         ended,
     };
-    let (owner, handle) = Owner::start(parts).await?;
+    let (owner, handle) = Owner::start(parts).await.map_err(Box::new)?;
     let listener = crate::api::bind(&config.socket).await?;
     let owner = tokio::spawn(owner.run());
     let mut terminate = signal(SignalKind::terminate()).map_err(RunError::Signal)?;

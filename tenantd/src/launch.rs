@@ -28,7 +28,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, connect, listen, socket};
 use stackmap::{GidRange, StackIndex, TenantName};
 use tenant_init::client::{Client, ClientError};
-use tenant_init::house::{HouseSpec, IDS, Image, Layer, Share};
+use tenant_init::house::{HouseSpec, IDS, Image, LAYER_FD, Layer, Share};
 use tenant_init::protocol::Hello;
 
 pub use names::{write_hosts, write_resolv_conf};
@@ -237,14 +237,23 @@ pub fn init_beside_us() -> io::Result<PathBuf> {
 /// # Errors
 /// The first step that fails.
 pub fn launch(spec: &LaunchSpec) -> Result<Launched, LaunchError> {
-    launch_into(spec, &Entry { unified: None, tasks: Vec::new() })
+    launch_into(spec, &Surroundings::default())
+}
+
+/// What a tenant is put into, as descriptors.
+#[derive(Debug, Default)]
+pub struct Surroundings {
+    /// Its cgroups.
+    pub cgroups: Option<Entry>,
+    /// The mount of its layer, with [`Layer::Mounted`].
+    pub layer: Option<OwnedFd>,
 }
 
 /// [`launch`], in the tenant's cgroups from its first instruction.
 ///
 /// # Errors
 /// The first step that fails.
-pub fn launch_into(spec: &LaunchSpec, cgroups: &Entry) -> Result<Launched, LaunchError> {
+pub fn launch_into(spec: &LaunchSpec, surroundings: &Surroundings) -> Result<Launched, LaunchError> {
     directories(spec)?;
     write_names(spec)?;
     let log = init_log(&spec.state_dir)?;
@@ -258,18 +267,21 @@ pub fn launch_into(spec: &LaunchSpec, cgroups: &Entry) -> Result<Launched, Launc
         CString::new(format!("--house-fd={}", child::HOUSE_FD))?,
     ];
     let house = house(spec)?;
-    let tasks = cgroups.tasks.iter().map(above).collect::<Result<Vec<_>, _>>()?;
+    let cgroups = surroundings.cgroups.as_ref();
+    let tasks = cgroups.iter().flat_map(|entry| &entry.tasks).map(above).collect::<Result<Vec<_>, _>>()?;
     let numbers: Vec<i32> = tasks.iter().map(AsRawFd::as_raw_fd).collect();
     let first = spec.gids.get();
     let ping_groups = CString::new(format!("{first} {}", first + (IDS - 1)))?;
     let control = control_socket(spec)?;
     let inherited = [above(&null)?, above(&log)?, above(&control)?, above(&house)?];
+    let layer = surroundings.layer.as_ref().map(above).transpose()?;
     let birth = child::Birth {
         program: &program,
         argv: &argv,
         inherited: &inherited,
         ping_groups: (!spec.network).then_some(&ping_groups),
-        unified: cgroups.unified.as_ref().map(AsRawFd::as_raw_fd),
+        unified: cgroups.and_then(|entry| entry.unified.as_ref()).map(AsRawFd::as_raw_fd),
+        layer: layer.as_ref().map(AsRawFd::as_raw_fd),
         tasks: &numbers,
     };
     let (pid, pidfd) = match child::clone_and_exec(&birth) {
@@ -306,6 +318,15 @@ fn named(spec: &LaunchSpec, failure: child::Failure) -> LaunchError {
         child::Failure::Step(step, source) => LaunchError::Child { stack: spec.stack, step, source },
         child::Failure::Exec(source) => LaunchError::Exec { path: spec.init_path.clone(), source },
     }
+}
+
+/// Makes the directory of a tenant's files, for what has to lie there before [`launch`].
+///
+/// # Errors
+/// [`LaunchError::Directory`].
+pub fn make_state_dir(spec: &LaunchSpec) -> Result<(), LaunchError> {
+    let error = |source| LaunchError::Directory { path: spec.state_dir.clone(), source };
+    DirBuilder::new().recursive(true).mode(0o700).create(&spec.state_dir).map_err(error)
 }
 
 /// Root's: the state directory with `etc`, `layer` and `stage` (where init puts mounts on its way). The tenant's: `logs`,
@@ -378,9 +399,9 @@ fn control_socket(spec: &LaunchSpec) -> Result<OwnedFd, LaunchError> {
     Ok(control)
 }
 
-/// A copy of a descriptor that the child's fixed numbers (0 to 4) do not meet.
+/// A copy of a descriptor that the child's fixed numbers (0 to 5) do not meet.
 fn above(fd: &impl AsFd) -> Result<OwnedFd, LaunchError> {
-    let copy = fcntl(fd, FcntlArg::F_DUPFD_CLOEXEC(child::HOUSE_FD + 1));
+    let copy = fcntl(fd, FcntlArg::F_DUPFD_CLOEXEC(LAYER_FD + 1));
     let copy = copy.map_err(|errno| LaunchError::Prepare { step: "fcntl", source: errno.into() })?;
     // SAFETY: the kernel just gave us this descriptor.
     Ok(unsafe { OwnedFd::from_raw_fd(copy) })

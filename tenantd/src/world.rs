@@ -18,16 +18,18 @@ use rtnetlink::Handle;
 use stack_guard::Guard;
 use stackmap::{Invalid, MacAddr, MacRole, TenantName, TrunkIndex, Vlan};
 use tenant_init::client::{Client, ClientError};
-use tenant_init::house::{Image, Layer, Share};
+use tenant_init::house::{self, Image, Share};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::mpsc;
 
 use crate::access::{AccessClient, AccessError, StoredRow};
-use crate::cgroups::{CgroupError, Cgroups, Layout};
+use crate::cgroups::{CgroupError, Cgroups, Entry, Layout};
 use crate::config::Config;
 use crate::images::{self, HostError, ImageStore};
-use crate::launch::{self, AdoptError, EndError, LaunchError, LaunchSpec, Launched};
+use crate::launch::{self, AdoptError, EndError, LaunchError, LaunchSpec, Launched, Surroundings};
+use crate::layer::{self, Layer, LayerError};
+use crate::limits::Bytes;
 use crate::model::{Counters, ShareMount, Tenant, TenantRequest};
 use crate::net::link::{self, NetlinkError, VethEnd};
 use crate::net::ns::{NetNs, NsError};
@@ -58,6 +60,12 @@ pub enum StepError {
     /// A row of the guard.
     #[error("the guard")]
     Guard(#[from] stack_guard::PutError),
+    /// The tenant's private layer.
+    #[error("the private layer")]
+    Layer(#[from] LayerError),
+    /// The tenant's directory in version 2.
+    #[error("the guard")]
+    GuardCgroup(#[from] stack_guard::CgroupError),
     /// Bandwidth that cannot be held.
     #[error(transparent)]
     Rate(#[from] RateError),
@@ -456,15 +464,16 @@ impl World {
             dns: tenant.dns.clone(),
             addresses: tenant.addresses.clone(),
             image: self.image(tenant).await?,
-            layer: if tenant.ephemeral { Layer::Memory { size: EPHEMERAL } } else { Layer::Directory },
+            layer: house::Layer::Directory,
             network: tenant.owns_network(),
             api: None,
             program: None,
             shares: tenant.shares.iter().map(share).collect(),
             scratch: SCRATCH,
         };
-        let entry = self.cgroups.entry(&tenant.name)?;
-        let launched = tokio::task::spawn_blocking(move || launch::launch_into(&spec, &entry)).await;
+        let cgroups = Some(self.cgroups.entry(&tenant.name)?);
+        let (ephemeral, disk) = (tenant.ephemeral, tenant.limits.disk.map(Bytes::get));
+        let launched = tokio::task::spawn_blocking(move || start(spec, cgroups, ephemeral, disk)).await;
         self.sit(&tenant.name, launched.map_err(joined)??)
     }
 
@@ -480,6 +489,9 @@ impl World {
             }
             other => Invalid::new("limits", "", other.to_string()),
         })?;
+        if let Some(disk) = request.limits.disk {
+            layer::check_limit(disk.get()).map_err(|error| error.for_field("limits.disk"))?;
+        }
         rates::check(&request.limits)
     }
 
@@ -708,6 +720,27 @@ impl World {
 const SCRATCH: u64 = 256 << 20;
 /// Size of an ephemeral tenant's layer, bytes.
 const EPHEMERAL: u64 = 1 << 30;
+
+/// Prepares the layer of a tenant that does not run, and starts its init.
+fn start(
+    mut spec: LaunchSpec,
+    cgroups: Option<Entry>,
+    ephemeral: bool,
+    disk: Option<u64>,
+) -> Result<Launched, StepError> {
+    let mut surroundings = Surroundings { cgroups, layer: None };
+    if ephemeral {
+        spec.layer = house::Layer::Memory { size: disk.unwrap_or(EPHEMERAL) };
+    } else {
+        launch::make_state_dir(&spec)?;
+        let prepared = Layer::new(&spec.state_dir, spec.gids).prepare(disk)?;
+        if let Some(mounted) = prepared.mount {
+            spec.layer = house::Layer::Mounted;
+            surroundings.layer = Some(mounted.mount);
+        }
+    }
+    Ok(launch::launch_into(&spec, &surroundings)?)
+}
 
 fn share(mount: &ShareMount) -> Share {
     Share { source: PathBuf::from(&mount.directory), target: PathBuf::from(&mount.target), read_only: mount.read_only }

@@ -56,7 +56,8 @@ fn runs_as_the_tenants_root() {
     let tenant = Tenant::launch();
     let daemon = tenant.daemon();
     let exec = |script: &str| daemon.run(&["exec", "acme", "--", "sh", "-c", script]);
-    let output = exec("id -u; id -g; id -G; hostname; readlink /proc/self/ns/net; pwd; cat /proc/self/uid_map; echo $$");
+    let output =
+        exec("id -u; id -g; id -G; hostname; readlink /proc/self/ns/net; pwd; cat /proc/self/uid_map; echo $$");
     assert_eq!(err(&output), "");
     let text = out(&output);
     let lines: Vec<&str> = text.lines().collect();

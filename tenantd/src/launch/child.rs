@@ -11,7 +11,7 @@ use std::ptr;
 use std::sync::atomic::{AtomicI32, Ordering};
 
 use nix::errno::Errno;
-use tenant_init::house::{Absent, PING_GROUPS, SETTINGS};
+use tenant_init::house::{Absent, LAYER_FD, PING_GROUPS, SETTINGS};
 
 /// Where init finds the control socket.
 pub(super) const CONTROL_FD: i32 = 3;
@@ -64,6 +64,8 @@ struct Shared {
     log: i32,
     control: i32,
     house: i32,
+    /// Ends up as [`LAYER_FD`], unless it is -1.
+    layer: i32,
     failed_step: AtomicI32,
     errno: AtomicI32,
 }
@@ -72,13 +74,15 @@ struct Shared {
 pub(super) struct Birth<'a> {
     pub(super) program: &'a CString,
     pub(super) argv: &'a [CString],
-    /// /dev/null, the log, the control socket, the house: all numbered above [`HOUSE_FD`].
+    /// /dev/null, the log, the control socket, the house: all numbered above [`LAYER_FD`].
     pub(super) inherited: &'a [OwnedFd; 4],
     /// `FIRST LAST` of the tenant's groups, when the stack is made here and stays the host's.
     pub(super) ping_groups: Option<&'a CString>,
     /// Directory of the tenant's cgroup of version 2, joined by being born in it.
     pub(super) unified: Option<i32>,
-    /// Files `tasks` of its cgroups of version 1; the child writes itself into them. Above [`HOUSE_FD`].
+    /// The mount of the tenant's layer, where it is a file system of its own.
+    pub(super) layer: Option<i32>,
+    /// Files `tasks` of its cgroups of version 1; the child writes itself into them. Above [`LAYER_FD`].
     pub(super) tasks: &'a [i32],
 }
 
@@ -94,6 +98,7 @@ pub(super) fn clone_and_exec(birth: &Birth<'_>) -> Result<(i32, OwnedFd), Failur
         tasks: birth.tasks.as_ptr(),
         tasks_len: birth.tasks.len(),
         house: house.as_raw_fd(),
+        layer: birth.layer.unwrap_or(-1),
         null: null.as_raw_fd(),
         log: log.as_raw_fd(),
         control: control.as_raw_fd(),
@@ -240,8 +245,15 @@ fn steps(shared: &Shared) -> i32 {
                 return DUP2;
             }
         }
+        let mut last = HOUSE_FD;
+        if shared.layer >= 0 {
+            if libc::dup2(shared.layer, LAYER_FD) < 0 {
+                return DUP2;
+            }
+            last = LAYER_FD;
+        }
         // By number: the wrapper is missing in older C libraries.
-        if libc::syscall(libc::SYS_close_range, HOUSE_FD + 1, libc::c_uint::MAX, 0) < 0 {
+        if libc::syscall(libc::SYS_close_range, last + 1, libc::c_uint::MAX, 0) < 0 {
             return CLOSE;
         }
         let mut files = libc::rlimit { rlim_cur: 0, rlim_max: 0 };

@@ -4,7 +4,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd};
 use std::path::Path;
 
-use stack_guard::{Counters, Devices, Guard, OpenOptions, Row};
+use stack_guard::{Cgroup, Counters, Devices, Guard, OpenOptions, Row};
 use stackmap::GidRange;
 
 use super::{OpenError, Seat, StepError, World};
@@ -73,7 +73,8 @@ impl World {
     }
 
     fn guard_row(&self, tenant: &Tenant, seat: &Seat) -> Result<Row, StepError> {
-        let cgroups = self.cgroups.id(&tenant.name)?.into_iter().collect();
+        let cgroups = self.cgroups.unified_dir(&tenant.name).filter(|dir| dir.exists());
+        let cgroups = cgroups.iter().map(|dir| Cgroup::at(dir)).collect::<Result<_, _>>()?;
         let max_connections = tenant.limits.connections.map(|count| u32::try_from(count.get()).unwrap_or(u32::MAX - 1));
         Ok(Row { cookie: seat.cookie, cgroups, gids_start: tenant.gid.get(), max_connections })
     }
