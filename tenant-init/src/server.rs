@@ -12,6 +12,9 @@ use nix::sys::socket::sockopt::PeerCredentials;
 use nix::sys::socket::{Backlog, MsgFlags, SockFlag, accept4, getsockopt, listen, recv, send};
 use tenant_init::protocol::{Answer, Envelope, Event, MAX_MESSAGE, PROTOCOL, Refusal, RefusalKind, Reply, Request};
 
+/// A message longer than this (bytes) leaves more free memory behind than an init should keep.
+const LONG: usize = 8 * 1024;
+
 /// Connections at a time; more are refused by closing.
 const MOST: usize = 32;
 
@@ -103,7 +106,15 @@ impl Server {
                 0,
                 not_understood("message", &format!("{length} bytes"), &format!("at most {MAX_MESSAGE} bytes")),
             ),
-            Ok(_) => parse(&message),
+            Ok(_) => {
+                let incoming = parse(&message);
+                drop(message);
+                if length > LONG {
+                    // SAFETY: gives free memory back to the kernel; there is one thread.
+                    unsafe { libc::malloc_trim(0) };
+                }
+                incoming
+            }
             Err(Errno::EAGAIN | Errno::EINTR) => Incoming::Nothing,
             Err(_) => Incoming::Gone,
         }

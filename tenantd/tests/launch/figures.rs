@@ -29,7 +29,7 @@ pub(crate) fn measure() {
     let mut starts = Vec::new();
     for (spec, _) in &all {
         let mut client = Client::connect(&spec.control_socket).unwrap();
-        let content = "a line of a configuration file\n".repeat(300);
+        let content = "a line of a configuration file\n".repeat(1600);
         let file = ServiceFile { path: "/srv/x".into(), content, mode: None, user: None, group: None, keep: false };
         let service = ServiceSpec {
             files: vec![file],
