@@ -5,6 +5,9 @@ use libbpf_rs::btf::types::{Composite, MemberAttr, Struct};
 
 use crate::skel::guard::types::task_layout;
 
+/// The kernel describes itself here (CONFIG_DEBUG_INFO_BTF).
+const VMLINUX: &str = "/sys/kernel/btf/vmlinux";
+
 /// Offset in bytes of a field, also of one in an unnamed struct or union inside.
 fn offset(btf: &Btf<'_>, composite: Composite<'_>, field: &str) -> Option<u32> {
     composite.iter().find_map(|member| {
@@ -21,7 +24,8 @@ fn offset(btf: &Btf<'_>, composite: Composite<'_>, field: &str) -> Option<u32> {
 
 /// The layout of the running kernel; None: it has no BTF, or something is not where the programs expect it.
 pub(crate) fn layout() -> Option<task_layout> {
-    let btf = Btf::from_vmlinux().ok()?;
+    // libbpf looks elsewhere too, and prints when it finds nothing; but the verifier needs this very one.
+    let btf = Btf::from_path(VMLINUX).ok()?;
     let of = |name: &str, field: &str| offset(&btf, btf.type_by_name::<Struct<'_>>(name)?.into(), field);
     // The walk up from a cgroup takes the parent's `self` for the parent.
     if of("cgroup", "self")? != 0 {

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod devices;
+mod example;
 mod keep;
 mod limits;
 mod matrix;
@@ -31,6 +32,9 @@ fn main() -> ExitCode {
     if let Some(result) = probe::when_asked() {
         return result;
     }
+    if let Some(result) = example::when_asked() {
+        return result;
+    }
     let arguments = Arguments::from_args();
     let unable = world::unable();
     if unable.is_none() && !arguments.list {
@@ -38,11 +42,14 @@ fn main() -> ExitCode {
     }
     let groups = [
         ("matrix", unable, matrix::TESTS),
+        ("matrix", world::unable_to_see(), matrix::SEEING),
         ("routes", unable, routes::TESTS),
         ("routes", unable.or_else(uring::unable), routes::URING),
         ("keep", unable, keep::TESTS),
+        ("keep", world::unable_to_see(), keep::SEEING),
         ("limits", unable, limits::TESTS),
         ("devices", unable, devices::TESTS),
+        ("example", unable.or_else(example::unable), example::TESTS),
     ];
     let trials = groups.into_iter().flat_map(|(group, unable, tests)| {
         tests.iter().map(move |&(name, test)| trial(format!("{group}::{name}"), unable, test))

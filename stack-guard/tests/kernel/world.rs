@@ -43,6 +43,15 @@ pub(crate) fn unable() -> Option<&'static str> {
     None
 }
 
+/// As [`unable`], for what is seen only where the kernel describes itself.
+pub(crate) fn unable_to_see() -> Option<&'static str> {
+    unable().or((!sees_tasks()).then_some("this kernel has no BTF: only cgroup and real gid are seen"))
+}
+
+pub(crate) fn sees_tasks() -> bool {
+    Path::new("/sys/kernel/btf/vmlinux").exists()
+}
+
 /// Before any thread is started: a mount namespace with a bpffs, a network namespace that is not the host's, and the
 /// directory for all cgroups.
 pub(crate) fn leave_the_host() {
