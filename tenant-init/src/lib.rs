@@ -5,10 +5,13 @@
 //! error, and nothing a client sends (or a client that dies) ends init.
 //!
 //! Rooms: [`house`] what a tenant is made from; [`protocol`] the messages; [`service`] what a service is; [`client`]
-//! connect, ask, wait for events; [`lock`] what everything in a tenant gives up.
+//! connect, ask, wait for events; [`lock`] what everything in a tenant gives up; [`mounts`] and [`seed`] mounts and
+//! namespaces by descriptor, also for who changes a running tenant from outside.
 
 pub mod client;
 pub mod house;
 pub mod lock;
+pub mod mounts;
 pub mod protocol;
+pub mod seed;
 pub mod service;

@@ -9,9 +9,6 @@
 //! put in its way, ends in the tenant's own root. The mount namespace stays the host's: nobody in the tenant mounts or
 //! unmounts anything.
 
-mod mounts;
-mod seed;
-
 use std::ffi::CStr;
 use std::fs;
 use std::io;
@@ -25,9 +22,10 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::stat::{Mode, SFlag, makedev, mknod};
 use tenant_init::house::{Absent, HouseSpec, Image, LAYER_FD, Layer, SETTINGS, SHARE_IDS};
-use tenant_init::lock;
-
-use mounts::{NODEV, NOEXEC, NOSUID, RDONLY, attach, attributes, bind, check, copy, directory, file, new};
+use tenant_init::mounts::{
+    NODEV, NOEXEC, NOSUID, RDONLY, attach, attributes, bind, check, copy, copy_plain, directory, file, new,
+};
+use tenant_init::{lock, seed};
 
 /// Which step failed, and why.
 #[derive(Debug, thiserror::Error)]
@@ -215,7 +213,9 @@ fn take(spec: &HouseSpec, proc: &OwnedFd, users: &OwnedFd) -> io::Result<Taken> 
         let shared = seed::make(proc, SHARE_IDS, spec.ids, &[])?;
         for share in &spec.shares {
             let set = NOSUID | NODEV | if share.read_only { RDONLY } else { 0 };
-            taken.shares.push((with(&share.source, set, Some(&shared.user))?, share.target.clone()));
+            let mount = copy_plain(&share.source).map_err(|error| named(error, &share.source))?;
+            attributes(&mount, set, Some(&shared.user)).map_err(|error| named(error, &share.source))?;
+            taken.shares.push((mount, share.target.clone()));
         }
     }
     Ok(taken)

@@ -8,11 +8,14 @@ use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-/// `mount_setattr(2)`; values of linux/mount.h.
-pub(super) const RDONLY: u64 = 0x1;
-pub(super) const NOSUID: u64 = 0x2;
-pub(super) const NODEV: u64 = 0x4;
-pub(super) const NOEXEC: u64 = 0x8;
+/// Nobody writes; this and the next three are of `mount_setattr(2)`, values of linux/mount.h.
+pub const RDONLY: u64 = 0x1;
+/// Set-id bits have no effect.
+pub const NOSUID: u64 = 0x2;
+/// Device nodes have no effect.
+pub const NODEV: u64 = 0x4;
+/// Programs are not executed.
+pub const NOEXEC: u64 = 0x8;
 const IDMAP: u64 = 0x0010_0000;
 
 const FSCONFIG_SET_FLAG: libc::c_uint = 0;
@@ -27,7 +30,11 @@ struct MountAttr {
     userns_fd: u64,
 }
 
-pub(super) fn check(result: libc::c_long) -> io::Result<i32> {
+/// The number that a system call gave, or its error.
+///
+/// # Errors
+/// The system's, when the number is negative.
+pub fn check(result: libc::c_long) -> io::Result<i32> {
     if result < 0 { Err(io::Error::last_os_error()) } else { i32::try_from(result).map_err(io::Error::other) }
 }
 
@@ -41,7 +48,10 @@ fn text(path: &Path) -> io::Result<CString> {
 }
 
 /// A new file system, attached nowhere. An option without value is a flag.
-pub(super) fn new(kind: &CStr, options: &[(&CStr, &str)], attributes: u64) -> io::Result<OwnedFd> {
+///
+/// # Errors
+/// The system's.
+pub fn new(kind: &CStr, options: &[(&CStr, &str)], attributes: u64) -> io::Result<OwnedFd> {
     let nothing = std::ptr::null::<libc::c_char>();
     // SAFETY: system calls on live strings and a live descriptor.
     unsafe {
@@ -60,15 +70,57 @@ pub(super) fn new(kind: &CStr, options: &[(&CStr, &str)], attributes: u64) -> io
 }
 
 /// A copy of the mount at `path`, that directory or file only, attached nowhere.
-pub(super) fn copy(path: &Path) -> io::Result<OwnedFd> {
+///
+/// # Errors
+/// The system's.
+pub fn copy(path: &Path) -> io::Result<OwnedFd> {
     let path = text(path)?;
     let flags = libc::OPEN_TREE_CLONE | libc::OPEN_TREE_CLOEXEC;
     // SAFETY: system call on a live string.
     owned(unsafe { libc::syscall(libc::SYS_open_tree, libc::AT_FDCWD, path.as_ptr(), flags) })
 }
 
+/// As [`copy`], of a directory to which no symbolic link leads: others may have written on the way to it.
+///
+/// # Errors
+/// `ELOOP` for a link, else the system's.
+pub fn copy_plain(path: &Path) -> io::Result<OwnedFd> {
+    let directory = open_plain(libc::AT_FDCWD, path)?;
+    let flags = libc::OPEN_TREE_CLONE | libc::OPEN_TREE_CLOEXEC | libc::AT_EMPTY_PATH.unsigned_abs();
+    // SAFETY: system call on a live descriptor and string.
+    owned(unsafe { libc::syscall(libc::SYS_open_tree, directory.as_raw_fd(), c"".as_ptr(), flags) })
+}
+
+/// Holds a directory to which no symbolic link leads (`openat2`, Linux 5.6).
+///
+/// # Errors
+/// `ELOOP` for a link, else the system's.
+pub fn open_plain(at: i32, path: &Path) -> io::Result<OwnedFd> {
+    let path = text(path)?;
+    // SAFETY: all zero is a valid `open_how`.
+    let mut how: libc::open_how = unsafe { std::mem::zeroed() };
+    how.flags = (libc::O_PATH | libc::O_DIRECTORY | libc::O_CLOEXEC).unsigned_abs().into();
+    how.resolve = libc::RESOLVE_NO_SYMLINKS;
+    // SAFETY: system call on a live string and structure.
+    owned(unsafe { libc::syscall(libc::SYS_openat2, at, path.as_ptr(), &raw const how, size_of::<libc::open_how>()) })
+}
+
+/// Attaches a mount over a directory that is held.
+///
+/// # Errors
+/// The system's.
+pub fn attach_at(mount: &impl AsFd, target: &impl AsFd) -> io::Result<()> {
+    let (from, to) = (mount.as_fd().as_raw_fd(), target.as_fd().as_raw_fd());
+    // MOVE_MOUNT_F_EMPTY_PATH and MOVE_MOUNT_T_EMPTY_PATH.
+    // SAFETY: system call on live descriptors and strings.
+    check(unsafe { libc::syscall(libc::SYS_move_mount, from, c"".as_ptr(), to, c"".as_ptr(), 0x4 | 0x40) }).map(drop)
+}
+
 /// Sets attributes of a mount that is attached nowhere yet; with `users` its ids are mapped.
-pub(super) fn attributes(mount: &OwnedFd, set: u64, users: Option<&OwnedFd>) -> io::Result<()> {
+///
+/// # Errors
+/// The system's.
+pub fn attributes(mount: &OwnedFd, set: u64, users: Option<&OwnedFd>) -> io::Result<()> {
     let attr = MountAttr {
         attr_set: set | users.map_or(0, |_| IDMAP),
         attr_clr: 0,
@@ -90,7 +142,10 @@ pub(super) fn attributes(mount: &OwnedFd, set: u64, users: Option<&OwnedFd>) -> 
 }
 
 /// Attaches a mount. `target` is a path of ours: its last part is not followed when it is a link.
-pub(super) fn attach(mount: &impl AsFd, target: &Path) -> io::Result<()> {
+///
+/// # Errors
+/// The system's.
+pub fn attach(mount: &impl AsFd, target: &Path) -> io::Result<()> {
     let target = text(target)?;
     let from = mount.as_fd().as_raw_fd();
     // MOVE_MOUNT_F_EMPTY_PATH; without MOVE_MOUNT_T_SYMLINKS.
@@ -100,14 +155,20 @@ pub(super) fn attach(mount: &impl AsFd, target: &Path) -> io::Result<()> {
 }
 
 /// Binds `source` over `target` with attributes.
-pub(super) fn bind(source: &Path, target: &Path, set: u64) -> io::Result<()> {
+///
+/// # Errors
+/// The system's.
+pub fn bind(source: &Path, target: &Path, set: u64) -> io::Result<()> {
     let mount = copy(source)?;
     attributes(&mount, set, None)?;
     attach(&mount, target)
 }
 
 /// A directory that is there afterwards, whatever was at its name: a tenant may have put a link there.
-pub(super) fn directory(path: &Path) -> io::Result<()> {
+///
+/// # Errors
+/// The system's.
+pub fn directory(path: &Path) -> io::Result<()> {
     match fs::symlink_metadata(path) {
         Ok(found) if found.is_dir() => return Ok(()),
         Ok(_) => fs::remove_file(path)?,
@@ -118,7 +179,10 @@ pub(super) fn directory(path: &Path) -> io::Result<()> {
 }
 
 /// A regular file that is there afterwards, to bind another one over.
-pub(super) fn file(path: &Path) -> io::Result<()> {
+///
+/// # Errors
+/// The system's.
+pub fn file(path: &Path) -> io::Result<()> {
     match fs::symlink_metadata(path) {
         Ok(found) if found.is_file() => return Ok(()),
         Ok(found) if found.is_dir() => fs::remove_dir_all(path)?,

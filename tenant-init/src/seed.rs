@@ -1,30 +1,36 @@
 //! The tenant's user namespace and those that belong to it, made by a child that ends at once: who makes a namespace
-//! owns it, and init itself stays the host's root until its house is finished.
+//! owns it, and whoever asks stays what it is.
 
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
+use crate::house::IDS;
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, openat};
 use nix::sched::CloneFlags;
 use nix::sys::stat::Mode;
-use tenant_init::house::IDS;
 
 /// The namespaces of a seed, as descriptors that keep them.
-pub(super) struct Seed {
-    pub(super) user: OwnedFd,
-    pub(super) others: Vec<(OwnedFd, CloneFlags)>,
+#[derive(Debug)]
+pub struct Seed {
+    /// The user namespace.
+    pub user: OwnedFd,
+    /// What belongs to it, with its kind.
+    pub others: Vec<(OwnedFd, CloneFlags)>,
 }
 
 /// Makes a user namespace in which `inside..` is the host's `outside..`, 65,536 ids, and `others` that belong to it.
-/// `proc` is a proc file system of our own pid namespace.
-pub(super) fn make(proc: &OwnedFd, inside: u32, outside: u32, others: &[CloneFlags]) -> io::Result<Seed> {
+/// `proc` is a proc file system of our own pid namespace. Forks, so it is for programs that can afford it: a few ms.
+///
+/// # Errors
+/// The system's.
+pub fn make(proc: &OwnedFd, inside: u32, outside: u32, others: &[CloneFlags]) -> io::Result<Seed> {
     let (mut ready, made) = pipe()?;
     let (hold, mut go) = pipe()?;
     let wanted = others.iter().fold(CloneFlags::CLONE_NEWUSER, |all, one| all | *one);
-    // SAFETY: init has one thread, so the child may do what init may; it makes system calls and ends.
+    // SAFETY: the child makes system calls on what lives on its stack and ends, also when we have many threads.
     let child = match unsafe { libc::fork() } {
         -1 => return Err(io::Error::last_os_error()),
         0 => {
