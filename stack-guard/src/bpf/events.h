@@ -42,9 +42,9 @@ struct refusal_row {
 };
 _Static_assert(sizeof(struct refusal_row) == 280, "the loader reads 280 bytes");
 
+/* Preallocated: a row is made by the first refusal, where 6.1 may have no memory at hand. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__uint(max_entries, 1);
 	__type(key, __u64); /* cookie */
 	__type(value, struct refusal_row);
