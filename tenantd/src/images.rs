@@ -13,12 +13,16 @@
 //!
 //! An image appears by one rename when it is whole, so a name never means half an image; what a killed maker left is
 //! swept at the next [`ImageStore::open`]. Rooms: `rules`, `survey` and `stranger` what of the host may be seen;
-//! `accounts` its passwd; `host` its snapshot; `building` the temporary directory.
+//! `accounts` its passwd; `host` its snapshot; `building` the temporary directory;
+//! `named` all other images; `import` and `debootstrap` how they come to be.
 
 mod accounts;
 mod building;
+mod debootstrap;
 mod host;
+mod import;
 mod manifest;
+mod named;
 mod rules;
 mod stranger;
 mod survey;
@@ -29,12 +33,24 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
+pub use debootstrap::{BuildError, Debootstrap, Signatures};
 pub use host::{HostError, HostImage};
+pub use import::ImportError;
 pub use manifest::{FORMAT, ImageKind, Manifest, ManifestError};
+pub use named::{FinishError, GetError, Image, Listed, RemoveError};
 pub use survey::{LeftOut, Reason, SurveyError};
 
 /// The name of the image made of the host's own files.
 pub const HOST: &str = "host";
+
+/// A sign of life of long work.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Progress {
+    /// So many entries of a tarball are written.
+    Entries(u64),
+    /// A line of what the work says.
+    Line(String),
+}
 
 /// All images of one daemon.
 #[derive(Debug)]

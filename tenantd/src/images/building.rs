@@ -35,6 +35,11 @@ impl Building {
         &self.path
     }
 
+    /// Removes it and says what could not be removed.
+    pub(super) fn remove(self) -> io::Result<()> {
+        fs::remove_dir_all(&self.path)
+    }
+
     /// Gives the whole directory its name. Where an empty directory or nothing is, it is replaced; anything else is
     /// an error and the work is removed.
     pub(super) fn finish(self, target: &Path) -> io::Result<()> {
