@@ -32,6 +32,8 @@ redis-server:redis-server
 /usr/bin/pg_createcluster:postgresql
 debootstrap:debootstrap
 mkfs.ext4:e2fsprogs
+xz:xz-utils
+zstd:zstd
 systemd-nspawn:systemd-container
 nc:netcat-openbsd
 /usr/lib/python3/dist-packages/scapy/__init__.py:python3-scapy
