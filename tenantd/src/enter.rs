@@ -9,10 +9,11 @@
 //! We stay where we are: only a child enters. It is not dumpable until it becomes a program of the tenant, so nobody in
 //! the tenant traces it or reads its files in /proc.
 //!
-//! Rooms: `child` the straight list of the one who enters; `hold` taking hold of init;
+//! Rooms: [`copy`] files in and out; `child` the straight list of the one who enters; `hold` taking hold of init;
 //! `people` the tenant's passwd and group; `relay` the bytes; `terminal` the operator's terminal.
 
 mod child;
+pub mod copy;
 mod hold;
 mod people;
 mod relay;
@@ -20,9 +21,9 @@ mod terminal;
 
 use std::ffi::{CString, NulError};
 use std::io;
-use std::mem::ManuallyDrop;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixDatagram;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use nix::errno::Errno;
 use nix::sched::{CloneFlags, setns};
@@ -115,6 +116,9 @@ pub enum EnterError {
         /// Why.
         source: io::Error,
     },
+    /// Files could not be copied.
+    #[error(transparent)]
+    Copy(#[from] copy::CopyError),
     /// A step of the child that enters.
     #[error("cannot enter tenant {name}: {step}")]
     There {
@@ -161,14 +165,25 @@ pub(crate) struct Entered {
 }
 
 /// The last thing a child does; returns its exit code if it returns.
-type Work = Box<dyn FnOnce() -> i32>;
+type Work<'w> = Box<dyn FnOnce() -> i32 + 'w>;
+
+/// An error with its causes, in one line.
+fn words(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text += &format!(": {error}");
+        cause = error.source();
+    }
+    text
+}
 
 /// Makes a child that enters the tenant, becomes its user, prepares what it needs (whose far ends are handed to us) and
 /// then does its work.
-fn enter(
+fn enter<'w>(
     hold: &Hold,
     user: Option<&str>,
-    prepare: impl FnOnce(&mut child::Entry) -> Result<Work, child::Failed>,
+    prepare: impl FnOnce(&mut child::Entry<'_>) -> Result<Work<'w>, child::Failed>,
 ) -> Result<Entered, EnterError> {
     let (ours, theirs) = UnixDatagram::pair().map_err(here("make a socket pair"))?;
     let everything = SigSet::all();
@@ -183,23 +198,9 @@ fn enter(
     let forked = unsafe { fork() };
     if let Ok(ForkResult::Child) = forked {
         drop(ours);
-        // Whatever happens, nothing of the parent's image is unwound or flushed here.
-        let mut entry = ManuallyDrop::new(child::Entry::new(hold));
-        let work = entry.go(user).and_then(|()| prepare(&mut entry));
-        let code = match work {
-            Ok(work) => match tell(&theirs, "", &entry.far_ends()) {
-                Ok(()) => {
-                    drop(theirs);
-                    entry.close_far_ends();
-                    work()
-                }
-                Err(_) => 126,
-            },
-            Err(failed) => {
-                let _ = tell(&theirs, &failed.to_string(), &[]);
-                126
-            }
-        };
+        // Whatever happens, a panic too: nothing of the parent's image is unwound or flushed here.
+        let life = AssertUnwindSafe(|| live(child::Entry::new(hold), user, prepare, theirs));
+        let code = catch_unwind(life).unwrap_or(126);
         // SAFETY: runs no destructor and no exit handler of the parent's image.
         unsafe { libc::_exit(code) }
     }
@@ -219,6 +220,30 @@ fn enter(
         Ok((text, ends)) if text.is_empty() => Ok(Entered { child, ends }),
         Ok((step, _)) => Err(end(EnterError::There { name: hold.name.clone(), step })),
         Err(source) => Err(end(EnterError::Here { step: "hear from the child that enters", source })),
+    }
+}
+
+/// The child's life; returns its exit code.
+fn live<'w>(
+    entry: child::Entry<'_>,
+    user: Option<&str>,
+    prepare: impl FnOnce(&mut child::Entry<'_>) -> Result<Work<'w>, child::Failed>,
+    parent: UnixDatagram,
+) -> i32 {
+    let mut entry = entry;
+    match entry.go(user).and_then(|()| prepare(&mut entry)) {
+        Ok(work) => match tell(&parent, "", &entry.far_ends()) {
+            Ok(()) => {
+                drop(parent);
+                entry.close_far_ends();
+                work()
+            }
+            Err(_) => 126,
+        },
+        Err(failed) => {
+            let _ = tell(&parent, &failed.to_string(), &[]);
+            126
+        }
     }
 }
 

@@ -75,6 +75,8 @@ enum Verb {
     Exec(commands::exec::Exec),
     /// Log in to a tenant
     Shell(commands::shell::Shell),
+    /// Copy files into a tenant or out of it
+    Cp(commands::cp::Cp),
 }
 
 fn main() -> ExitCode {
@@ -118,6 +120,7 @@ fn dispatch(cli: Cli) -> Result<u8, Failure> {
         Verb::Logs(args) => commands::logs::run(&args, &cx),
         Verb::Exec(args) => return commands::exec::run(args, cx),
         Verb::Shell(args) => return commands::shell::run(args, cx),
+        Verb::Cp(args) => return commands::cp::run(args, cx),
     }
     .map(|()| 0)
 }

@@ -13,6 +13,7 @@ use crate::problem::{Problem, ProblemKind};
 pub mod add_service;
 pub mod add_tenant;
 pub mod add_tunnel;
+pub mod cp;
 pub mod exec;
 pub mod list;
 pub mod logs;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::os::fd::{FromRawFd, OwnedFd};
 
 use crate::itself::shown;
-use crate::tenant::Tenant;
+use crate::tenant::{Tenant, eventually};
 
 /// Fields of /proc/PID/status.
 fn fields(text: &str) -> BTreeMap<&str, &str> {
@@ -123,6 +123,47 @@ pub(crate) fn environment() {
         "{text}"
     );
     assert!(text.contains("PATH=/usr/local/sbin:") && text.contains("/bin:/run/tenantd\n"), "{text}");
+}
+
+pub(crate) fn cgroups() {
+    let tenant = Tenant::launch();
+    let init = tenant.launched.pid;
+    // A cgroup of each version that is there, for init alone; it is ours and goes again.
+    let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap();
+    let mut rooms = Vec::new();
+    for mount in mounts.lines() {
+        let fields: Vec<&str> = mount.split(' ').collect();
+        let pids = fields[3].split(',').any(|option| option == "pids");
+        if fields[2] == "cgroup2" || (fields[2] == "cgroup" && pids) {
+            let room = std::path::Path::new(fields[1]).join(format!("enter-test-{}", std::process::id()));
+            std::fs::create_dir(&room).unwrap();
+            std::fs::write(room.join("cgroup.procs"), init.to_string()).unwrap();
+            rooms.push(room);
+        }
+    }
+    assert!(!rooms.is_empty());
+    let mut child = tenant.enter(&["sleep", "1000"]).spawn().unwrap();
+    let members = |room: &std::path::PathBuf| {
+        let text = std::fs::read_to_string(room.join("cgroup.procs")).unwrap();
+        let names = text.lines().map(|pid| std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default());
+        names.map(|name| name.trim().to_owned()).collect::<Vec<_>>()
+    };
+    let seen: Vec<_> = rooms
+        .iter()
+        .map(|room| {
+            eventually("the command in the cgroup", || Some(members(room)).filter(|m| m.iter().any(|n| n == "sleep")))
+        })
+        .collect();
+    // We ourselves stay where we are.
+    let ours = std::fs::read_to_string(format!("/proc/{}/cgroup", child.id())).unwrap();
+    child.kill().unwrap();
+    child.wait().unwrap();
+    drop(tenant);
+    for room in &rooms {
+        eventually("the cgroup's end", || std::fs::remove_dir(room).ok());
+    }
+    assert!(!ours.contains("enter-test"), "{ours}");
+    assert!(seen.iter().all(|members| members.len() == 2), "{seen:?}");
 }
 
 pub(crate) fn mistaken() {

@@ -4,6 +4,7 @@
 //! Entering forks, so this program calls itself: `enter-... --enter PID NETNS ...` is one thread that enters and ends.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod copies;
 mod identity;
 mod itself;
 mod pipes;
@@ -30,6 +31,7 @@ fn main() -> ExitCode {
         ("an_unknown_user_is_refused", "", identity::unknown_user),
         ("no_descriptor_of_the_host_comes_in", "", identity::descriptors),
         ("nothing_of_the_environment_comes_in_but_terminal_and_language", "", identity::environment),
+        ("cgroups_are_those_of_init", "", identity::cgroups),
         ("a_process_that_is_not_init_is_refused", "", identity::mistaken),
         ("input_output_errors_and_exit_code", "", pipes::all),
         ("a_command_that_is_not_there_or_not_executable", "", pipes::missing),
@@ -45,6 +47,14 @@ fn main() -> ExitCode {
         ("the_terminal_is_restored", "/usr/bin/python3", terminal::restored),
         ("a_login_shell_is_one", "/usr/bin/python3", terminal::login),
         ("input_that_is_no_terminal_ends_with_ctrl_d", "", terminal::script),
+        ("trees_with_odd_names_are_copied_both_ways", "", copies::odd_names),
+        ("files_are_copied_as_cp_does", "", copies::targets),
+        ("streams_are_copied", "", copies::streams),
+        ("links_of_the_tenant_lead_nowhere_on_the_way_out", "", copies::links_out),
+        ("links_lead_nowhere_on_the_way_in", "", copies::links_in),
+        ("only_files_and_directories_come_out_and_no_set_id_bits", "", copies::kinds),
+        ("a_file_that_grows_or_is_large_in_name_only_comes_to_an_end", "", copies::endless),
+        ("nobody_in_the_tenant_looks_into_the_one_who_copies", "/usr/bin/python3", copies::not_traced),
     ];
     let trials = tests.iter().map(|&(name, program, test)| {
         Trial::ignorable_test(name, move || {
