@@ -1,6 +1,7 @@
 //! Where plans meet the kernel: reading what is so for one tenant and taking one step for it. Nothing is remembered
 //! here but descriptors of what was found; work for one tenant does not depend on how many there are.
 
+mod files;
 mod guard;
 mod rates;
 mod services;
@@ -59,10 +60,10 @@ pub enum StepError {
     Limits(#[from] CgroupError),
     /// A row of the guard.
     #[error("the guard")]
-    Guard(#[from] stack_guard::PutError),
+    Guard(#[source] Box<stack_guard::PutError>),
     /// The tenant's private layer.
     #[error("the private layer")]
-    Layer(#[from] LayerError),
+    Layer(#[source] Box<LayerError>),
     /// The tenant's directory in version 2.
     #[error("the guard")]
     GuardCgroup(#[from] stack_guard::CgroupError),
@@ -70,8 +71,8 @@ pub enum StepError {
     #[error(transparent)]
     Rate(#[from] RateError),
     /// A discipline or class of bandwidth.
-    #[error(transparent)]
-    Bandwidth(#[from] qdisc::LimitError),
+    #[error("bandwidth")]
+    Bandwidth(#[source] Box<qdisc::LimitError>),
     /// The image below the tenant's root.
     #[error("image")]
     Image(#[from] HostError),
@@ -137,6 +138,25 @@ pub enum StepError {
     /// A thread of ours ended, or a descriptor could not be watched.
     #[error("cannot watch or wait")]
     Watch(#[source] io::Error),
+}
+
+// Boxed: each is larger than all the others.
+impl From<LayerError> for StepError {
+    fn from(error: LayerError) -> Self {
+        Self::Layer(Box::new(error))
+    }
+}
+
+impl From<stack_guard::PutError> for StepError {
+    fn from(error: stack_guard::PutError) -> Self {
+        Self::Guard(Box::new(error))
+    }
+}
+
+impl From<qdisc::LimitError> for StepError {
+    fn from(error: qdisc::LimitError) -> Self {
+        Self::Bandwidth(Box::new(error))
+    }
 }
 
 /// An init that ended although nobody asked it to.
@@ -236,7 +256,9 @@ impl World {
         // Now, or the first tenant would wait for it.
         images.host()?;
         let (seats, inner_mtu) = (HashMap::new(), HashMap::new());
-        Ok(Self { config, here, room, access, seats, cgroups, guard, images, inner_mtu, ended })
+        let world = Self { config, here, room, access, seats, cgroups, guard, images, inner_mtu, ended };
+        world.sweep_files();
+        Ok(world)
     }
 
     /// Ethernet addresses of a VLAN's two ends: server and gateway.
@@ -395,7 +417,7 @@ impl World {
             },
             Action::ReturnDevice => self.return_device(tenant).await,
             Action::EndInit => self.end_init(&tenant.name).await,
-            Action::RemoveFiles => self.remove_files(&tenant.name).await,
+            Action::RemoveFiles => self.remove_files(tenant).await,
             Action::Forget => {
                 if let Some(vlan) = tenant.vlan {
                     self.inner_mtu.remove(&vlan);
@@ -513,15 +535,6 @@ impl World {
             tokio::task::spawn_blocking(move || launch::end(&pidfd, END_DEADLINE)).await.map_err(joined)??;
         }
         Ok(())
-    }
-
-    async fn remove_files(&self, name: &TenantName) -> Result<(), StepError> {
-        let (socket, files) = (self.control_socket(name), self.files(name));
-        let path = files.display().to_string();
-        tokio::task::spawn_blocking(move || launch::forget(&socket, &files))
-            .await
-            .map_err(joined)?
-            .map_err(|source| StepError::File { verb: "remove", path, source })
     }
 
     async fn state_access(&mut self, tenant: &Tenant) -> Result<(), StepError> {
