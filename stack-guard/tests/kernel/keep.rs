@@ -227,6 +227,12 @@ fn a_removed_cgroup() {
     discard(&pins).unwrap();
 }
 
+fn readable(world: &World) -> bool {
+    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+    let events = std::os::fd::AsFd::as_fd(&world.events);
+    poll(&mut [PollFd::new(events, PollFlags::POLLIN)], PollTimeout::ZERO).unwrap() == 1
+}
+
 fn too_many_events() {
     let mut world = World::new();
     let probe = Probe::start(&world.cgroup("a"));
@@ -234,7 +240,9 @@ fn too_many_events() {
     for _ in 0..500 {
         assert_eq!(probe.tries("socket x v4 tcp"), EPERM);
     }
+    assert!(readable(&world), "as an event loop sees it");
     let told = u64::try_from(world.refused().len()).unwrap();
+    assert!(!readable(&world));
     let counters = world.guard.counters_of(world.a.cookie).unwrap();
     assert_eq!(counters.refusals, [(Refusal::OtherStack, 500)].into());
     assert_eq!(told + counters.not_told, 500);

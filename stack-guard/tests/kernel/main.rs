@@ -4,6 +4,7 @@
 
 mod devices;
 mod example;
+mod foreign;
 mod keep;
 mod limits;
 mod matrix;
@@ -49,6 +50,7 @@ fn main() -> ExitCode {
         ("keep", world::unable_to_see(), keep::SEEING),
         ("limits", unable, limits::TESTS),
         ("devices", unable, devices::TESTS),
+        ("foreign", unable.or_else(foreign::unable), foreign::TESTS),
         ("example", unable.or_else(example::unable), example::TESTS),
     ];
     let trials = groups.into_iter().flat_map(|(group, unable, tests)| {
