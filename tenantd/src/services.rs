@@ -3,10 +3,10 @@
 use std::path::{Path, PathBuf};
 
 use stackmap::Invalid;
-use tenant_init::service::{Directory, ServiceFile, ServiceSpec};
+use tenant_init::service::ServiceSpec;
 
 use crate::model::{ServiceRequest, Tenant};
-use crate::templates::{self, Context, Rendered, TemplateError};
+use crate::templates::{self, Context, Template, TemplateError};
 
 /// Why a service cannot be as it is asked for.
 #[derive(Debug, thiserror::Error)]
@@ -14,6 +14,18 @@ pub enum ServiceError {
     /// The template or one of its settings.
     #[error(transparent)]
     Template(#[from] TemplateError),
+    /// The program of the template is not in the tenant's root.
+    #[error("{program} is not installed in image {image}; {}", advice(package.as_deref(), image))]
+    NotInstalled {
+        /// The template.
+        template: String,
+        /// The program.
+        program: PathBuf,
+        /// Debian package that has it.
+        package: Option<String>,
+        /// The tenant's image.
+        image: String,
+    },
 }
 
 impl ServiceError {
@@ -21,13 +33,19 @@ impl ServiceError {
     pub fn invalid(&self) -> Invalid {
         match self {
             Self::Template(error) => error.invalid(),
+            Self::NotInstalled { template, .. } => Invalid::new("template", template, self.to_string()),
         }
     }
 }
 
-/// Directory of a service's files in the tenant.
-fn home(service: &ServiceRequest) -> PathBuf {
-    Path::new("/srv").join(service.name.as_str())
+fn advice(package: Option<&str>, image: &str) -> String {
+    match package {
+        Some(package) if image == crate::images::HOST => {
+            format!("apt-get install {package} on this machine, then restart-tenant")
+        }
+        Some(package) => format!("apt-get install {package} inside the tenant"),
+        None => "install it first".to_owned(),
+    }
 }
 
 /// What init is told to run; the same request gives the same answer, so that it can be compared with what runs.
@@ -35,37 +53,34 @@ fn home(service: &ServiceRequest) -> PathBuf {
 /// # Errors
 /// The template, or a value of it.
 pub fn spec(tenant: &Tenant, service: &ServiceRequest, templates: &Path) -> Result<ServiceSpec, ServiceError> {
-    let mut spec = ServiceSpec { name: service.name.to_string(), ..ServiceSpec::default() };
-    let Some(rendered) = render(tenant, service, templates)? else {
-        spec.argv = service.command.clone();
-        return Ok(spec);
+    let mut spec = match template(service, templates)? {
+        Some(template) => {
+            let address = tenant.addresses.first().map_or(std::net::Ipv4Addr::UNSPECIFIED.into(), |a| a.addr());
+            let context = Context { service: service.name.clone(), tenant: tenant.name.clone(), address };
+            templates::render(&template, &service.set, &context)?
+        }
+        None => ServiceSpec { name: service.name.to_string(), argv: service.command.clone(), ..ServiceSpec::default() },
     };
-    let dir = home(service);
-    let inside = |path: &Path| dir.join(path).to_string_lossy().into_owned();
-    spec.argv = rendered.argv;
-    spec.directories.push(Directory { path: inside(Path::new("")), mode: None, user: None, group: None });
-    for (path, mode) in &rendered.dirs {
-        spec.directories.push(Directory { path: inside(path), mode: Some(*mode), user: None, group: None });
-    }
-    for file in rendered.files {
-        spec.files.push(ServiceFile {
-            path: inside(&file.path),
-            content: file.content,
-            mode: Some(file.mode),
-            user: None,
-            group: None,
-            keep: false,
-        });
-    }
-    spec.cwd = Some(dir);
+    service.options.apply(&mut spec);
     Ok(spec)
 }
 
-fn render(tenant: &Tenant, service: &ServiceRequest, templates: &Path) -> Result<Option<Rendered>, ServiceError> {
-    let Some(name) = &service.template else { return Ok(None) };
-    let template = templates::find(templates, name)?;
-    template.check_installed(name)?;
-    let address = tenant.addresses.first().map_or(std::net::Ipv4Addr::UNSPECIFIED.into(), |a| a.addr());
-    let context = Context { dir: home(service), tenant: tenant.name.clone(), address };
-    Ok(Some(templates::render(&template, &service.set, &context)?))
+/// The service's template, if it has one.
+///
+/// # Errors
+/// It is unknown or broken.
+pub fn template(service: &ServiceRequest, templates: &Path) -> Result<Option<Template>, ServiceError> {
+    let found = service.template.as_ref().map(|name| templates::find(templates, name));
+    Ok(found.transpose()?)
+}
+
+/// Refuses a template whose program is not in the tenant's image.
+#[must_use]
+pub fn not_installed(tenant: &Tenant, service: &ServiceRequest, template: &Template) -> ServiceError {
+    ServiceError::NotInstalled {
+        template: service.template.clone().unwrap_or_default(),
+        program: template.needs.clone(),
+        package: template.package.clone(),
+        image: tenant.image.clone(),
+    }
 }

@@ -1,9 +1,10 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 use super::*;
+use tenant_init::service::{Ready, ServiceSpec};
 
 fn context() -> Context {
     Context {
-        dir: "/var/lib/tenantd/main/tenants/acme/services/web".into(),
+        service: "web".parse().unwrap(),
         tenant: "acme".parse().unwrap(),
         address: "192.168.1.1".parse().unwrap(),
     }
@@ -17,50 +18,82 @@ fn ours(name: &str) -> Template {
     find(Path::new("/nonexistent"), name).unwrap()
 }
 
-fn content<'a>(rendered: &'a Rendered, path: &str) -> &'a str {
-    &rendered.files.iter().find(|file| file.path == Path::new(path)).unwrap().content
+fn rendered(name: &str, pairs: &[(&str, &str)]) -> ServiceSpec {
+    render(&ours(name), &set(pairs), &context()).unwrap()
+}
+
+fn content<'a>(spec: &'a ServiceSpec, path: &str) -> &'a str {
+    &spec.files.iter().find(|file| file.path == path).unwrap().content
 }
 
 #[test]
 fn our_templates_render_with_their_defaults() {
     for name in known(Path::new("/nonexistent")) {
         let template = ours(&name);
-        let rendered = render(&template, &set(&[]), &context()).unwrap();
-        assert_eq!(rendered.argv[0], template.needs.to_str().unwrap(), "{name}");
-        for file in &rendered.files {
-            let left = template.settings.keys().find(|word| file.content.contains(&format!("{{{word}}}")));
-            assert_eq!(left, None, "{name} {:?}", file.path);
-        }
-        assert_eq!(render(&template, &set(&[]), &context()).unwrap(), rendered, "pure");
+        let spec = rendered(&name, &[]);
+        assert!(!template.changes.is_empty() && template.package.is_some(), "{name} says what it changes");
+        assert_ne!(spec.ready, Ready::None, "{name}");
+        let text = serde_json::to_string(&spec).unwrap();
+        let left = template.settings.keys().find(|word| text.contains(&format!("{{{word}}}")));
+        assert_eq!(left, None, "{name}");
+        assert_eq!(rendered(&name, &[]), spec, "pure");
+        assert_eq!(spec.new_privileges, name == "openssh", "{name}");
     }
 }
 
 #[test]
-fn nginx_gets_its_settings() {
-    let rendered =
-        render(&ours("nginx"), &set(&[("port", "8080"), ("body", "hello {port} {dir}")]), &context()).unwrap();
-    assert!(content(&rendered, "nginx.conf").contains("listen [::]:8080 default_server;"));
+fn nginx_changes_nothing_that_it_is_not_told_to() {
+    let spec = rendered("nginx", &[]);
+    assert_eq!(spec.argv, ["/usr/sbin/nginx", "-g", "daemon off;"]);
+    assert_eq!((spec.ready, spec.prepare.len(), spec.files.len()), (Ready::Tcp(80), 0, 1));
+    assert_eq!(content(&spec, "/var/www/html/index.html"), "server of acme\n");
+    assert!(spec.files[0].keep);
+    let spec = rendered("nginx", &[("port", "8080"), ("body", "hello {port} {tenant}")]);
+    assert_eq!((spec.ready, spec.prepare.len()), (Ready::Tcp(8080), 1));
+    assert!(spec.prepare[0].iter().any(|word| word.contains("8080") && word.contains("listen")), "{:?}", spec.prepare);
     // What a value brings in is not filled in again.
-    assert_eq!(content(&rendered, "www/index.html"), "hello {port} {dir}\n");
-    let rendered = render(&ours("nginx"), &set(&[]), &context()).unwrap();
-    assert_eq!(content(&rendered, "www/index.html"), "server of acme\n");
-    assert!(content(&rendered, "nginx.conf").contains("events { worker_connections 1024; }"));
+    assert_eq!(content(&spec, "/var/www/html/index.html"), "hello {port} {tenant}\n");
 }
 
 #[test]
 fn dnsmasq_records_become_lines() {
-    let records = "www.acme.lan=192.168.1.1; printer=fd00::5;";
-    let rendered = render(&ours("dnsmasq"), &set(&[("records", records)]), &context()).unwrap();
-    let conf = content(&rendered, "dnsmasq.conf");
+    let path = "/etc/dnsmasq.d/tenantd.conf";
+    let spec = rendered("dnsmasq", &[("records", "www.acme.lan=192.168.1.1; printer=fd00::5;")]);
+    let conf = content(&spec, path);
     assert!(conf.contains("\nhost-record=www.acme.lan,192.168.1.1\nhost-record=printer,fd00::5\n"), "{conf}");
-    let rendered = render(&ours("dnsmasq"), &set(&[]), &context()).unwrap();
-    assert!(content(&rendered, "dnsmasq.conf").contains("\nhost-record=acme,192.168.1.1\n"));
+    let spec = rendered("dnsmasq", &[]);
+    assert!(content(&spec, path).contains("\nlocal=/#/\n"));
+    assert!(content(&spec, path).contains("\nhost-record=acme,192.168.1.1\n"));
+    let spec = rendered("dnsmasq", &[("upstream", "192.168.1.53")]);
+    assert_eq!(spec.files.len(), 1);
+    let conf = content(&spec, path);
+    assert!(conf.contains("\nserver=192.168.1.53\n") && !conf.contains("local=/#/"), "{conf}");
+}
+
+#[test]
+fn parts_of_a_setting_that_was_not_set_are_left_out() {
+    let spec = rendered("vsftpd", &[]);
+    assert_eq!((spec.files.len(), spec.prepare.len()), (0, 0));
+    let spec = rendered("vsftpd", &[("user", "ada")]);
+    assert_eq!((spec.files.len(), spec.prepare.len()), (0, 1));
+    let spec = rendered("vsftpd", &[("user", "ada"), ("password", "tide-Pool_77")]);
+    assert_eq!((spec.files.len(), spec.prepare.len()), (1, 1));
+    assert_eq!(spec.files[0].content, "ada:tide-Pool_77\n");
+    let error = render(&ours("vsftpd"), &set(&[("password", "tide-Pool_77")]), &context()).unwrap_err();
+    assert!(matches!(error, TemplateError::Needs { .. }), "{error}");
+    let redis = |pairs| content(&rendered("redis", pairs), "/etc/redis/tenantd.conf").to_owned();
+    assert!(!redis(&[]).contains("requirepass"));
+    assert!(redis(&[("password", "tide-Pool_77")]).ends_with("\nrequirepass tide-Pool_77\n"));
+    let allow = |pairs| content(&rendered("postgresql", pairs), "/etc/postgresql-common/tenantd-allow").to_owned();
+    assert_eq!(allow(&[("allow", "10.0.0.0/8")]), "host all all 10.0.0.0/8 scram-sha-256\n");
+    assert_eq!(allow(&[("allow", "")]), "");
 }
 
 #[test]
 fn unknown_names_are_answered_with_the_known_ones() {
     let error = find(Path::new("/nonexistent"), "apache").unwrap_err();
-    assert_eq!(error.to_string(), "template \"apache\" is unknown; known are dnsmasq, nginx, vsftpd");
+    let known = "dnsmasq, nginx, openssh, postgresql, redis, vsftpd";
+    assert_eq!(error.to_string(), format!("template \"apache\" is unknown; known are {known}"));
     assert_eq!(error.invalid().field, "template");
     assert!(matches!(find(Path::new("/etc"), "../etc/x"), Err(TemplateError::Unknown { .. })));
     let error = render(&ours("nginx"), &set(&[("prot", "80")]), &context()).unwrap_err();
@@ -82,10 +115,17 @@ fn values_are_checked_by_kind_and_cannot_begin_a_line() {
         ("nginx", "workers", "auto"),
         ("vsftpd", "upload", "YES"),
         ("vsftpd", "banner", "x\rlocal_enable=YES"),
+        ("vsftpd", "user", "-o"),
+        ("vsftpd", "user", "Ada"),
+        ("vsftpd", "user", "a:b"),
+        ("vsftpd", "user", "a;reboot"),
         ("dnsmasq", "records", "a=1.2.3.4;b"),
         ("dnsmasq", "records", "a_b=1.2.3.4"),
         ("dnsmasq", "records", "a=1.2.3"),
         ("dnsmasq", "records", "-a=1.2.3.4"),
+        ("postgresql", "allow", "10.0.0.1/8"),
+        ("postgresql", "allow", "10.0.0.0/8 trust"),
+        ("postgresql", "allow", "all"),
     ] {
         let error = render(&ours(template), &set(&[(name, value)]), &context()).unwrap_err();
         assert!(matches!(&error, TemplateError::Value { setting, .. } if setting == name), "{name}={value:?}: {error}");
@@ -96,13 +136,23 @@ fn values_are_checked_by_kind_and_cannot_begin_a_line() {
 }
 
 #[test]
+fn a_refused_password_is_not_repeated() {
+    for word in ["short", "with space", "quote\"-quote", "back\\slash", "line\nbreak-x"] {
+        let error = render(&ours("redis"), &set(&[("password", word)]), &context()).unwrap_err();
+        let (told, words) = (error.invalid(), format!("{error} {error:?}"));
+        assert_eq!(told.field, "set.password");
+        assert!(!told.value.contains(word) && !words.contains(word), "{words}");
+    }
+}
+
+#[test]
 fn a_user_template_wins_and_a_broken_one_harms_only_itself() {
     let dir = tempfile::tempdir().unwrap();
     let mine = "description = \"mine\"\nneeds = \"/bin/true\"\ncommand = [\"/bin/true\", \"{tenant}\"]\n";
     fs::write(dir.path().join("nginx.toml"), mine).unwrap();
     fs::write(dir.path().join("broken.toml"), "description = 1").unwrap();
     fs::write(dir.path().join("notes.txt"), "").unwrap();
-    assert_eq!(known(dir.path()), ["broken", "dnsmasq", "nginx", "vsftpd"]);
+    assert_eq!(known(dir.path()), ["broken", "dnsmasq", "nginx", "openssh", "postgresql", "redis", "vsftpd"]);
     let template = find(dir.path(), "nginx").unwrap();
     assert_eq!(render(&template, &set(&[]), &context()).unwrap().argv, ["/bin/true", "acme"]);
     assert!(matches!(find(dir.path(), "broken"), Err(TemplateError::Parse { .. })));
@@ -114,15 +164,20 @@ fn faults_of_a_template_are_named() {
     let base = "description = \"x\"\nneeds = \"/bin/true\"\ncommand = [\"/bin/true\"]\n";
     let dir = tempfile::tempdir().unwrap();
     for (n, (more, what)) in [
-        ("[[files]]\npath = \"../up\"\ncontent = \"\"\n", "path"),
-        ("[[files]]\npath = \"/etc/passwd\"\ncontent = \"\"\n", "path"),
-        ("[[files]]\npath = \"a/../../b\"\ncontent = \"\"\n", "path"),
+        ("[[files]]\npath = \"etc/x\"\ncontent = \"\"\n", "path"),
+        ("[[files]]\npath = \"/a/../../b\"\ncontent = \"\"\n", "path"),
+        ("[[files]]\npath = \"/a/\"\ncontent = \"\"\n", "path"),
         ("[[files]]\npath = \"\"\ncontent = \"\"\n", "path"),
-        ("[[files]]\npath = \"a\"\nmode = \"4755\"\ncontent = \"\"\n", "mode"),
-        ("directories = [\"a:99\"]\n", "mode"),
-        ("[[files]]\npath = \"a\"\ncontent = \"{nothing}\"\n", "placeholder"),
-        ("[settings.dir]\nkind = \"text\"\ndoc = \"\"\n", "settings"),
-        ("[settings.a]\nkind = \"text\"\ndoc = \"\"\neach = \"x\"\n", "settings"),
+        ("[[files]]\npath = \"/a\"\nmode = \"4755\"\ncontent = \"\"\n", "mode"),
+        ("[[directories]]\npath = \"/a\"\nmode = \"99\"\n", "mode"),
+        ("[[files]]\npath = \"/a\"\ncontent = \"{nothing}\"\n", "placeholder"),
+        ("[[files]]\npath = \"/a\"\ncontent = \"\"\nwhen = \"b\"\n", "when"),
+        ("[[prepare]]\ncommand = []\n", "command"),
+        ("ready = \"tcp\"\n", "ready"),
+        ("[settings.tenant]\nkind = \"text\"\ndoc = \"\"\n", "settings"),
+        ("[settings.a]\nkind = \"records\"\ndoc = \"\"\ndefault = \"\"\n", "settings"),
+        ("[settings.a]\nkind = \"secret\"\ndoc = \"\"\noptional = true\n", "settings"),
+        ("[settings.password]\nkind = \"text\"\ndoc = \"\"\noptional = true\n", "settings"),
     ]
     .into_iter()
     .enumerate()
@@ -132,7 +187,7 @@ fn faults_of_a_template_are_named() {
         let error = find(dir.path(), &name).and_then(|template| render(&template, &set(&[]), &context())).unwrap_err();
         assert!(matches!(&error, TemplateError::Template { what: found, .. } if *found == what), "{more}: {error}");
     }
-    fs::write(dir.path().join("u.toml"), format!("{base}user = \"root\"\n")).unwrap();
+    fs::write(dir.path().join("u.toml"), format!("{base}colour = \"red\"\n")).unwrap();
     assert!(matches!(find(dir.path(), "u"), Err(TemplateError::Parse { .. })));
 }
 
@@ -142,37 +197,4 @@ fn a_setting_without_default_has_to_be_set() {
     let template: Template = toml::from_str(text).unwrap();
     assert!(matches!(render(&template, &set(&[]), &context()), Err(TemplateError::Missing { .. })));
     assert_eq!(render(&template, &set(&[("who", "a.b")]), &context()).unwrap().argv[1], "a.b");
-}
-
-#[test]
-fn files_are_written_and_no_link_of_the_tenant_is_followed() {
-    let root = tempfile::tempdir().unwrap();
-    let dir = root.path().join("web");
-    // Giving files away needs root; everybody may give them to himself.
-    let us = nix::unistd::geteuid().as_raw();
-    let rendered = render(&ours("nginx"), &set(&[]), &context()).unwrap();
-    write_files(&rendered, &dir, us).unwrap();
-    write_files(&rendered, &dir, us).unwrap();
-    assert_eq!(fs::read_to_string(dir.join("www/index.html")).unwrap(), "server of acme\n");
-    let names: Vec<_> = fs::read_dir(&dir).unwrap().map(|entry| entry.unwrap().file_name()).collect();
-    assert_eq!(names.len(), 3, "nothing but www, tmp and nginx.conf: {names:?}");
-
-    // The tenant replaces the file by a link to somebody else's: the link goes, the other file stays.
-    let secret = root.path().join("secret");
-    fs::write(&secret, "secret").unwrap();
-    fs::remove_file(dir.join("www/index.html")).unwrap();
-    std::os::unix::fs::symlink(&secret, dir.join("www/index.html")).unwrap();
-    std::os::unix::fs::symlink(&secret, dir.join("www/.index.html.new")).unwrap();
-    write_files(&rendered, &dir, us).unwrap();
-    assert_eq!(fs::read_to_string(&secret).unwrap(), "secret");
-    assert_eq!(fs::read_to_string(dir.join("www/index.html")).unwrap(), "server of acme\n");
-
-    // And a directory: refused.
-    let elsewhere = root.path().join("elsewhere");
-    fs::create_dir(&elsewhere).unwrap();
-    fs::remove_dir_all(dir.join("www")).unwrap();
-    std::os::unix::fs::symlink(&elsewhere, dir.join("www")).unwrap();
-    let error = write_files(&rendered, &dir, us).unwrap_err();
-    assert_eq!(error.path, Path::new("www"));
-    assert_eq!(fs::read_dir(&elsewhere).unwrap().count(), 0);
 }

@@ -5,7 +5,6 @@
 mod control;
 mod figures;
 mod house;
-mod servers;
 mod services;
 mod supervise;
 mod tenant;
@@ -19,7 +18,7 @@ use nix::unistd::Uid;
 type Test = (&'static str, &'static str, fn());
 
 fn main() -> ExitCode {
-    let tests: [Test; 38] = [
+    let tests: [Test; 33] = [
         ("house_is_made_of_own_namespaces", "", house::own_namespaces),
         ("house_init_keeps_what_a_tenant_needs_and_no_descriptor_of_the_daemon", "", house::init_is_small),
         ("house_has_its_own_names_that_change_while_it_runs", "", house::own_names),
@@ -52,11 +51,6 @@ fn main() -> ExitCode {
         ("init_does_not_speak_to_other_users", "/usr/bin/python3", control::other_users),
         ("launch_that_fails_leaves_nothing", "", control::failed_launch),
         ("launch_from_many_threads", "", control::many_threads),
-        ("nginx_serves_pages_and_large_files", "/usr/sbin/nginx", servers::nginx),
-        ("nginx_with_a_bad_port_is_refused_and_a_taken_port_is_seen", "/usr/sbin/nginx", servers::nginx_trouble),
-        ("vsftpd_serves_files_to_anybody", "/usr/sbin/vsftpd", servers::vsftpd),
-        ("vsftpd_takes_files_when_told_to", "/usr/sbin/vsftpd", servers::vsftpd_upload),
-        ("dnsmasq_answers_its_records", "/usr/sbin/dnsmasq", servers::dnsmasq),
         ("figures_memory_and_launch_time", "", figures::measure),
     ];
     let trials = tests.into_iter().map(|(name, program, test)| {
