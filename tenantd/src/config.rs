@@ -33,6 +33,8 @@ pub struct Config {
     pub access: String,
     /// The tenants' init program.
     pub init: PathBuf,
+    /// This program, as tenants get it to speak to their own API.
+    pub program: PathBuf,
     /// Directory of the tenants' cgroups, relative to the root of each hierarchy.
     pub cgroup: String,
     /// Cgroup of version 2 whose processes the guard asks about; none means all.
@@ -164,6 +166,7 @@ impl Options {
             bpffs: absolute("bpffs", self.bpffs.unwrap_or_else(|| PathBuf::from("/sys/fs/bpf")))?,
             init: absolute("init", self.init.unwrap_or_else(|| program_dir.join("tenant-init")))?,
             guard_cgroup: self.guard_cgroup.map(|path| absolute("guard-cgroup", path)).transpose()?,
+            program: program_dir.join("tenantd"),
             cgroup: self.cgroup.unwrap_or_else(|| format!("tenantd-{instance}")),
             trunk: self.trunk,
             instance,
@@ -182,6 +185,9 @@ pub const DEFAULT_INSTANCE: &str = "main";
 pub fn default_socket(instance: &str) -> PathBuf {
     default_run_dir(instance).join("api.sock")
 }
+
+/// Where a tenant finds the socket of its own API.
+pub const INSIDE_SOCKET: &str = "/run/tenantd/api.sock";
 
 fn default_run_dir(instance: &str) -> PathBuf {
     PathBuf::from("/run/tenantd").join(instance)
@@ -246,6 +252,7 @@ mod tests {
                 trunk: None,
                 access: "/run/access-server/main/api.sock".into(),
                 init: "/opt/bin/tenant-init".into(),
+                program: "/opt/bin/tenantd".into(),
                 cgroup: "tenantd-main".into(),
                 guard_cgroup: None,
             }

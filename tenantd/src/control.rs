@@ -1,8 +1,14 @@
 //! The handle through which the API talks to the one task that owns all tenant state.
+//!
+//! Operators and tenants have a queue each: the owner takes from the operators' first. Of one tenant at most one
+//! command waits there, so that no tenant makes another one wait longer than for one command of each.
+
+use std::sync::Arc;
 
 use stackmap::{Invalid, TenantName, TunnelSpec};
-use tokio::sync::{broadcast, mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, broadcast, mpsc, oneshot};
 
+use crate::change::Change;
 use crate::model::*;
 
 /// Why an operation was refused or failed. The API turns each into a problem document.
@@ -77,10 +83,18 @@ pub(crate) enum Command {
     AddTunnel { name: TenantName, tunnel: TunnelSpec, reply: Reply<Tenant> },
     /// Take a tunnel away.
     RemoveTunnel { name: TenantName, tunnel: TunnelSpec, reply: Reply<Tenant> },
-    /// Replace the addresses.
-    SetAddresses { name: TenantName, addresses: Vec<ipnet::IpNet>, reply: Reply<Tenant> },
-    /// Replace the routes.
-    SetRoutes { name: TenantName, routes: Vec<Route>, reply: Reply<Tenant> },
+    /// Change addresses, routes, name servers or limits.
+    Change { name: TenantName, change: Change, reply: Reply<Tenant> },
+    /// End its init in good order; the answer comes when its services have been told.
+    StopTenant { name: TenantName, reply: Reply<Stopping> },
+    /// Bring it to what is desired now, not on the timer.
+    Settle { name: TenantName, reply: Reply<Tenant> },
+    /// Put a directory into tenants.
+    Share { request: Box<ShareRequest>, reply: Reply<SharedDirectory> },
+    /// Take a directory out of tenants.
+    Unshare { directory: String, tenants: Vec<TenantName>, reply: Reply<()> },
+    /// The shared directories.
+    ListShares { reply: Reply<Vec<SharedDirectory>> },
     /// Add and start a service.
     AddService { name: TenantName, service: Box<ServiceRequest>, reply: Reply<ServiceStatus> },
     /// Stop and forget a service.
@@ -97,21 +111,70 @@ pub(crate) enum Command {
     LogPath { name: TenantName, service: TenantName, reply: Reply<std::path::PathBuf> },
 }
 
+/// A tenant on its way down.
+#[derive(Debug)]
+pub(crate) struct Stopping {
+    /// Readable, so to say, when every process of it is gone.
+    pub(crate) gone: oneshot::Receiver<()>,
+}
+
 pub(crate) type Reply<T> = oneshot::Sender<Result<T, OpError>>;
 
 /// A cheap, cloneable way to the owner task.
 #[derive(Debug, Clone)]
 pub struct Handle {
-    commands: mpsc::Sender<Command>,
+    operators: mpsc::Sender<Command>,
+    tenants: mpsc::Sender<FromTenant>,
     events: broadcast::Sender<Event>,
+    guest: Option<Guest>,
+}
+
+/// Who speaks through a handle that belongs to a tenant.
+#[derive(Debug, Clone)]
+struct Guest {
+    name: TenantName,
+    /// One permit: the command that it may have in the owner's queue.
+    turn: Arc<Semaphore>,
+}
+
+/// A command of a tenant's administrator.
+#[derive(Debug)]
+pub(crate) struct FromTenant {
+    /// Whose.
+    pub(crate) tenant: TenantName,
+    /// What.
+    pub(crate) command: Command,
+    /// Given back when the command is done.
+    _turn: OwnedSemaphorePermit,
+}
+
+/// Where the commands arrive.
+#[derive(Debug)]
+pub(crate) struct Inbox {
+    /// The operators'.
+    pub(crate) operators: mpsc::Receiver<Command>,
+    /// The tenants'.
+    pub(crate) tenants: mpsc::Receiver<FromTenant>,
 }
 
 impl Handle {
-    /// A handle whose commands arrive at the receiver that is returned beside it.
-    pub(crate) fn new() -> (Self, mpsc::Receiver<Command>) {
-        let (commands, inbox) = mpsc::channel(1024);
+    /// An operator's handle, and where its commands arrive.
+    pub(crate) fn new() -> (Self, Inbox) {
+        let (operators, from_operators) = mpsc::channel(1024);
+        let (tenants, from_tenants) = mpsc::channel(1024);
         let (events, _) = broadcast::channel(1024);
-        (Self { commands, events }, inbox)
+        let inbox = Inbox { operators: from_operators, tenants: from_tenants };
+        (Self { operators, tenants, events, guest: None }, inbox)
+    }
+
+    /// The same way to the owner, for the administrator of one tenant.
+    pub(crate) fn for_tenant(&self, name: TenantName) -> Self {
+        Self { guest: Some(Guest { name, turn: Arc::new(Semaphore::new(1)) }), ..self.clone() }
+    }
+
+    /// The tenant whose administrator speaks here; none for an operator.
+    pub(crate) fn tenant(&self) -> Option<&TenantName> {
+        self.guest.as_ref().map(|guest| &guest.name)
     }
 
     /// Follow what happens from now on.
@@ -126,7 +189,14 @@ impl Handle {
 
     async fn ask<T>(&self, make: impl FnOnce(Reply<T>) -> Command) -> Result<T, OpError> {
         let (reply, answer) = oneshot::channel();
-        self.commands.send(make(reply)).await.map_err(|_| OpError::Closed)?;
+        match &self.guest {
+            None => self.operators.send(make(reply)).await.map_err(|_| OpError::Closed)?,
+            Some(guest) => {
+                let turn = guest.turn.clone().acquire_owned().await.map_err(|_| OpError::Closed)?;
+                let asked = FromTenant { tenant: guest.name.clone(), command: make(reply), _turn: turn };
+                self.tenants.send(asked).await.map_err(|_| OpError::Closed)?;
+            }
+        }
         answer.await.map_err(|_| OpError::Closed)?
     }
 
@@ -154,13 +224,29 @@ impl Handle {
     pub async fn remove_tunnel(&self, name: TenantName, tunnel: TunnelSpec) -> Result<Tenant, OpError> {
         self.ask(|reply| Command::RemoveTunnel { name, tunnel, reply }).await
     }
-    /// Replace the server's addresses in the closed network.
-    pub async fn set_addresses(&self, name: TenantName, addresses: Vec<ipnet::IpNet>) -> Result<Tenant, OpError> {
-        self.ask(|reply| Command::SetAddresses { name, addresses, reply }).await
+    /// Change addresses, routes, name servers or limits; answers when the kernel has it.
+    pub async fn change(&self, name: TenantName, change: Change) -> Result<Tenant, OpError> {
+        self.ask(|reply| Command::Change { name, change, reply }).await
     }
-    /// Replace the tenant's further routes.
-    pub async fn set_routes(&self, name: TenantName, routes: Vec<Route>) -> Result<Tenant, OpError> {
-        self.ask(|reply| Command::SetRoutes { name, routes, reply }).await
+    /// End everything that runs in a tenant, its services in good order, and start it again.
+    pub async fn restart_tenant(&self, name: TenantName) -> Result<Tenant, OpError> {
+        let again = name.clone();
+        let stopping = self.ask(|reply| Command::StopTenant { name, reply }).await?;
+        // Not in the owner: a service may take its time, and the other tenants do not wait for it.
+        let _ = stopping.gone.await;
+        self.ask(|reply| Command::Settle { name: again, reply }).await
+    }
+    /// Put a directory of the host into tenants, also running ones.
+    pub async fn share(&self, request: ShareRequest) -> Result<SharedDirectory, OpError> {
+        self.ask(|reply| Command::Share { request: Box::new(request), reply }).await
+    }
+    /// Take a directory out of tenants, also running ones.
+    pub async fn unshare(&self, directory: String, tenants: Vec<TenantName>) -> Result<(), OpError> {
+        self.ask(|reply| Command::Unshare { directory, tenants, reply }).await
+    }
+    /// The shared directories, sorted.
+    pub async fn shares(&self) -> Result<Vec<SharedDirectory>, OpError> {
+        self.ask(|reply| Command::ListShares { reply }).await
     }
     /// Add and start a service.
     pub async fn add_service(&self, name: TenantName, service: ServiceRequest) -> Result<ServiceStatus, OpError> {

@@ -181,7 +181,7 @@ fn make_dir(path: &Path, mode: u32) -> Result<(), RunError> {
     made.map_err(|source| RunError::Directory { path: path.to_path_buf(), source })
 }
 
-/// Four descriptors a tenant are open all the time: 1,024, what most service managers give, end at some 250 tenants.
+/// Five descriptors a tenant are open all the time: 1,024, what most service managers give, end at some 200 tenants.
 fn raise_file_limit() -> Result<(), RunError> {
     let mut files = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: plain system calls on a structure that lives here.

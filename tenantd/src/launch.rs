@@ -31,7 +31,7 @@ use tenant_init::client::{Client, ClientError};
 use tenant_init::house::{HouseSpec, IDS, Image, LAYER_FD, Layer, Share};
 use tenant_init::protocol::Hello;
 
-pub use names::{write_hosts, write_resolv_conf};
+pub use names::{resolv_conf, write_hosts, write_resolv_conf};
 
 use crate::cgroups::Entry;
 

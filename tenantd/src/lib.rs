@@ -7,6 +7,7 @@
 pub mod access;
 pub mod api;
 pub mod cgroups;
+pub mod change;
 pub mod client;
 pub mod commands;
 pub mod config;
@@ -24,6 +25,7 @@ pub mod plan;
 pub mod problem;
 pub mod rules;
 pub mod services;
+pub mod shares;
 pub mod store;
 pub mod templates;
 pub mod world;

@@ -2,13 +2,13 @@
 //!
 //! 0 done, 1 refused or failed, 2 wrong usage. `exec` and `shell` pass on the code of their command.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use tenantd::client::Client;
 use tenantd::commands::{self, Context, Failure, chain};
-use tenantd::config::{DEFAULT_INSTANCE, check_instance, default_socket};
+use tenantd::config::{DEFAULT_INSTANCE, INSIDE_SOCKET, check_instance, default_socket};
 
 /// Where the help of every verb lists what all verbs have.
 const GLOBAL: &str = "Options of every verb";
@@ -29,7 +29,7 @@ struct Cli {
     /// Print what the API says, as JSON (field names in docs/json.md)
     #[arg(long, global = true, help_heading = GLOBAL)]
     json: bool,
-    /// The daemon's socket [default: /run/tenantd/INSTANCE/api.sock]
+    /// The daemon's socket [default: /run/tenantd/INSTANCE/api.sock; inside a tenant its own]
     #[arg(long, global = true, help_heading = GLOBAL, env = "TENANTD_SOCKET", value_name = "PATH")]
     socket: Option<PathBuf>,
     /// The daemon's instance name [default: main]
@@ -61,8 +61,28 @@ enum Verb {
     RemoveTunnel(commands::remove_tunnel::RemoveTunnel),
     /// Replace the server's addresses in a tenant
     SetAddress(commands::set_address::SetAddress),
+    /// Add an address to the server in a tenant
+    AddAddress(commands::add_address::AddAddress),
+    /// Take an address of the server in a tenant away
+    RemoveAddress(commands::remove_address::RemoveAddress),
     /// Replace a tenant's further routes
     SetRoute(commands::set_route::SetRoute),
+    /// Add a further route to a tenant
+    AddRoute(commands::add_route::AddRoute),
+    /// Take a further route of a tenant away
+    RemoveRoute(commands::remove_route::RemoveRoute),
+    /// Replace a tenant's name servers
+    SetDns(commands::set_dns::SetDns),
+    /// Change what a tenant may use of the machine
+    SetLimits(commands::set_limits::SetLimits),
+    /// End everything that runs in a tenant and start it again
+    RestartTenant(commands::restart_tenant::RestartTenant),
+    /// Put one directory of the host into several tenants
+    Share(commands::share::Share),
+    /// Take a directory of the host out of tenants
+    Unshare(commands::unshare::Unshare),
+    /// List the directories that tenants share
+    ListShares(commands::list_shares::ListShares),
     /// Add and start a service in a tenant
     AddService(commands::add_service::AddService),
     /// Stop and forget a service
@@ -77,6 +97,8 @@ enum Verb {
     Shell(commands::shell::Shell),
     /// Copy files into a tenant or out of it
     Cp(commands::cp::Cp),
+    /// Watch what tenants use
+    Top(commands::top::Top),
 }
 
 fn main() -> ExitCode {
@@ -113,7 +135,17 @@ fn dispatch(cli: Cli) -> Result<u8, Failure> {
         Verb::AddTunnel(args) => commands::add_tunnel::run(&args, &cx),
         Verb::RemoveTunnel(args) => commands::remove_tunnel::run(&args, &cx),
         Verb::SetAddress(args) => commands::set_address::run(&args, &cx),
+        Verb::AddAddress(args) => commands::add_address::run(&args, &cx),
+        Verb::RemoveAddress(args) => commands::remove_address::run(&args, &cx),
         Verb::SetRoute(args) => commands::set_route::run(&args, &cx),
+        Verb::AddRoute(args) => commands::add_route::run(&args, &cx),
+        Verb::RemoveRoute(args) => commands::remove_route::run(&args, &cx),
+        Verb::SetDns(args) => commands::set_dns::run(&args, &cx),
+        Verb::SetLimits(args) => commands::set_limits::run(&args, &cx),
+        Verb::RestartTenant(args) => commands::restart_tenant::run(&args, &cx),
+        Verb::Share(args) => commands::share::run(args, &cx),
+        Verb::Unshare(args) => commands::unshare::run(&args, &cx),
+        Verb::ListShares(args) => commands::list_shares::run(&args, &cx),
         Verb::AddService(args) => commands::add_service::run(args, &cx),
         Verb::RemoveService(args) => commands::remove_service::run(&args, &cx),
         Verb::RestartService(args) => commands::restart_service::run(&args, &cx),
@@ -121,13 +153,18 @@ fn dispatch(cli: Cli) -> Result<u8, Failure> {
         Verb::Exec(args) => return commands::exec::run(args, cx),
         Verb::Shell(args) => return commands::shell::run(args, cx),
         Verb::Cp(args) => return commands::cp::run(args, cx),
+        Verb::Top(args) => commands::top::run(&args, &cx),
     }
     .map(|()| 0)
 }
 
 fn context(json: bool, socket: Option<PathBuf>, instance: Option<String>) -> Result<Context, Failure> {
+    // Inside a tenant its own API is meant, unless another daemon is named.
+    let inside = Path::new(INSIDE_SOCKET);
+    let is_inside = socket.is_none() && instance.is_none() && inside.exists();
+    let socket = if is_inside { Some(inside.to_owned()) } else { socket };
     let instance = instance.unwrap_or_else(|| DEFAULT_INSTANCE.to_owned());
     check_instance(&instance)?;
     let client = Client::new(socket.unwrap_or_else(|| default_socket(&instance))).map_err(Failure::Start)?;
-    Ok(Context { client, json })
+    Ok(Context { client, json, inside: is_inside })
 }

@@ -1,8 +1,6 @@
 //! The words of the API: what a caller may ask for and what it is told. Requests are parsed here once; everything
 //! behind this room works with checked types. Field names are stable: the command line's `--json` prints them.
 
-mod service;
-
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
@@ -12,7 +10,6 @@ use stackmap::{GidRange, MacAddr, StackIndex, TenantName, TunnelSpec, Vlan};
 use utoipa::ToSchema;
 
 use crate::limits::Limits;
-pub use service::{ReadyWhen, RestartPolicy, ServiceOptions, StopSignal};
 
 /// A closed network as an operator asks for it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -85,6 +82,43 @@ pub struct ShareMount {
     pub read_only: bool,
 }
 
+/// Who shall see a directory of the host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ShareRequest {
+    /// On the host, absolute.
+    #[schema(example = "/srv/common")]
+    pub directory: String,
+    /// Who shall see it; those who see it already go on.
+    pub tenants: Vec<ShareFor>,
+    /// Make the directory when it is not there, owned so that tenants may write.
+    #[serde(default)]
+    pub create: bool,
+}
+
+/// One tenant of a shared directory.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ShareFor {
+    /// Tenant.
+    #[schema(value_type = String)]
+    pub name: TenantName,
+    /// Nobody in the tenant writes.
+    #[serde(default)]
+    pub read_only: bool,
+}
+
+/// A directory of the host and who sees it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct SharedDirectory {
+    /// On the host.
+    pub directory: String,
+    /// In the tenants.
+    pub target: String,
+    /// Who sees it.
+    pub tenants: Vec<ShareFor>,
+}
+
 /// A route of a tenant's stack.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
@@ -105,7 +139,7 @@ pub struct ServiceRequest {
     /// DNS label, at most 48 characters; unique within the tenant.
     #[schema(value_type = String)]
     pub name: TenantName,
-    /// Name of a template, such as `nginx` (`GET /v1/templates` lists them); excludes `command`.
+    /// Name of a template (`nginx`, `vsftpd`, `dnsmasq`); excludes `command`.
     #[serde(default)]
     pub template: Option<String>,
     /// Values for the template's settings.
@@ -114,9 +148,6 @@ pub struct ServiceRequest {
     /// Program and arguments; excludes `template`.
     #[serde(default)]
     pub command: Vec<String>,
-    /// How it runs; what is said here wins over the template.
-    #[serde(default, skip_serializing_if = "ServiceOptions::is_empty")]
-    pub options: ServiceOptions,
 }
 
 /// One tenant with everything that belongs to it.
@@ -211,6 +242,9 @@ pub struct TenantStatus {
     pub services: Vec<ServiceStatus>,
     /// Packets and bytes at the port and drops by reason (port and access server).
     pub counters: Counters,
+    /// Memory, processor time, processes and so on; none when the daemon is older than this field.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub usage: Option<crate::cgroups::Usage>,
 }
 
 /// The life of a tenant.
@@ -306,8 +340,34 @@ pub struct Event {
     pub kind: String,
     /// The tenant it is about.
     pub tenant: Option<String>,
+    /// On whose behalf it happened.
+    #[serde(default)]
+    pub origin: EventOrigin,
     /// Human words.
     pub detail: String,
+}
+
+/// On whose behalf something happened.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum EventOrigin {
+    /// The daemon saw it, or mended something by itself.
+    #[default]
+    Daemon,
+    /// Somebody asked for it on the host.
+    Operator,
+    /// The tenant's own administrator asked for it from inside.
+    Tenant,
+}
+
+/// Who is answered here: what a caller may ask first to know where it is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Here {
+    /// Version of the daemon.
+    pub version: String,
+    /// The tenant that this socket speaks for; null on the host.
+    #[schema(value_type = Option<String>)]
+    pub tenant: Option<TenantName>,
 }
 
 /// The three tables, each row as text.

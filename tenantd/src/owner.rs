@@ -9,6 +9,7 @@
 
 mod errors;
 mod services;
+pub(crate) mod shares;
 mod tenants;
 mod tunnels;
 mod views;
@@ -24,10 +25,10 @@ use stackmap::{
 use tokio::sync::mpsc;
 
 use crate::access::{AccessError, Row};
-use crate::control::{Command, Handle, OpError, Reply};
+use crate::api::Doors;
+use crate::control::{Command, FromTenant, Handle, Inbox, OpError, Reply};
 use crate::model::*;
 use crate::plan::{Action, plan};
-use crate::rules;
 use crate::store::{Desired, Store, StoreError};
 use crate::world::{InitEnded, StepError, World};
 
@@ -42,6 +43,7 @@ const FULL_PASS: Duration = Duration::from_secs(30);
 /// Everything that can happen to the owner.
 enum Input {
     Command(Command),
+    FromTenant(FromTenant),
     Ended(InitEnded),
     Turn(TenantName),
     Tick,
@@ -70,7 +72,11 @@ pub struct Owner {
     locals: Vec<IpAddr>,
     access_state: String,
     handle: Handle,
-    inbox: mpsc::Receiver<Command>,
+    inbox: Inbox,
+    /// Sockets of the tenants' own APIs.
+    doors: Doors,
+    /// On whose behalf what is being done now is done.
+    origin: EventOrigin,
     ended: mpsc::Receiver<InitEnded>,
     last_full: Instant,
     next_event: u64,
@@ -113,6 +119,7 @@ impl Owner {
     /// Load what is desired, remove what nobody desires, and queue a pass for every tenant.
     pub async fn start(parts: Parts) -> Result<(Self, Handle), StartError> {
         let (handle, inbox) = Handle::new();
+        let doors = Doors::new(parts.world.doors_dir(), handle.clone());
         let mut owner = Self {
             instance: parts.instance,
             trunk: parts.trunk,
@@ -126,6 +133,8 @@ impl Owner {
             access_state: "not asked yet".into(),
             handle: handle.clone(),
             inbox,
+            doors,
+            origin: EventOrigin::Daemon,
             ended: parts.ended,
             last_full: Instant::now(),
             next_event: 1,
@@ -161,18 +170,29 @@ impl Owner {
     pub async fn run(mut self) {
         let mut ticks = tokio::time::interval(RETRY);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut repair = true;
         loop {
             let turn = self.turns.front().cloned();
             let input = tokio::select! {
                 // Operators before repairs: a long full pass must not make a command wait.
                 biased;
-                command = self.inbox.recv() => command.map_or(Input::Closed, Input::Command),
+                command = self.inbox.operators.recv() => command.map_or(Input::Closed, Input::Command),
                 Some(ended) = self.ended.recv() => Input::Ended(ended),
                 _ = ticks.tick() => Input::Tick,
-                Some(name) = std::future::ready(turn), if !self.turns.is_empty() => Input::Turn(name),
+                // Tenants and repairs take turns: neither can keep the other waiting.
+                Some(name) = std::future::ready(turn), if repair && !self.turns.is_empty() => Input::Turn(name),
+                Some(asked) = self.inbox.tenants.recv() => Input::FromTenant(asked),
+                Some(name) = std::future::ready(self.turns.front().cloned()) => Input::Turn(name),
+            };
+            repair = matches!(input, Input::FromTenant(_));
+            self.origin = match input {
+                Input::Command(_) => EventOrigin::Operator,
+                Input::FromTenant(_) => EventOrigin::Tenant,
+                _ => EventOrigin::Daemon,
             };
             match input {
                 Input::Command(command) => self.command(command).await,
+                Input::FromTenant(asked) => self.command_of(asked).await,
                 Input::Ended(ended) => self.init_ended(ended),
                 Input::Turn(name) => {
                     self.turns.pop_front();
@@ -278,7 +298,11 @@ impl Owner {
     async fn steps(&mut self, desired: &Desired) -> Result<Vec<Step>, (&'static str, StepError)> {
         let started = Instant::now();
         let mut desired = desired.clone();
-        let actual = self.world.actual(&desired).await.map_err(|e| ("read", e))?;
+        if desired.removing {
+            self.doors.close(&desired.tenant.name);
+        }
+        let mut actual = self.world.actual(&desired).await.map_err(|e| ("read", e))?;
+        actual.door = self.doors.is_open(&desired.tenant.name);
         if let Some(newer) = actual.access_newer {
             // The store is older than what we once stated (a backup was put back): what it says now counts from there.
             desired.tenant.generation = newer + 1;
@@ -290,8 +314,10 @@ impl Owner {
             let started = Instant::now();
             let name = action.name();
             self.world.apply(&desired.tenant, &action).await.map_err(|e| (name, e))?;
-            if action == Action::Forget {
-                self.forget(&desired.tenant.name).map_err(|e| (name, store_step(e)))?;
+            match action {
+                Action::Forget => self.forget(&desired.tenant.name).map_err(|e| (name, store_step(e)))?,
+                Action::OpenDoor => self.doors.open(&desired.tenant).map_err(|e| (name, e.into()))?,
+                _ => {}
             }
             steps.push(step(name, started));
         }
@@ -313,22 +339,12 @@ impl Owner {
             Command::Show { name, reply } => answer(reply, self.known(&name).map(|d| d.tenant.clone())),
             Command::AddTunnel { name, tunnel, reply } => answer(reply, self.add_tunnel(&name, tunnel).await),
             Command::RemoveTunnel { name, tunnel, reply } => answer(reply, self.remove_tunnel(&name, &tunnel).await),
-            Command::SetAddresses { name, addresses, reply } => {
-                let change = move |tenant: &mut Tenant| {
-                    rules::check_address_list(&addresses)?;
-                    tenant.addresses = addresses;
-                    Ok(())
-                };
-                answer(reply, self.change(&name, change).await)
-            }
-            Command::SetRoutes { name, routes, reply } => {
-                let change = move |tenant: &mut Tenant| {
-                    rules::check_routes(&routes)?;
-                    tenant.routes = routes;
-                    Ok(())
-                };
-                answer(reply, self.change(&name, change).await)
-            }
+            Command::Change { name, change, reply } => answer(reply, self.change_by(&name, change).await),
+            Command::StopTenant { name, reply } => answer(reply, self.stop_tenant(&name).await),
+            Command::Settle { name, reply } => answer(reply, self.settle(&name).await),
+            Command::Share { request, reply } => answer(reply, self.share(*request).await),
+            Command::Unshare { directory, tenants, reply } => answer(reply, self.unshare(&directory, &tenants).await),
+            Command::ListShares { reply } => answer(reply, Ok(self.shares())),
             Command::AddService { name, service, reply } => answer(reply, self.add_service(&name, *service).await),
             Command::RemoveService { name, service, reply } => {
                 answer(reply, self.remove_service(&name, &service).await)
@@ -341,6 +357,13 @@ impl Owner {
             Command::TenantStatus { name, reply } => answer(reply, self.tenant_status(&name).await),
             Command::LogPath { name, service, reply } => answer(reply, self.log_path(&name, &service)),
         }
+    }
+
+    /// What a tenant's administrator asks for; the API has made sure that it is about that tenant.
+    async fn command_of(&mut self, asked: FromTenant) {
+        let FromTenant { tenant, command, .. } = asked;
+        tracing::debug!(%tenant, "command from inside");
+        self.command(command).await;
     }
 
     fn known(&self, name: &TenantName) -> Result<&Desired, OpError> {
@@ -399,7 +422,8 @@ impl Owner {
         let id = self.next_event;
         self.next_event += 1;
         let tenant = tenant.map(|t| t.to_string());
-        self.handle.publish(Event { id, at_ms: now.as_millis() as u64, kind: kind.into(), tenant, detail });
+        let origin = self.origin;
+        self.handle.publish(Event { id, at_ms: now.as_millis() as u64, kind: kind.into(), tenant, origin, detail });
     }
 }
 

@@ -7,7 +7,7 @@ use std::fmt;
 
 use stackmap::{Layer, MacAddr, TenantName, TunnelSpec};
 
-use crate::model::{ServiceRequest, Tenant};
+use crate::model::{ServiceRequest, ShareMount, Tenant};
 use crate::net::stack::{StackAddress, StackPlan, StackRoute, Via};
 use crate::store::Desired;
 
@@ -42,8 +42,27 @@ pub struct Actual {
     pub limits: bool,
     /// Cgroups of it exist.
     pub cgroups: bool,
+    /// The socket of its own API is listened on.
+    pub door: bool,
+    /// Its resolv.conf names its name servers.
+    pub names: bool,
+    /// Shared directories that are mounted in it.
+    pub shares: Vec<MountedShare>,
     /// Services init knows, and whether they were started from what is desired.
     pub services: BTreeMap<TenantName, bool>,
+}
+
+/// A shared directory as it is mounted in a running tenant.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MountedShare {
+    /// The kernel's number of the mount.
+    pub id: u64,
+    /// Where it is.
+    pub at: String,
+    /// Where it is if it is what it was; empty when the host has removed the directory since.
+    pub target: String,
+    /// Nobody in the tenant writes.
+    pub read_only: bool,
 }
 
 /// One step; each is idempotent.
@@ -71,6 +90,8 @@ pub enum Action {
     Forget,
     /// Make its cgroups and have the kernel hold its limits.
     Limit,
+    /// Listen on the socket of its own API.
+    OpenDoor,
     /// Start init: stack and process group.
     Launch,
     /// Have the guard keep its processes in its stack, and others out of it.
@@ -87,6 +108,12 @@ pub enum Action {
     Configure,
     /// Ask the stack through its port until it answers.
     Probe,
+    /// Write its resolv.conf.
+    WriteNames,
+    /// Take a shared directory out.
+    UnmountShare(MountedShare),
+    /// Put a shared directory in.
+    MountShare(ShareMount),
     /// Start a service.
     StartService(TenantName),
 }
@@ -107,6 +134,7 @@ impl Action {
             Action::RemoveFiles => "remove-files",
             Action::Forget => "forget",
             Action::Limit => "limits",
+            Action::OpenDoor => "api",
             Action::Launch => "stack",
             Action::StateAccess => "access",
             Action::AddPort => "port",
@@ -114,6 +142,9 @@ impl Action {
             Action::Bind => "bind",
             Action::Configure => "addresses",
             Action::Probe => "probe",
+            Action::WriteNames => "resolv",
+            Action::UnmountShare(_) => "unmount-share",
+            Action::MountShare(_) => "share",
             Action::StartService(_) => "service",
         }
     }
@@ -123,6 +154,8 @@ impl fmt::Display for Action {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Action::StopService(name) | Action::StartService(name) => write!(f, "{} {name}", self.name()),
+            Action::UnmountShare(share) => write!(f, "{} {}", self.name(), share.at),
+            Action::MountShare(share) => write!(f, "{} {}", self.name(), share.target),
             _ => f.write_str(self.name()),
         }
     }
@@ -177,6 +210,10 @@ fn making(tenant: &Tenant, actual: &Actual) -> Vec<Action> {
     if !actual.limits {
         steps.push(Action::Limit);
     }
+    // Before the tenant is there: from its first moment it finds somebody who listens.
+    if !actual.door {
+        steps.push(Action::OpenDoor);
+    }
     if !actual.init {
         steps.push(Action::Launch);
     }
@@ -204,6 +241,13 @@ fn making(tenant: &Tenant, actual: &Actual) -> Vec<Action> {
     if tenant.vlan.is_some() && !(configured && actual.bound) {
         steps.push(Action::Probe);
     }
+    // A new init does both by itself.
+    if actual.init {
+        if !actual.names {
+            steps.push(Action::WriteNames);
+        }
+        steps.extend(share_steps(tenant, &actual.shares));
+    }
     for service in &tenant.services {
         let as_desired = actual.init && actual.services.get(&service.name) == Some(&true);
         if !as_desired {
@@ -214,6 +258,21 @@ fn making(tenant: &Tenant, actual: &Actual) -> Vec<Action> {
     if actual.access_away && !tenant.tunnels.is_empty() {
         steps.push(Action::StateAccess);
     }
+    steps
+}
+
+/// What is not as desired is taken out, and what is then missing is put in.
+fn share_steps(tenant: &Tenant, mounted: &[MountedShare]) -> Vec<Action> {
+    let mut missing: Vec<_> = tenant.shares.iter().collect();
+    let mut steps = Vec::new();
+    for share in mounted {
+        let found = missing.iter().position(|s| (&s.target, s.read_only) == (&share.target, share.read_only));
+        match found {
+            Some(i) => drop(missing.remove(i)),
+            None => steps.push(Action::UnmountShare(share.clone())),
+        }
+    }
+    steps.extend(missing.into_iter().cloned().map(Action::MountShare));
     steps
 }
 
@@ -320,6 +379,9 @@ mod tests {
             guard_row: true,
             limits: true,
             cgroups: true,
+            door: true,
+            names: true,
+            shares: Vec::new(),
             services: BTreeMap::new(),
         }
     }
@@ -329,7 +391,7 @@ mod tests {
         let web = serde_json::json!({"name": "web", "template": "nginx"});
         let desired = wanted(tenant(serde_json::json!({"services": [web]})));
         let text = words(&desired, &Actual::default());
-        assert_eq!(text, "limits, stack, guard, access, port, bind, addresses, probe, service web");
+        assert_eq!(text, "limits, api, stack, guard, access, port, bind, addresses, probe, service web");
     }
 
     #[test]
@@ -341,7 +403,8 @@ mod tests {
     fn each_missing_piece_alone_is_mended_and_nothing_else_is_touched() {
         let desired = wanted(tenant(serde_json::json!({})));
         type Change = fn(&mut Actual);
-        let cases: [(Change, &str); 5] = [
+        let cases: [(Change, &str); 6] = [
+            (|a| a.door = false, "api"),
             (|a| a.access = false, "access"),
             (|a| a.bound = false, "bind, probe"),
             (|a| a.stack = false, "addresses, probe"),
@@ -361,11 +424,40 @@ mod tests {
     #[test]
     fn without_tunnels_the_access_server_is_not_needed_and_forgets_what_it_knew() {
         let desired = wanted(tenant(serde_json::json!({"tunnels": []})));
-        assert_eq!(words(&desired, &Actual::default()), "limits, stack, guard, port, bind, addresses, probe");
+        assert_eq!(words(&desired, &Actual::default()), "limits, api, stack, guard, port, bind, addresses, probe");
         let mut actual = as_desired();
         assert_eq!(words(&desired, &actual), "withdraw");
         (actual.access, actual.access_any) = (false, false);
         assert_eq!(words(&desired, &actual), "");
+    }
+
+    #[test]
+    fn shares_are_put_in_taken_out_and_put_back() {
+        let share =
+            |name: &str| serde_json::json!({"directory": format!("/srv/{name}"), "target": format!("/shared/{name}")});
+        let desired = wanted(tenant(serde_json::json!({"shares": [share("a"), share("b")]})));
+        let mounted = |id, at: &str, target: &str, read_only| MountedShare {
+            id,
+            at: at.into(),
+            target: target.into(),
+            read_only,
+        };
+        let mut actual = as_desired();
+        assert_eq!(words(&desired, &actual), "share /shared/a, share /shared/b");
+        actual.shares = vec![
+            mounted(1, "/shared/a", "/shared/a", false),
+            mounted(2, "/moved/b", "/moved/b", false),
+            mounted(3, "/shared/old", "/shared/old", true),
+        ];
+        let steps = "unmount-share /moved/b, unmount-share /shared/old, share /shared/b";
+        assert_eq!(words(&desired, &actual), steps);
+        actual.shares = vec![mounted(1, "/shared/a", "/shared/a", true), mounted(2, "/shared/b", "", false)];
+        let steps = "unmount-share /shared/a, unmount-share /shared/b, share /shared/a, share /shared/b";
+        assert_eq!(words(&desired, &actual), steps);
+        actual.names = false;
+        actual.shares.clear();
+        actual.init = false;
+        assert!(!words(&desired, &actual).contains("share"), "a new init mounts them itself");
     }
 
     #[test]
@@ -412,7 +504,7 @@ mod tests {
         let card =
             serde_json::json!({"vlan": null, "mac": null, "device": "eth1", "whole_device": true, "tunnels": []});
         let mut desired = wanted(tenant(card));
-        assert_eq!(words(&desired, &Actual::default()), "limits, stack, guard, device, addresses");
+        assert_eq!(words(&desired, &Actual::default()), "limits, api, stack, guard, device, addresses");
         desired.removing = true;
         let actual = Actual { init: true, device: true, files: true, ..Actual::default() };
         assert_eq!(words(&desired, &actual), "return-device, end, remove-files, forget");

@@ -63,6 +63,12 @@ pub enum ProblemKind {
     MediaType,
     /// The caller is neither root nor a member of the group.
     Forbidden,
+    /// A tenant asked about, or for a change of, something that is not the tenant itself.
+    NotYours,
+    /// A tenant asked for what only the operator may do.
+    OperatorOnly,
+    /// A tenant asks too often.
+    TooMany,
     /// A file, a socket or a process could not be had.
     Io,
     /// The daemon is on its way out.
@@ -73,7 +79,7 @@ pub enum ProblemKind {
 
 impl ProblemKind {
     /// Every kind, for documentation and tests.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 17] = [
         Self::Malformed,
         Self::Invalid,
         Self::Conflict,
@@ -85,6 +91,9 @@ impl ProblemKind {
         Self::TooLarge,
         Self::MediaType,
         Self::Forbidden,
+        Self::NotYours,
+        Self::OperatorOnly,
+        Self::TooMany,
         Self::Io,
         Self::Closing,
         Self::NotRunning,
@@ -104,6 +113,9 @@ impl ProblemKind {
             Self::TooLarge => ("too-large", "The request is too long", StatusCode::PAYLOAD_TOO_LARGE),
             Self::MediaType => ("media-type", "The request is no JSON", StatusCode::UNSUPPORTED_MEDIA_TYPE),
             Self::Forbidden => ("forbidden", "The caller may not speak here", StatusCode::FORBIDDEN),
+            Self::NotYours => ("not-yours", "A tenant may speak of itself only", StatusCode::FORBIDDEN),
+            Self::OperatorOnly => ("operator-only", "Only the operator may do this", StatusCode::FORBIDDEN),
+            Self::TooMany => ("too-many", "The tenant asks too often", StatusCode::TOO_MANY_REQUESTS),
             Self::Io => ("io", "Reading or writing failed", StatusCode::INTERNAL_SERVER_ERROR),
             Self::Closing => ("closing", "The daemon is shutting down", StatusCode::SERVICE_UNAVAILABLE),
             Self::NotRunning => ("not-running", "The daemon is not running", StatusCode::SERVICE_UNAVAILABLE),

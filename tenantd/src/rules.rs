@@ -28,7 +28,7 @@ impl TenantRequest {
         }
         check_tunnels_differ(self)?;
         check_prefixes(&self.tunnels)?;
-        self.dns.iter().try_for_each(|dns| check_host("dns", *dns))?;
+        check_dns(&self.dns)?;
         self.gateway.iter().try_for_each(|gateway| check_host("gateway", *gateway))?;
         if let Some(image) = &self.image {
             image.parse::<stackmap::TenantName>().map_err(|e| e.for_field("image"))?;
@@ -57,6 +57,14 @@ pub fn check_address_list(addresses: &[IpNet]) -> Result<(), Invalid> {
         return Err(Invalid::new("address", "", "at least one is needed"));
     }
     check_addresses(addresses)
+}
+
+/// Checks name servers: addresses that a host can have, or the tenant's own loopback.
+///
+/// # Errors
+/// [`Invalid`] (field `dns`).
+pub fn check_dns(dns: &[IpAddr]) -> Result<(), Invalid> {
+    dns.iter().try_for_each(|server| check_host("dns", *server))
 }
 
 /// Checks further routes: real prefixes, next hops of the same family, no destination twice.
@@ -98,7 +106,6 @@ impl ServiceRequest {
     /// # Errors
     /// [`Invalid`] for the first rule broken.
     pub fn check(&self) -> Result<(), Invalid> {
-        self.options.check()?;
         match (&self.template, self.command.first()) {
             (Some(template), Some(_)) => {
                 Err(Invalid::new("template", template, "excludes a command: give one of the two"))

@@ -4,7 +4,9 @@
 mod files;
 mod guard;
 mod rates;
+mod running;
 mod services;
+mod shares;
 
 use std::collections::HashMap;
 use std::io;
@@ -25,12 +27,13 @@ use tokio::io::unix::AsyncFd;
 use tokio::sync::mpsc;
 
 use crate::access::{AccessClient, AccessError, StoredRow};
+use crate::api::{DoorError, Doors};
 use crate::cgroups::{CgroupError, Cgroups, Entry, Layout};
 use crate::config::Config;
 use crate::images::{self, HostError, ImageStore};
 use crate::launch::{self, AdoptError, EndError, LaunchError, LaunchSpec, Launched, Surroundings};
 use crate::layer::{self, Layer, LayerError};
-use crate::limits::Bytes;
+use crate::limits::{Bytes, Limits};
 use crate::model::{Counters, ShareMount, Tenant, TenantRequest};
 use crate::net::link::{self, NetlinkError, VethEnd};
 use crate::net::ns::{NetNs, NsError};
@@ -135,6 +138,9 @@ pub enum StepError {
     /// The tenant's processes do not end.
     #[error("cannot end the tenant")]
     End(#[from] EndError),
+    /// The socket of the tenant's own API.
+    #[error(transparent)]
+    Door(#[from] DoorError),
     /// A thread of ours ended, or a descriptor could not be watched.
     #[error("cannot watch or wait")]
     Watch(#[source] io::Error),
@@ -309,6 +315,11 @@ impl World {
         }
     }
 
+    /// Directory in which every tenant has one for the socket of its own API.
+    pub fn doors_dir(&self) -> PathBuf {
+        self.config.run_dir.join("tenants")
+    }
+
     fn control_socket(&self, name: &TenantName) -> PathBuf {
         self.config.run_dir.join("tenants").join(format!("{name}.sock"))
     }
@@ -382,6 +393,8 @@ impl World {
             actual.stack = found.satisfies(&self.wanted_stack(tenant, found.link.mtu).await?);
         }
         if actual.init && !desired.removing {
+            actual.names = self.names_are(tenant);
+            actual.shares = self.mounted_shares(tenant)?;
             let asked = self.ask_init(&tenant.name, |c| Ok((c.hello(INIT_DEADLINE)?, c.list(INIT_DEADLINE)?))).await?;
             let (hello, states) = asked;
             if !hello.ready {
@@ -418,6 +431,11 @@ impl World {
             Action::ReturnDevice => self.return_device(tenant).await,
             Action::EndInit => self.end_init(&tenant.name).await,
             Action::RemoveFiles => self.remove_files(tenant).await,
+            Action::WriteNames => self.write_names(tenant),
+            Action::UnmountShare(share) => self.unmount_share(tenant, share).await,
+            Action::MountShare(share) => self.mount_share(tenant, share).await,
+            // The owner's: what listens there leads to it.
+            Action::OpenDoor => Ok(()),
             Action::Forget => {
                 if let Some(vlan) = tenant.vlan {
                     self.inner_mtu.remove(&vlan);
@@ -488,8 +506,9 @@ impl World {
             image: self.image(tenant).await?,
             layer: house::Layer::Directory,
             network: tenant.owns_network(),
-            api: None,
-            program: None,
+            api: Some(Doors::dir_of(&self.doors_dir(), &tenant.name)),
+            // While it is being replaced by a newer one there may be none; the tenant lives without.
+            program: Some(self.config.program.clone()).filter(|program| program.is_file()),
             shares: tenant.shares.iter().map(share).collect(),
             scratch: SCRATCH,
         };
@@ -504,17 +523,22 @@ impl World {
     /// # Errors
     /// [`Invalid`] naming the limit that this host cannot hold.
     pub async fn check_house(&self, request: &TenantRequest) -> Result<(), Invalid> {
-        self.cgroups.check(&request.limits).map_err(|error| match error {
+        self.check_limits(&request.limits)
+    }
+
+    /// Whether this host can hold such limits.
+    pub fn check_limits(&self, limits: &Limits) -> Result<(), Invalid> {
+        self.cgroups.check(limits).map_err(|error| match error {
             CgroupError::NotHere { limit, why } => {
-                let value = request.limits.pairs().into_iter().find(|(name, _)| *name == limit);
+                let value = limits.pairs().into_iter().find(|(name, _)| *name == limit);
                 Invalid::new(format!("limits.{limit}"), value.map_or_else(String::new, |(_, value)| value), why)
             }
             other => Invalid::new("limits", "", other.to_string()),
         })?;
-        if let Some(disk) = request.limits.disk {
+        if let Some(disk) = limits.disk {
             layer::check_limit(disk.get()).map_err(|error| error.for_field("limits.disk"))?;
         }
-        rates::check(&request.limits)
+        rates::check(limits)
     }
 
     fn limit(&self, tenant: &Tenant) -> Result<(), StepError> {
@@ -707,6 +731,12 @@ impl World {
     pub async fn mtu(&self, tenant: &Tenant) -> Option<u32> {
         let seat = self.seats.get(&tenant.name)?;
         Some(link::find(&seat.netlink, &tenant.device).await.ok()??.mtu)
+    }
+
+    /// What the tenant uses of the machine, as its cgroups count.
+    #[must_use]
+    pub fn usage(&self, name: &TenantName) -> crate::cgroups::Usage {
+        self.cgroups.usage(name)
     }
 
     /// Traffic and drops of a tenant: its port's and the access server's.

@@ -47,7 +47,8 @@ fn add_tenant_prints_one_line() {
         "name": "acme", "addresses": ["192.168.1.1/24", "fd00::1/64"], "vlan": 600, "gid": 524_288, "device": null,
         "tunnels": [{"kind": "gre", "remote": "198.51.100.2", "local": null, "key": 7, "prefixes": ["10.0.0.0/8"]}],
         "dns": ["192.168.1.53"], "gateway": "192.168.1.254",
-        "routes": [{"to": "10.0.0.0/8", "via": "192.168.1.254"}, {"to": "172.16.0.0/12", "via": null}]
+        "routes": [{"to": "10.0.0.0/8", "via": "192.168.1.254"}, {"to": "172.16.0.0/12", "via": null}],
+        "privileges": [], "image": null, "ephemeral": false, "limits": {}
     });
     assert_eq!(daemon.asked(), [("POST /v1/tenants".to_owned(), expected)]);
 }
@@ -96,7 +97,7 @@ fn verbs_that_ask_print_words_or_the_answer_itself() {
         daemon.done(&["show", "acme"]),
         "name        acme\nstack       inet0\ndevice      dev0\nvlan        600\ngid         524288..=589823\n\
          mac         02:00:00:00:12:58\naddresses   192.168.1.1/24\ntunnel      ipip:198.51.100.2\n\
-         route       10.0.0.0/8,via=192.168.1.254\nservice     web (template nginx root=/srv)\ngeneration  3\n"
+         route       10.0.0.0/8,via=192.168.1.254\nservice     web (template nginx root=/srv)\nimage       host\ngeneration  3\n"
     );
     assert_eq!(
         daemon.done(&["map"]),
@@ -135,6 +136,16 @@ fn verbs_that_change_ask_for_the_right_thing() {
         ("DELETE /v1/tenants/acme/tunnels/gre%3A198.51.100.3%2Ckey%3D7", 200, acme()),
         ("PUT /v1/tenants/acme/addresses", 200, acme()),
         ("PUT /v1/tenants/acme/routes", 200, acme()),
+        ("POST /v1/tenants/acme/addresses", 200, acme()),
+        ("DELETE /v1/tenants/acme/addresses/192.168.1.7%2F24", 200, acme()),
+        ("POST /v1/tenants/acme/routes", 200, acme()),
+        ("DELETE /v1/tenants/acme/routes/10.0.0.0%2F8", 200, acme()),
+        ("PUT /v1/tenants/acme/dns", 200, acme()),
+        ("PATCH /v1/tenants/acme/limits", 200, acme()),
+        ("POST /v1/tenants/acme/restart", 200, acme()),
+        ("POST /v1/shares", 200, shared()),
+        ("GET /v1/shares", 200, json!([shared()])),
+        ("DELETE /v1/tenants/beta/shares/%2Fsrv%2Fa%20b", 204, Value::Null),
         ("POST /v1/tenants/acme/services", 201, service.clone()),
         ("DELETE /v1/tenants/acme/services/web", 204, Value::Null),
         ("POST /v1/tenants/acme/services/web/restart", 200, service),
@@ -157,6 +168,20 @@ fn verbs_that_change_ask_for_the_right_thing() {
     );
     assert_eq!(asked(&["set-route", "acme", "10.0.0.0/8"]).1, json!([{"to": "10.0.0.0/8", "via": null}]));
     assert_eq!(asked(&["set-route", "acme"]).1, json!([]));
+    assert_eq!(asked(&["add-address", "acme", "192.168.1.7/24"]).1, json!("192.168.1.7/24"));
+    assert!(asked(&["remove-address", "acme", "192.168.1.7/24"]).0.starts_with("name  "));
+    assert_eq!(asked(&["add-route", "acme", "10.0.0.0/8,via=192.168.1.2"]).1["via"], json!("192.168.1.2"));
+    asked(&["remove-route", "acme", "10.0.0.0/8"]);
+    assert_eq!(asked(&["set-dns", "acme", "192.168.1.53"]).1, json!(["192.168.1.53"]));
+    let (_, body) = asked(&["set-limits", "acme", "memory=512M", "cpu=none"]);
+    assert_eq!(body, json!({"memory": "512M", "cpu": null}));
+    asked(&["restart-tenant", "acme"]);
+    let (printed, body) = asked(&["share", "/srv/a b", "acme", "beta:ro", "--create"]);
+    assert_eq!(printed, "/srv/a b  /shared/a b  acme beta:ro\n");
+    let tenants = json!([{"name": "acme", "read_only": false}, {"name": "beta", "read_only": true}]);
+    assert_eq!(body, json!({"directory": "/srv/a b", "tenants": tenants, "create": true}));
+    assert!(asked(&["list-shares"]).0.ends_with("/srv/a b   /shared/a b  acme beta:ro\n"));
+    assert_eq!(asked(&["unshare", "/srv/a b", "beta"]).0, "tenant beta sees /srv/a b no longer\n");
     let (printed, body) = asked(&["add-service", "acme", "web", "--template", "nginx", "--set", "root=/srv=x"]);
     assert_eq!(printed, "service web running, pid 12, 0 restarts\n");
     assert_eq!(body, json!({"name": "web", "template": "nginx", "set": {"root": "/srv=x"}, "command": []}));
@@ -164,6 +189,11 @@ fn verbs_that_change_ask_for_the_right_thing() {
     assert_eq!(body["command"], json!(["/bin/echo", "--json", "-f"]));
     assert_eq!(asked(&["restart-service", "acme", "web"]).0, "service web running, pid 12, 0 restarts\n");
     assert_eq!(asked(&["remove-service", "acme", "web"]).0, "service web of acme removed\n");
+}
+
+fn shared() -> Value {
+    let tenants = json!([{"name": "acme", "read_only": false}, {"name": "beta", "read_only": true}]);
+    json!({"directory": "/srv/a b", "target": "/shared/a b", "tenants": tenants})
 }
 
 #[test]
@@ -205,7 +235,7 @@ fn a_refusal_is_exit_code_1_in_the_daemons_words() {
 fn wrong_usage_is_exit_code_2_and_nothing_is_asked() {
     let daemon = daemon(&[]);
     let add = |more: &[&'static str]| [&["add-tenant", "acme", "--address", "192.168.1.1/24"][..], more].concat();
-    let cases: [(Vec<&str>, &str, &str); 29] = [
+    let cases: [(Vec<&str>, &str, &str); 34] = [
         (vec!["add-tenant", "Acme", "--address", "192.168.1.1/24"], "Acme", "DNS label"),
         (vec!["add-tenant", "acme"], "--address", "required"),
         (vec!["add-tenant", "acme", "--address", "192.168.1.1"], "192.168.1.1", "CIDR"),
@@ -232,6 +262,11 @@ fn wrong_usage_is_exit_code_2_and_nothing_is_asked() {
         (vec!["add-service", "acme", "Web", "--template", "nginx"], "service", "DNS label"),
         (vec!["add-service", "acme", "web", "--template", "nginx", "--", "x"], "--template", "cannot be used with"),
         (vec!["add-service", "acme", "web", "--template", "nginx", "--set", "root"], "root", "KEY=VALUE"),
+        (vec!["set-limits", "acme", "memory"], "memory", "NAME=VALUE"),
+        (vec!["set-limits", "acme", "colour=red"], "colour", "must be one of"),
+        (vec!["share", "/srv/a", "acme:rw"], "rw", "must be ro"),
+        (vec!["share", "/srv/a"], "NAME", "required"),
+        (vec!["show"], "name", "needed on the host"),
         (vec!["map", "middle"], "middle", "upper, lower, access"),
         (vec!["--instance", "A", "list"], "instance", "DNS label"),
         (vec!["frobnicate"], "frobnicate", "unrecognized"),
@@ -279,7 +314,7 @@ fn every_verb_has_help_with_an_example() {
         .map(|l| l.split_whitespace().next().unwrap())
         .filter(|verb| *verb != "help")
         .collect();
-    assert_eq!(verbs.len(), 16, "{verbs:?}");
+    assert!(verbs.len() >= 26, "{verbs:?}");
     for verb in verbs {
         let text = help(&[verb]);
         assert!(text.contains(&format!("Example:\n  tenantd {verb}")), "{text}");

@@ -40,6 +40,8 @@ fn every_example_is_what_the_program_writes() {
     holds::<ServiceStatus>(&mut all, "ServiceStatus");
     holds::<DaemonStatus>(&mut all, "DaemonStatus");
     holds::<MapView>(&mut all, "MapView");
+    holds::<SharedDirectory>(&mut all, "SharedDirectory");
+    holds::<Here>(&mut all, "Here");
     holds::<Event>(&mut all, "Event");
     holds::<Problem>(&mut all, "Problem");
     assert!(all.is_empty(), "no test reads {:?}", all.keys());

@@ -17,7 +17,7 @@ use crate::control::Handle;
 /// A comment is sent this often when nothing happens, so that both ends see a dead connection.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
-/// Events from now on (server-sent)
+/// Events from now on (server-sent); inside a tenant those about it
 #[utoipa::path(get, path = "/v1/events", tag = "daemon", operation_id = "events",
     responses(
         (status = 200, description = "`event` is the kind, `id` its number, `data` this object; `lagged` tells how \
@@ -26,8 +26,16 @@ const KEEP_ALIVE: Duration = Duration::from_secs(15);
     ))]
 pub(super) async fn follow(State(handle): State<Handle>) -> Sse<impl Stream<Item = Result<Event, Infallible>>> {
     let inbox = handle.subscribe();
-    let stream = futures::stream::unfold(inbox, |mut inbox| async move {
-        let event = match inbox.recv().await {
+    let only = handle.tenant().map(ToString::to_string);
+    let stream = futures::stream::unfold((inbox, only), |(mut inbox, only)| async move {
+        let mine = |event: &crate::model::Event| only.is_none() || event.tenant == only;
+        let next = loop {
+            match inbox.recv().await {
+                Ok(event) if !mine(&event) => {}
+                next => break next,
+            }
+        };
+        let event = match next {
             Ok(event) => {
                 let data = serde_json::to_string(&event).unwrap_or_default();
                 Event::default().id(event.id.to_string()).event(&event.kind).data(data)
@@ -35,7 +43,7 @@ pub(super) async fn follow(State(handle): State<Handle>) -> Sse<impl Stream<Item
             Err(RecvError::Lagged(missed)) => Event::default().event("lagged").data(format!("{{\"missed\":{missed}}}")),
             Err(RecvError::Closed) => return None,
         };
-        Some((Ok(event), inbox))
+        Some((Ok(event), (inbox, only)))
     });
     Sse::new(stream).keep_alive(KeepAlive::new().interval(KEEP_ALIVE))
 }

@@ -13,6 +13,7 @@ use serde_json::error::Category;
 use stackmap::{Invalid, TenantName, TunnelSpec};
 
 use super::BODY_MAX;
+use super::inside::BodyMax;
 use crate::problem::{Problem, ProblemKind};
 
 /// `{name}` of the path.
@@ -24,11 +25,35 @@ pub(super) struct Service(pub(super) TenantName, pub(super) TenantName);
 /// `{name}` and `{spec}` of the path.
 pub(super) struct Tunnel(pub(super) TenantName, pub(super) TunnelSpec);
 
-async fn parameter<T: FromStr<Err = Invalid>>(parts: &mut Parts, name: &'static str) -> Result<T, Problem> {
+/// Another part of a path.
+pub(super) trait Part: Sized {
+    /// Its name there.
+    const NAME: &'static str;
+    /// Reads it.
+    fn parse(text: &str) -> Result<Self, Invalid>;
+}
+
+/// `{name}` of the path and another part of it.
+pub(super) struct Of<T>(pub(super) TenantName, pub(super) T);
+
+impl<T: Part, S: Sync> FromRequestParts<S> for Of<T> {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
+        let text = text(parts, T::NAME).await?;
+        Ok(Self(parameter(parts, "name").await?, T::parse(&text)?))
+    }
+}
+
+async fn text(parts: &mut Parts, name: &'static str) -> Result<String, Problem> {
     let params = RawPathParams::from_request_parts(parts, &())
         .await
         .map_err(|e| Problem::new(ProblemKind::Malformed, e.body_text()))?;
-    let text = params.iter().find(|(key, _)| *key == name).map(|(_, value)| value).unwrap_or_default();
+    Ok(params.iter().find(|(key, _)| *key == name).map(|(_, value)| value.to_owned()).unwrap_or_default())
+}
+
+async fn parameter<T: FromStr<Err = Invalid>>(parts: &mut Parts, name: &'static str) -> Result<T, Problem> {
+    let text = text(parts, name).await?;
     text.parse::<T>().map_err(|e| if e.field == "name" { e.for_field(name).into() } else { e.into() })
 }
 
@@ -81,10 +106,11 @@ impl<T: DeserializeOwned, S: Sync + Send> FromRequest<S> for Body<T> {
 
     async fn from_request(mut request: Request, state: &S) -> Result<Self, Problem> {
         check_media_type(&request)?;
-        DefaultBodyLimit::max(BODY_MAX).apply(&mut request);
+        let max = request.extensions().get::<BodyMax>().map_or(BODY_MAX, |max| max.0);
+        DefaultBodyLimit::max(max).apply(&mut request);
         let bytes = Bytes::from_request(request, state).await.map_err(|e| match e.status().as_u16() {
             413 => {
-                let rule = format!("must be at most {BODY_MAX} bytes");
+                let rule = format!("must be at most {max} bytes");
                 Problem::at(ProblemKind::TooLarge, &Invalid::new("body", "", rule))
             }
             _ => Problem::new(ProblemKind::Malformed, e.body_text()),

@@ -7,9 +7,11 @@ use std::sync::mpsc;
 use stackmap::{GidRange, Invalid, StackIndex, TenantName, TunnelSpec, Vlan};
 use tempfile::TempDir;
 
+use super::Doors;
 use crate::client::Client;
-use crate::control::{Command, Handle, OpError};
+use crate::control::{Command, Handle, OpError, Stopping};
 use crate::model::*;
+use crate::owner::shares::shared_directories;
 
 /// A served API with a fake owner behind it; ends with the process.
 pub(crate) struct Served {
@@ -18,22 +20,43 @@ pub(crate) struct Served {
     pub(crate) dir: TempDir,
 }
 
+/// Tenants that have an API of their own in a fake, whether they were added or not.
+pub(crate) const INSIDE: [&str; 2] = ["acme", "beta"];
+
 /// Serves the API on a socket in a directory of its own. The owner's logs are `SERVICE.log` there.
 pub(crate) fn serve() -> Served {
     let dir = tempfile::tempdir().unwrap();
     let socket = dir.path().join("api.sock");
     let (handle, mut inbox) = Handle::new();
-    let mut owner = Fake { logs: dir.path().to_owned(), tenants: BTreeMap::new(), handle: handle.clone(), events: 0 };
+    let mut owner = Fake {
+        logs: dir.path().to_owned(),
+        tenants: BTreeMap::new(),
+        handle: handle.clone(),
+        events: 0,
+        origin: EventOrigin::Operator,
+    };
     let (ready, is_ready) = mpsc::channel();
     let path = socket.clone();
     std::thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async move {
             let listener = super::bind(&path).await.unwrap();
+            let mut doors = Doors::new(path.parent().unwrap().to_owned(), handle.clone());
+            for name in INSIDE {
+                doors.open_for(&name.parse().unwrap(), nix::unistd::geteuid().as_raw()).unwrap();
+            }
             ready.send(()).unwrap();
             tokio::spawn(async move {
-                while let Some(command) = inbox.recv().await {
-                    owner.obey(command);
+                loop {
+                    tokio::select! {
+                        Some(command) = inbox.operators.recv() => owner.obey(command),
+                        Some(asked) = inbox.tenants.recv() => {
+                            owner.origin = EventOrigin::Tenant;
+                            owner.obey(asked.command);
+                            owner.origin = EventOrigin::Operator;
+                        }
+                        else => return,
+                    }
                 }
             });
             super::serve(listener, handle).await.unwrap();
@@ -51,6 +74,7 @@ struct Fake {
     tenants: BTreeMap<TenantName, Tenant>,
     handle: Handle,
     events: u64,
+    origin: EventOrigin,
 }
 
 impl Fake {
@@ -71,16 +95,26 @@ impl Fake {
                 let gone = t.tunnels.len() < before;
                 gone.then_some(()).ok_or(OpError::Unknown { what: "tunnel", name: tunnel.to_string() })
             }))),
-            Command::SetAddresses { name, addresses, reply } => {
-                drop(reply.send(self.change(&name, |t| {
-                    t.addresses = addresses;
-                    Ok(())
-                })));
+            Command::Change { name, change, reply } => drop(reply.send(self.change(&name, |t| change.make(t)))),
+            Command::StopTenant { name, reply } => {
+                let (_, gone) = tokio::sync::oneshot::channel();
+                drop(reply.send(self.tenant(&name).map(|_| Stopping { gone })));
             }
-            Command::SetRoutes { name, routes, reply } => drop(reply.send(self.change(&name, |t| {
-                t.routes = routes;
-                Ok(())
-            }))),
+            Command::Settle { name, reply } => drop(reply.send(self.tenant(&name).cloned())),
+            Command::Share { request, reply } => drop(reply.send(self.share(&request))),
+            Command::Unshare { directory, tenants, reply } => {
+                let unknown = || OpError::Unknown { what: "share", name: directory.clone() };
+                let one = |name: &TenantName| {
+                    let before = self.tenant(name)?.shares.len();
+                    let now = self.change(name, |t| {
+                        t.shares.retain(|s| s.directory != directory);
+                        Ok(())
+                    })?;
+                    (now.shares.len() < before).then_some(()).ok_or_else(unknown)
+                };
+                drop(reply.send(tenants.iter().try_for_each(one)));
+            }
+            Command::ListShares { reply } => drop(reply.send(Ok(shared_directories(self.tenants.values())))),
             Command::AddService { name, service, reply } => {
                 let status = running(&service.name);
                 drop(
@@ -179,6 +213,20 @@ impl Fake {
         Ok(())
     }
 
+    fn share(&mut self, request: &ShareRequest) -> Result<SharedDirectory, OpError> {
+        let path = crate::shares::check_path(&request.directory, &[])?;
+        let (directory, target) = (path.display().to_string(), crate::shares::target_of(&path)?);
+        for one in &request.tenants {
+            let mount = ShareMount { directory: directory.clone(), target: target.clone(), read_only: one.read_only };
+            self.change(&one.name, |t| {
+                t.shares.push(mount);
+                Ok(())
+            })?;
+        }
+        let all = shared_directories(self.tenants.values());
+        all.into_iter().find(|s| s.directory == directory).ok_or(OpError::Closed)
+    }
+
     fn change(
         &mut self,
         name: &TenantName,
@@ -188,6 +236,7 @@ impl Fake {
         change(&mut tenant)?;
         tenant.generation += 1;
         self.tenants.insert(name.clone(), tenant.clone());
+        self.tell("tenant-changed", name);
         Ok(tenant)
     }
 
@@ -209,6 +258,7 @@ impl Fake {
             mtu: Some(1480),
             services: tenant.services.iter().map(|s| running(&s.name)).collect(),
             counters: Counters::default(),
+            usage: None,
         })
     }
 
@@ -226,7 +276,8 @@ impl Fake {
     fn tell(&mut self, kind: &str, tenant: &TenantName) {
         self.events += 1;
         let (id, kind) = (self.events, kind.to_owned());
-        self.handle.publish(Event { id, at_ms: 0, kind, tenant: Some(tenant.to_string()), detail: String::new() });
+        let (tenant, origin) = (Some(tenant.to_string()), self.origin);
+        self.handle.publish(Event { id, at_ms: 0, kind, tenant, origin, detail: String::new() });
     }
 }
 

@@ -4,14 +4,20 @@
 //! Tasks: one a connection (by axum), each waiting for the owner task's reply.
 
 mod addresses;
+mod dns;
 mod events;
 mod extract;
+mod here;
+mod inside;
+mod limits;
 mod logs;
 mod map;
 mod openapi;
+pub use inside::{DoorError, Doors};
 pub(crate) use openapi::TunnelSchema;
 mod routes;
 mod services;
+mod shares;
 pub mod socket;
 mod status;
 mod tenants;
@@ -64,8 +70,16 @@ fn described() -> (Router<Handle>, utoipa::openapi::OpenApi) {
         .routes(routes!(tenants::show, tenants::remove))
         .routes(routes!(tunnels::list, tunnels::add))
         .routes(routes!(tunnels::remove))
-        .routes(routes!(addresses::list, addresses::set))
-        .routes(routes!(routes::list, routes::set))
+        .routes(routes!(addresses::list, addresses::set, addresses::add))
+        .routes(routes!(addresses::remove))
+        .routes(routes!(routes::list, routes::set, routes::add))
+        .routes(routes!(routes::remove))
+        .routes(routes!(dns::list, dns::set))
+        .routes(routes!(limits::show, limits::set))
+        .routes(routes!(tenants::restart))
+        .routes(routes!(shares::all, shares::share))
+        .routes(routes!(shares::list))
+        .routes(routes!(shares::unshare))
         .routes(routes!(services::list, services::add))
         .routes(routes!(services::show, services::remove))
         .routes(routes!(services::restart))
@@ -75,6 +89,7 @@ fn described() -> (Router<Handle>, utoipa::openapi::OpenApi) {
         .routes(routes!(map::one))
         .routes(routes!(status::daemon))
         .routes(routes!(events::follow))
+        .routes(routes!(here::here))
         .routes(routes!(openapi::document))
         .split_for_parts()
 }

@@ -116,7 +116,13 @@ pub(crate) struct Peer {
 
 impl Connected<IncomingStream<'_, UnixListener>> for Peer {
     fn connect_info(stream: IncomingStream<'_, UnixListener>) -> Self {
-        let stream = stream.io();
+        Self::of(stream.io())
+    }
+}
+
+impl Peer {
+    /// What the kernel says of the peer, as it was when it connected.
+    pub(crate) fn of(stream: &tokio::net::UnixStream) -> Self {
         // No credentials cannot happen on a Unix socket; if it does, this is nobody.
         let nobody = (u32::MAX, u32::MAX);
         let (uid, gid) = stream.peer_cred().map_or(nobody, |c| (c.uid(), c.gid()));

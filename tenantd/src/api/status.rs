@@ -4,6 +4,7 @@ use axum::Json;
 use axum::extract::State;
 
 use super::extract;
+use super::inside::seen_status;
 use super::openapi::Refused;
 use crate::control::Handle;
 use crate::model::{DaemonStatus, TenantStatus};
@@ -24,5 +25,5 @@ pub(super) async fn tenant(
     State(handle): State<Handle>,
     extract::Tenant(name): extract::Tenant,
 ) -> Result<Json<TenantStatus>, Problem> {
-    Ok(Json(handle.tenant_status(name).await?))
+    Ok(Json(seen_status(&handle, handle.tenant_status(name).await?)))
 }

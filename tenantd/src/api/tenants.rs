@@ -6,6 +6,7 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 
 use super::extract::{self, Body, flag};
+use super::inside::seen;
 use super::openapi::Refused;
 use crate::control::Handle;
 use crate::model::{Added, Tenant, TenantRequest};
@@ -15,7 +16,11 @@ use crate::problem::Problem;
 #[utoipa::path(get, path = "/v1/tenants", tag = "tenants", operation_id = "list_tenants",
     responses((status = 200, description = "All tenants", body = Vec<Tenant>), Refused))]
 pub(super) async fn list(State(handle): State<Handle>) -> Result<Json<Vec<Tenant>>, Problem> {
-    Ok(Json(handle.list().await?))
+    // From inside, the one whose API it is.
+    Ok(Json(match handle.tenant() {
+        Some(name) => vec![seen(&handle, handle.show(name.clone()).await?)],
+        None => handle.list().await?,
+    }))
 }
 
 /// Make a tenant; answers when its stack has answered a probe through its port
@@ -50,7 +55,7 @@ pub(super) async fn show(
     State(handle): State<Handle>,
     extract::Tenant(name): extract::Tenant,
 ) -> Result<Json<Tenant>, Problem> {
-    Ok(Json(handle.show(name).await?))
+    Ok(Json(seen(&handle, handle.show(name).await?)))
 }
 
 /// End a tenant and everything of it
@@ -67,4 +72,15 @@ pub(super) async fn remove(
 ) -> Result<StatusCode, Problem> {
     handle.remove_tenant(name, flag(query.as_deref(), "force")?).await?;
     Ok(StatusCode::NO_CONTENT)
+}
+
+/// End everything that runs in a tenant, its services in good order, and start it again
+#[utoipa::path(post, path = "/v1/tenants/{name}/restart", tag = "tenants", operation_id = "restart_tenant",
+    params(("name" = String, Path, description = "Tenant")),
+    responses((status = 200, description = "Started again", body = Tenant), Refused))]
+pub(super) async fn restart(
+    State(handle): State<Handle>,
+    extract::Tenant(name): extract::Tenant,
+) -> Result<Json<Tenant>, Problem> {
+    Ok(Json(handle.restart_tenant(name).await?))
 }

@@ -47,9 +47,37 @@ impl Served {
         self.raw(format!("{head}Content-Length: {}\r\n\r\n{body}", body.len()).as_bytes())
     }
 
+    /// Follows the events; the answer reads until a text has come.
+    fn follow(&self) -> impl FnMut(&str) -> String + use<> {
+        let mut stream = UnixStream::connect(&self.socket).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+        stream.write_all(b"GET /v1/events HTTP/1.1\r\nHost: t\r\n\r\n").unwrap();
+        let mut text = String::new();
+        move |end: &str| {
+            let mut piece = [0; 4096];
+            while !text.contains(end) {
+                let n = stream.read(&mut piece).unwrap();
+                assert!(n > 0, "{text}");
+                text += std::str::from_utf8(&piece[..n]).unwrap();
+            }
+            text.clone()
+        }
+    }
+
     fn acme(self) -> Self {
         self.ok(Method::POST, "/v1/tenants", Some(acme()));
         self
+    }
+}
+
+/// The tenant's own API of a fake.
+struct Inside(Served);
+
+impl Inside {
+    fn of(mut served: Served, name: &str) -> Self {
+        served.socket = served.dir.path().join(format!("{name}.api/api.sock"));
+        served.client = crate::client::Client::new(&served.socket).unwrap();
+        Self(served)
     }
 }
 
@@ -184,19 +212,7 @@ fn logs_are_sent_and_followed() {
 #[test]
 fn events_are_sent_as_they_happen() {
     let s = fake::serve();
-    let mut stream = UnixStream::connect(&s.socket).unwrap();
-    stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
-    stream.write_all(b"GET /v1/events HTTP/1.1\r\nHost: t\r\n\r\n").unwrap();
-    let mut text = String::new();
-    let mut read_until = |end: &str| {
-        let mut piece = [0; 4096];
-        while !text.contains(end) {
-            let n = stream.read(&mut piece).unwrap();
-            assert!(n > 0, "{text}");
-            text += std::str::from_utf8(&piece[..n]).unwrap();
-        }
-        text.clone()
-    };
+    let mut read_until = s.follow();
     // With its head comes the word that the follower is heard: events are from now on.
     assert!(read_until("\r\n\r\n").contains("content-type: text/event-stream"));
     s.ok(Method::POST, "/v1/tenants", Some(acme()));
@@ -383,4 +399,92 @@ fn collect_references(value: &Value, found: &mut Vec<String>) {
         Value::Array(items) => items.iter().for_each(|v| collect_references(v, found)),
         _ => {}
     }
+}
+
+#[test]
+fn a_tenant_speaks_for_itself_only_and_other_names_are_refused_alike() {
+    let outside = fake::serve().acme();
+    outside.ok(
+        Method::POST,
+        "/v1/tenants",
+        Some(json!({"name": "beta", "addresses": ["192.168.1.1/24"], "vlan": 601})),
+    );
+    let Inside(s) = Inside::of(outside, "acme");
+    assert_eq!(s.get("/v1/here")["tenant"], json!("acme"));
+    let all = s.get("/v1/tenants");
+    assert_eq!((all.as_array().unwrap().len(), &all[0]["name"]), (1, &json!("acme")));
+    assert_eq!(s.get("/v1/tenants/acme")["name"], json!("acme"));
+    let status = s.get("/v1/tenants/acme/status");
+    assert_eq!((&status["init_pid"], &status["netns"]), (&Value::Null, &Value::Null), "the host's numbers");
+    let there = s.refused(Method::GET, "/v1/tenants/beta", None);
+    assert!(there.is(ProblemKind::NotYours) && there.status == 403, "{there:?}");
+    for (method, path) in [
+        (Method::GET, "/v1/tenants/nobody"),
+        (Method::GET, "/v1/tenants/Acme"),
+        (Method::GET, "/v1/tenants/beta/status"),
+        (Method::GET, "/v1/tenants/beta/logs/web"),
+        (Method::DELETE, "/v1/tenants/beta"),
+        (Method::PUT, "/v1/tenants/beta/addresses"),
+    ] {
+        assert_eq!(s.refused(method, path, None), there, "{path}");
+    }
+}
+
+#[test]
+fn what_a_tenant_may_ask_for_is_on_the_list_and_nothing_else_is() {
+    let Inside(s) = Inside::of(fake::serve().acme(), "acme");
+    let routes: BTreeSet<&str> = include_str!("routes.txt").lines().collect();
+    let mut refused = BTreeSet::new();
+    for route in &routes {
+        let (method, path) = route.split_once(' ').unwrap();
+        let listed = super::inside::allows(&method.parse().unwrap(), path);
+        if matches!(*route, "GET /v1/events") {
+            continue;
+        }
+        let path = path.replace("{name}", "acme").replace("{service}", "none").replace("{table}", "upper");
+        let (status, _, body) =
+            s.raw(format!("{method} {path} HTTP/1.1\r\nHost: t\r\nConnection: close\r\n\r\n").as_bytes());
+        assert_eq!(body.contains("urn:tenantd:problem:operator-only"), !listed, "{route}: {status} {body}");
+        if !listed {
+            assert_eq!(status, 403, "{route}");
+            refused.insert(*route);
+        }
+    }
+    let operators: BTreeSet<&str> = include_str!("operators.txt").lines().collect();
+    assert_eq!(refused, operators, "a new route is the operator's until somebody decides otherwise");
+}
+
+#[test]
+fn what_a_tenant_changes_is_kept_and_told_as_its_own_doing() {
+    let outside = fake::serve().acme();
+    let mut operators = outside.follow();
+    operators("\r\n\r\n");
+    let beta = json!({"name": "beta", "addresses": ["192.168.1.1/24"], "vlan": 601});
+    let inside = Inside::of(outside, "acme").0;
+    let mut own = inside.follow();
+    own("\r\n\r\n");
+    let addresses = json!(["192.168.1.7/24"]);
+    inside.ok(Method::PUT, "/v1/tenants/acme/addresses", Some(addresses.clone()));
+    assert_eq!(inside.get("/v1/tenants/acme/addresses"), addresses);
+    assert!(operators("\n\n").contains(r#""origin":"tenant""#));
+    let outside = crate::client::Client::new(&inside.dir.path().join("api.sock")).unwrap();
+    outside.call(Method::POST, "/v1/tenants", Some(beta.to_string().into_bytes())).unwrap();
+    outside.call(Method::PUT, "/v1/tenants/acme/addresses", Some(b"[\"10.0.0.9/8\"]".to_vec())).unwrap();
+    assert!(operators(r#""origin":"operator""#).contains("beta"));
+    let told = own(r#""origin":"operator""#);
+    assert!(told.contains(r#""origin":"tenant""#) && !told.contains("beta"), "{told}");
+}
+
+#[test]
+fn from_inside_bodies_are_short_and_requests_are_counted() {
+    let Inside(s) = Inside::of(fake::serve().acme(), "acme");
+    let long = format!("[{}\"10.0.0.1/8\"]", " ".repeat(70_000));
+    let (status, _, body) = s.raw_post("/v1/tenants/acme/services", "", &long);
+    assert_eq!(status, 413, "{body}");
+    let change = || s.raw_post("/v1/tenants/acme/services", "", "{").0;
+    let answers: Vec<u16> = (0..100).map(|_| change()).collect();
+    assert_eq!(answers[0], 400);
+    assert!(answers.contains(&429), "{answers:?}");
+    let (status, head, _) = s.raw_post("/v1/tenants/acme/services", "", "{");
+    assert!(status == 400 || (status == 429 && head.contains("retry-after: 1")), "{head}");
 }

@@ -4,31 +4,43 @@
 use std::io::{self, Write};
 
 use serde::de::DeserializeOwned;
-use stackmap::Invalid;
+use stackmap::{Invalid, TenantName};
 
 use crate::client::{Answer, Client, ClientError};
 use crate::config::ConfigError;
+use crate::model::Here;
 use crate::problem::{Problem, ProblemKind};
 
+pub mod add_address;
+pub mod add_route;
 pub mod add_service;
 pub mod add_tenant;
 pub mod add_tunnel;
 pub mod cp;
 pub mod exec;
 pub mod list;
+pub mod list_shares;
 pub mod logs;
 pub mod map;
+pub mod remove_address;
+pub mod remove_route;
 pub mod remove_service;
 pub mod remove_tenant;
 pub mod remove_tunnel;
 pub mod restart_service;
+pub mod restart_tenant;
 pub mod run;
 pub mod set_address;
+pub mod set_dns;
+pub mod set_limits;
 pub mod set_route;
+pub mod share;
 pub mod shell;
 pub mod show;
 pub mod status;
 mod table;
+pub mod top;
+pub mod unshare;
 
 /// What every client verb works with.
 #[derive(Debug)]
@@ -37,6 +49,8 @@ pub struct Context {
     pub client: Client,
     /// Print what the API said, as it said it.
     pub json: bool,
+    /// We are in a tenant and ask its own API.
+    pub inside: bool,
 }
 
 /// Why a verb did not do what it was asked.
@@ -115,6 +129,15 @@ pub fn chain(error: &dyn std::error::Error) -> String {
 }
 
 impl Context {
+    /// The tenant that is meant: the one that was named, or inside a tenant that one.
+    fn tenant(&self, named: Option<&TenantName>) -> Result<TenantName, Failure> {
+        if let Some(name) = named {
+            return Ok(name.clone());
+        }
+        let here = if self.inside { self.client.get("/v1/here")?.parse::<Here>()?.tenant } else { None };
+        Ok(here.ok_or_else(|| Invalid::new("name", "", "is needed on the host; may be left out inside a tenant"))?)
+    }
+
     /// Prints an answer: the body as it came with `--json`, else the words made of it.
     fn say<T: DeserializeOwned>(&self, answer: &Answer, words: impl FnOnce(T) -> String) -> Result<(), Failure> {
         if self.json {

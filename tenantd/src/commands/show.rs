@@ -11,9 +11,9 @@ use crate::model::{ServiceRequest, Tenant};
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  tenantd show acme\n\nWhat it does now: tenantd status acme")]
 pub struct Show {
-    /// Tenant
+    /// Tenant; inside a tenant it may be left out
     #[arg(value_name = "NAME")]
-    name: TenantName,
+    name: Option<TenantName>,
 }
 
 /// Prints the tenant.
@@ -21,7 +21,8 @@ pub struct Show {
 /// # Errors
 /// [`Failure`].
 pub fn run(args: &Show, cx: &Context) -> Result<(), Failure> {
-    let answer = cx.client.get(&format!("/v1/tenants/{}", args.name))?;
+    let name = cx.tenant(args.name.as_ref())?;
+    let answer = cx.client.get(&format!("/v1/tenants/{name}"))?;
     cx.say(&answer, |tenant: Tenant| words(&tenant))
 }
 
@@ -41,6 +42,12 @@ pub(super) fn words(t: &Tenant) -> String {
     lines.extend(t.tunnels.iter().map(|tunnel| ("tunnel", tunnel.to_string())));
     lines.extend(t.routes.iter().map(|route| ("route", route.to_string())));
     lines.extend(t.services.iter().map(|service| ("service", service_words(service))));
+    lines.push(("image", if t.ephemeral { format!("{}, ephemeral", t.image) } else { t.image.clone() }));
+    lines.push(("limits", t.limits.to_string()));
+    lines.extend(t.privileges.iter().map(|p| ("privilege", format!("{p:?}").to_lowercase())));
+    lines.extend(t.shares.iter().map(|s| {
+        ("share", format!("{} as {}{}", s.directory, s.target, if s.read_only { ", read-only" } else { "" }))
+    }));
     lines.push(("generation", t.generation.to_string()));
     facts(&lines)
 }

@@ -11,7 +11,7 @@ use crate::model::{DaemonStatus, ServiceStatus, TenantState, TenantStatus};
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  tenantd status acme")]
 pub struct Status {
-    /// Tenant; the daemon itself when left out
+    /// Tenant; the daemon itself when left out, inside a tenant that one
     #[arg(value_name = "NAME")]
     name: Option<TenantName>,
 }
@@ -21,7 +21,8 @@ pub struct Status {
 /// # Errors
 /// [`Failure`].
 pub fn run(args: &Status, cx: &Context) -> Result<(), Failure> {
-    match &args.name {
+    let own = if cx.inside { Some(cx.tenant(args.name.as_ref())?) } else { None };
+    match own.as_ref().or(args.name.as_ref()) {
         Some(name) => {
             let answer = cx.client.get(&format!("/v1/tenants/{name}/status"))?;
             cx.say(&answer, |status: TenantStatus| tenant(&status))

@@ -19,11 +19,16 @@ use stackmap::TenantName;
 /// # Errors
 /// When the file cannot be written.
 pub fn write_resolv_conf(state_dir: &Path, dns: &[IpAddr]) -> io::Result<()> {
+    in_place(&state_dir.join("etc/resolv.conf"), &resolv_conf(dns))
+}
+
+/// The text of a tenant's resolv.conf.
+pub fn resolv_conf(dns: &[IpAddr]) -> String {
     let mut text = String::from("# Written by tenantd from the tenant's --dns.\n");
     for server in dns {
         let _ = writeln!(text, "nameserver {server}");
     }
-    in_place(&state_dir.join("etc/resolv.conf"), &text)
+    text
 }
 
 /// Writes the tenant's hosts; a running tenant sees it at once.

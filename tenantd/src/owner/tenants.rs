@@ -7,7 +7,8 @@ use tenant_init::client::ClientError;
 
 use super::errors::{chain, conflict, half_made, not_done, step_refused};
 use super::{Owner, step};
-use crate::control::OpError;
+use crate::change::{Change, check_bounds};
+use crate::control::{OpError, Stopping};
 use crate::images::HOST;
 use crate::model::*;
 use crate::plan::plan;
@@ -143,6 +144,31 @@ impl Owner {
         Ok(())
     }
 
+    /// One of the changes that need no more than their own rules and, for limits, this host's.
+    pub(super) async fn change_by(&mut self, name: &TenantName, change: Change) -> Result<Tenant, OpError> {
+        if let Change::Limits(words) = &change {
+            let limits = self.changeable(name)?.limits.with_words(words)?;
+            self.world.check_limits(&limits)?;
+        }
+        self.change(name, |tenant| change.make(tenant)).await
+    }
+
+    /// Tell its init to end its services and then itself; what does not end in time is killed. Returns at once.
+    pub(super) async fn stop_tenant(&mut self, name: &TenantName) -> Result<Stopping, OpError> {
+        let tenant = self.changeable(name)?.clone();
+        let gone = self.world.stop(&tenant).await.map_err(|e| not_done(name, "end", &e))?;
+        self.tell("tenant-changed", Some(name), "restarted".into());
+        Ok(Stopping { gone })
+    }
+
+    /// Bring a tenant to what is desired.
+    pub(super) async fn settle(&mut self, name: &TenantName) -> Result<Tenant, OpError> {
+        let tenant = self.changeable(name)?.clone();
+        self.world.forget_ended(name);
+        self.pass(name).await.map_err(|(step, error)| half_made(name, step, &error))?;
+        Ok(tenant)
+    }
+
     /// Change a tenant: check, record, pass. A change that fails in the kernel is kept and tried again.
     pub(super) async fn change(
         &mut self,
@@ -152,6 +178,9 @@ impl Owner {
         let before = self.changeable(name)?.clone();
         let mut tenant = before.clone();
         change(&mut tenant)?;
+        if self.origin == EventOrigin::Tenant {
+            check_bounds(&tenant)?;
+        }
         if tenant == before {
             return Ok(tenant);
         }

@@ -1,0 +1,78 @@
+//! Of a running tenant's house: its name files, and ending it in good order.
+
+use std::fs;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use stackmap::TenantName;
+use tokio::sync::oneshot;
+
+use super::{END_DEADLINE, StepError, World};
+use crate::launch;
+use crate::model::Tenant;
+
+/// How long all services of a tenant may take to end before they are killed: longer than any one of them may.
+const GOOD_ORDER: Duration = Duration::from_secs(30);
+
+impl World {
+    /// True when the tenant's resolv.conf names its name servers; a tenant that was never launched has none to mend.
+    pub(super) fn names_are(&self, tenant: &Tenant) -> bool {
+        let found = fs::read_to_string(self.files(&tenant.name).join("etc/resolv.conf"));
+        found.is_ok_and(|found| found == launch::resolv_conf(&tenant.dns))
+    }
+
+    pub(super) fn write_names(&self, tenant: &Tenant) -> Result<(), StepError> {
+        let files = self.files(&tenant.name);
+        launch::write_resolv_conf(&files, &tenant.dns).map_err(|source| StepError::File {
+            verb: "write etc/resolv.conf in",
+            path: files.display().to_string(),
+            source,
+        })
+    }
+
+    /// Tells init to end its services and then itself, and kills what is left after a while. The receiver hears when
+    /// all is gone, at once when there is nothing.
+    pub async fn stop(&mut self, tenant: &Tenant) -> Result<oneshot::Receiver<()>, StepError> {
+        let (done, gone) = oneshot::channel();
+        if tenant.whole_device {
+            // A card whose stack ends would end in the machine's first namespace.
+            self.return_device(tenant).await?;
+        }
+        let Some(seat) = self.seats.get(&tenant.name) else { return Ok(gone) };
+        let pidfd = seat.pidfd.try_clone().map_err(StepError::Watch)?;
+        // SAFETY: plain system call on a live descriptor. One that is gone needs no signal.
+        unsafe {
+            let nothing = std::ptr::null::<u8>();
+            libc::syscall(libc::SYS_pidfd_send_signal, pidfd.as_raw_fd(), libc::SIGTERM, nothing, 0);
+        }
+        tokio::task::spawn_blocking(move || {
+            wait(&pidfd, GOOD_ORDER);
+            if let Err(error) = launch::end(&pidfd, END_DEADLINE) {
+                tracing::warn!(%error, "a tenant that is to be restarted does not end");
+            }
+            drop(done);
+        });
+        Ok(gone)
+    }
+
+    /// Lets go of an init that has ended, if nobody has been told yet.
+    pub fn forget_ended(&mut self, name: &TenantName) {
+        let ended = self.seats.get(name).filter(|seat| wait(&seat.pidfd, Duration::ZERO)).map(|seat| seat.pid);
+        if let Some(pid) = ended {
+            self.forget_seat(name, pid);
+        }
+    }
+}
+
+/// True when the process has ended within `patience`.
+fn wait(pidfd: &OwnedFd, patience: Duration) -> bool {
+    let until = Instant::now() + patience;
+    loop {
+        let left = PollTimeout::try_from(until.saturating_duration_since(Instant::now())).unwrap_or(PollTimeout::MAX);
+        match poll(&mut [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)], left) {
+            Err(nix::errno::Errno::EINTR) => {}
+            answer => return answer.is_ok_and(|n| n > 0),
+        }
+    }
+}

@@ -1,0 +1,232 @@
+//! Shared directories in a running tenant: which are there, putting one in, taking one out. At launch init does the
+//! same by itself.
+//!
+//! Everything in the tenant's root may be a trap: names are looked up in its mount namespace by a thread of ours that
+//! follows no link and holds what it found, so nothing outside the tenant's own root can be meant. A tenant cannot
+//! mount, so each mount of ids other than its own is one of ours; one that was moved with its directory is found too.
+
+use std::fs::{self, File};
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+use nix::fcntl::AtFlags;
+use nix::mount::{MntFlags, umount2};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sched::{CloneFlags, setns, unshare};
+use nix::sys::stat::{Mode, mkdirat};
+use nix::unistd::{Gid, Uid, UnlinkatFlags, fchdir, fchownat, unlinkat};
+use stackmap::{GidRange, Invalid};
+use tenant_init::house::SHARE_IDS;
+use tenant_init::mounts::{NODEV, NOSUID, RDONLY, attach_at, attributes, copy_plain, open_plain};
+use tenant_init::seed;
+
+use super::{Seat, StepError, World, joined};
+use crate::model::{ShareMount, ShareRequest, Tenant};
+use crate::plan::MountedShare;
+use crate::shares;
+
+impl World {
+    /// Checks that a directory can be shared here, and makes it when that is asked for. Returns its path in one spelling.
+    ///
+    /// # Errors
+    /// [`Invalid`] (field `directory`).
+    pub async fn check_share(&self, request: &ShareRequest) -> Result<PathBuf, Invalid> {
+        let path = shares::check_path(&request.directory, &[&self.config.state_dir, &self.config.run_dir])?;
+        let (directory, create) = (path.clone(), request.create);
+        let writable = request.tenants.iter().any(|tenant| !tenant.read_only);
+        let checked = tokio::task::spawn_blocking(move || {
+            shares::check_directory(&directory, create, writable)?;
+            let refuse = |error: io::Error| {
+                let rule = match error.raw_os_error() {
+                    Some(libc::EINVAL) => {
+                        "its file system cannot map ids (idmapped mounts), which sharing needs".into()
+                    }
+                    _ => format!("cannot be shared: {error}"),
+                };
+                Invalid::new("directory", directory.display(), rule)
+            };
+            // A trial that is attached nowhere.
+            mapped(&directory, false, GidRange::FIRST.get()).map(drop).map_err(refuse)
+        });
+        checked.await.map_err(|error| Invalid::new("directory", path.display(), error.to_string()))??;
+        Ok(path)
+    }
+
+    /// The shared directories that the tenant's running init has mounted.
+    pub(super) fn mounted_shares(&self, tenant: &Tenant) -> Result<Vec<MountedShare>, StepError> {
+        let Some(seat) = self.seats.get(&tenant.name) else { return Ok(Vec::new()) };
+        let path = format!("/proc/{}/mountinfo", seat.pid);
+        let text = fs::read_to_string(&path).map_err(|source| StepError::File { verb: "read", path, source })?;
+        Ok(text.lines().filter_map(parse).collect())
+    }
+
+    pub(super) async fn mount_share(&self, tenant: &Tenant, share: &ShareMount) -> Result<(), StepError> {
+        let (seat, share, ids) = (self.held(tenant)?, share.clone(), tenant.gid.get());
+        let failed = StepError::share(&share.directory, "mount");
+        let work = move || {
+            let mount = mapped(Path::new(&share.directory), share.read_only, ids)?;
+            seat.run(move || {
+                let at = directory(Path::new(&share.target), ids)?;
+                attach_at(&mount, &at)
+            })
+        };
+        tokio::task::spawn_blocking(work).await.map_err(joined)?.map_err(failed)
+    }
+
+    pub(super) async fn unmount_share(&self, tenant: &Tenant, share: &MountedShare) -> Result<(), StepError> {
+        let (seat, share) = (self.held(tenant)?, share.clone());
+        let failed = StepError::share(&share.target, "unmount");
+        let work = move || seat.run(move || unmount(&share));
+        tokio::task::spawn_blocking(work).await.map_err(joined)?.map_err(failed)
+    }
+
+    fn held(&self, tenant: &Tenant) -> Result<Mounts, StepError> {
+        let seat = self.seats.get(&tenant.name).ok_or_else(|| StepError::NoInit(tenant.name.clone()))?;
+        Mounts::of(seat).map_err(StepError::share(tenant.name.as_str(), "enter the mounts of"))
+    }
+}
+
+impl StepError {
+    fn share(path: &str, verb: &'static str) -> impl FnOnce(io::Error) -> Self + use<> {
+        let path = path.to_owned();
+        move |source| Self::File { verb, path, source }
+    }
+}
+
+/// A tenant's mount namespace, held.
+struct Mounts {
+    namespace: File,
+}
+
+impl Mounts {
+    fn of(seat: &Seat) -> io::Result<Self> {
+        let namespace = File::open(format!("/proc/{}/ns/mnt", seat.pid))?;
+        // Alive after it was opened: the number meant init.
+        if poll(&mut [PollFd::new(seat.pidfd.as_fd(), PollFlags::POLLIN)], PollTimeout::ZERO)? > 0 {
+            return Err(Errno::ESRCH.into());
+        }
+        Ok(Self { namespace })
+    }
+
+    /// Runs something in the namespace, on a thread that ends with it: its root and directory are its own.
+    fn run<T: Send>(&self, work: impl FnOnce() -> io::Result<T> + Send) -> io::Result<T> {
+        std::thread::scope(|scope| {
+            let thread = scope.spawn(|| {
+                unshare(CloneFlags::CLONE_FS)?;
+                // Root and directory of the thread are the tenant's from here on.
+                setns(&self.namespace, CloneFlags::CLONE_NEWNS)?;
+                work()
+            });
+            thread.join().unwrap_or_else(|_| Err(io::Error::other("the thread ended")))
+        })
+    }
+}
+
+/// A copy of the directory's mount in which the disk's ids are the tenant's.
+fn mapped(directory: &Path, read_only: bool, ids: u32) -> io::Result<OwnedFd> {
+    let proc: OwnedFd = File::open("/proc")?.into();
+    let users = seed::make(&proc, SHARE_IDS, ids, &[])?;
+    let mount = copy_plain(directory)?;
+    attributes(&mount, NOSUID | NODEV | if read_only { RDONLY } else { 0 }, Some(&users.user))?;
+    Ok(mount)
+}
+
+/// Holds a directory in the tenant, made where there is none. Whatever the tenant does meanwhile, it is in its root.
+fn directory(target: &Path, ids: u32) -> io::Result<OwnedFd> {
+    let owner = (Some(Uid::from_raw(ids)), Some(Gid::from_raw(ids)));
+    let mut at = open_plain(libc::AT_FDCWD, Path::new("/"))?;
+    for part in target.components().skip(1) {
+        let name = Path::new(part.as_os_str());
+        match mkdirat(&at, name, Mode::from_bits_truncate(0o755)) {
+            Ok(()) => fchownat(&at, name, owner.0, owner.1, AtFlags::AT_SYMLINK_NOFOLLOW)?,
+            Err(Errno::EEXIST) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+        at = open_plain(at.as_raw_fd(), name)?;
+    }
+    Ok(at)
+}
+
+fn unmount(share: &MountedShare) -> io::Result<()> {
+    let path = Path::new(&share.at);
+    let held = open_plain(libc::AT_FDCWD, path)?;
+    // Whoever moved a directory since we looked gets another look, not another mount taken away.
+    if mount_id(&held)? != share.id {
+        return Err(Errno::EAGAIN.into());
+    }
+    fchdir(&held)?;
+    umount2(".", MntFlags::MNT_DETACH)?;
+    nix::unistd::chdir("/")?;
+    if let (Some(parent), Some(name)) = (path.parent(), path.file_name()) {
+        // Left behind when the tenant has put something below it.
+        let _ = open_plain(libc::AT_FDCWD, parent)
+            .and_then(|parent| Ok(unlinkat(&parent, Path::new(name), UnlinkatFlags::RemoveDir)?));
+    }
+    Ok(())
+}
+
+/// `STATX_MNT_ID`, Linux 5.8.
+fn mount_id(fd: &OwnedFd) -> io::Result<u64> {
+    // SAFETY: all zero is a valid `statx`, which lives here; the descriptor and the string live too.
+    unsafe {
+        let mut found: libc::statx = std::mem::zeroed();
+        let done = libc::statx(fd.as_raw_fd(), c"".as_ptr(), libc::AT_EMPTY_PATH, libc::STATX_MNT_ID, &mut found);
+        if done < 0 { Err(io::Error::last_os_error()) } else { Ok(found.stx_mnt_id) }
+    }
+}
+
+/// A shared directory of mountinfo (proc_pid_mountinfo(5)), if the line is one: its ids are mapped and set-id programs
+/// are inert, as with no other mount of a tenant.
+fn parse(line: &str) -> Option<MountedShare> {
+    let mut fields = line.split(' ');
+    let id = fields.next()?.parse().ok()?;
+    let root = fields.nth(2)?;
+    let at = unescape(fields.next()?);
+    let options: Vec<&str> = fields.next()?.split(',').collect();
+    if !options.contains(&"idmapped") || !options.contains(&"nosuid") {
+        return None;
+    }
+    // Removed on the host: what is mounted is a directory without a name.
+    let target = if root.ends_with("//deleted") { String::new() } else { at.clone() };
+    Some(MountedShare { id, at, target, read_only: options.contains(&"ro") })
+}
+
+/// Blank, tab, newline and backslash are written as three octal digits.
+fn unescape(text: &str) -> String {
+    let mut parts = text.split('\\');
+    let mut plain = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        let (digits, rest) = part.split_at_checked(3).unwrap_or((part, ""));
+        match u8::from_str_radix(digits, 8) {
+            Ok(byte) => plain.push(char::from(byte)),
+            Err(_) => plain.push_str(digits),
+        }
+        plain.push_str(rest);
+    }
+    plain
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used)]
+    use super::*;
+
+    #[test]
+    fn shares_are_told_from_other_mounts() {
+        let share = parse("99 70 8:1 /srv/a /shared/a\\040b rw,nosuid,nodev,relatime,idmapped - ext4 /dev/sda1 rw");
+        let share = share.unwrap();
+        assert_eq!((share.id, share.at.as_str(), share.read_only), (99, "/shared/a b", false));
+        let gone = parse("99 70 8:1 /srv/a//deleted /shared/a ro,nosuid,nodev,idmapped - ext4 /dev/sda1 rw").unwrap();
+        assert_eq!((gone.at.as_str(), gone.target.as_str(), gone.read_only), ("/shared/a", "", true));
+        for other in [
+            "98 70 8:1 /var/lib/x/su /usr/bin/su ro,nodev,relatime,idmapped - ext4 /dev/sda1 rw",
+            "70 69 0:50 / / rw,nodev,relatime - overlay overlay rw",
+            "97 70 0:51 / /tmp rw,nosuid,nodev - tmpfs tmpfs rw",
+            "",
+        ] {
+            assert!(parse(other).is_none(), "{other}");
+        }
+    }
+}
