@@ -1,6 +1,8 @@
 //! The words of the API: what a caller may ask for and what it is told. Requests are parsed here once; everything
 //! behind this room works with checked types. Field names are stable: the command line's `--json` prints them.
 
+mod service;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
@@ -10,6 +12,7 @@ use stackmap::{GidRange, MacAddr, StackIndex, TenantName, TunnelSpec, Vlan};
 use utoipa::ToSchema;
 
 use crate::limits::Limits;
+pub use service::{ReadyWhen, RestartPolicy, ServiceOptions, StopSignal};
 
 /// A closed network as an operator asks for it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -139,7 +142,7 @@ pub struct ServiceRequest {
     /// DNS label, at most 48 characters; unique within the tenant.
     #[schema(value_type = String)]
     pub name: TenantName,
-    /// Name of a template (`nginx`, `vsftpd`, `dnsmasq`); excludes `command`.
+    /// Name of a template, such as `nginx` (`GET /v1/templates` lists them); excludes `command`.
     #[serde(default)]
     pub template: Option<String>,
     /// Values for the template's settings.
@@ -148,6 +151,9 @@ pub struct ServiceRequest {
     /// Program and arguments; excludes `template`.
     #[serde(default)]
     pub command: Vec<String>,
+    /// How it runs; what is said here wins over the template.
+    #[serde(default, skip_serializing_if = "ServiceOptions::is_empty")]
+    pub options: ServiceOptions,
 }
 
 /// One tenant with everything that belongs to it.

@@ -106,6 +106,7 @@ impl ServiceRequest {
     /// # Errors
     /// [`Invalid`] for the first rule broken.
     pub fn check(&self) -> Result<(), Invalid> {
+        self.options.check()?;
         match (&self.template, self.command.first()) {
             (Some(template), Some(_)) => {
                 Err(Invalid::new("template", template, "excludes a command: give one of the two"))
