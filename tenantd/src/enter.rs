@@ -17,7 +17,7 @@ pub mod copy;
 mod hold;
 mod people;
 mod relay;
-mod terminal;
+pub(crate) mod terminal;
 
 use std::ffi::{CString, NulError};
 use std::io;

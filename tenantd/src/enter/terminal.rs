@@ -7,14 +7,14 @@ use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use nix::errno::Errno;
 
 /// Raw mode; dropping it restores what was before, also when a panic unwinds.
-pub(super) struct Raw {
+pub(crate) struct Raw {
     terminal: OwnedFd,
     before: libc::termios,
 }
 
 impl Raw {
     /// None when `fd` is no terminal.
-    pub(super) fn enter(fd: BorrowedFd<'_>) -> io::Result<Option<Raw>> {
+    pub(crate) fn enter(fd: BorrowedFd<'_>) -> io::Result<Option<Raw>> {
         let mut before = MaybeUninit::<libc::termios>::uninit();
         // SAFETY: system call that fills the structure when it succeeds.
         if unsafe { libc::tcgetattr(fd.as_raw_fd(), before.as_mut_ptr()) } < 0 {
@@ -64,4 +64,12 @@ pub(super) fn copy_size(from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> io::Result<
         Errno::result(libc::ioctl(to.as_raw_fd(), libc::TIOCSWINSZ, &size))?;
     }
     Ok(())
+}
+
+/// Lines and columns of a terminal; 24 and 80 when it does not say.
+pub(crate) fn window(of: BorrowedFd<'_>) -> (usize, usize) {
+    let mut size = libc::winsize { ws_row: 0, ws_col: 0, ws_xpixel: 0, ws_ypixel: 0 };
+    // SAFETY: system call on a structure that lives here.
+    let known = unsafe { libc::ioctl(of.as_raw_fd(), libc::TIOCGWINSZ, &mut size) } == 0;
+    if known && size.ws_row > 0 && size.ws_col > 0 { (size.ws_row.into(), size.ws_col.into()) } else { (24, 80) }
 }
