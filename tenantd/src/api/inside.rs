@@ -14,7 +14,7 @@ use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Instant;
 
@@ -54,7 +54,7 @@ const CHANGES_A_SECOND: f64 = 2.0;
 const QUESTION: f64 = 0.05;
 
 /// What a tenant's administrator may ask for: method and route. Whatever is not here is the operator's.
-const ALLOWED: [(Method, &str); 28] = [
+const ALLOWED: [(Method, &str); 31] = [
     (Method::GET, "/openapi.json"),
     (Method::GET, "/v1/here"),
     (Method::GET, "/v1/events"),
@@ -82,6 +82,9 @@ const ALLOWED: [(Method, &str); 28] = [
     (Method::GET, "/v1/tenants/{name}/services/{service}"),
     (Method::DELETE, "/v1/tenants/{name}/services/{service}"),
     (Method::POST, "/v1/tenants/{name}/services/{service}/restart"),
+    (Method::POST, "/v1/tenants/{name}/services/{service}/start"),
+    (Method::POST, "/v1/tenants/{name}/services/{service}/stop"),
+    (Method::POST, "/v1/tenants/{name}/services/{service}/reload"),
     (Method::GET, "/v1/tenants/{name}/logs/{service}"),
 ];
 
@@ -123,6 +126,8 @@ impl Doors {
     /// No door yet; each will be in a directory of its own below `dir`, which only root may pass.
     #[must_use]
     pub fn new(dir: PathBuf, handle: Handle) -> Self {
+        // Now, or the first tenant would wait for it.
+        LazyLock::force(&ROUTES);
         Self { dir, handle, open: HashMap::new() }
     }
 
@@ -295,9 +300,12 @@ impl Account {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct BodyMax(pub(super) usize);
 
+/// The routes, described once: a tenant must not wait for that.
+static ROUTES: LazyLock<Router<Handle>> = LazyLock::new(|| described().0);
+
 fn router(handle: Handle, guard: Arc<Guard>) -> Router {
-    described()
-        .0
+    ROUTES
+        .clone()
         .fallback(no_such_path)
         .method_not_allowed_fallback(no_such_method)
         .layer(middleware::from_fn_with_state(guard, check))

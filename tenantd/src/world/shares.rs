@@ -3,7 +3,7 @@
 //!
 //! Everything in the tenant's root may be a trap: names are looked up in its mount namespace by a thread of ours that
 //! follows no link and holds what it found, so nothing outside the tenant's own root can be meant. A tenant cannot
-//! mount, so each mount of ids other than its own is one of ours; one that was moved with its directory is found too.
+//! mount, so what is mounted is ours; a share that was moved with its directory is found too.
 
 use std::fs::{self, File};
 use std::io;
@@ -59,7 +59,7 @@ impl World {
         let Some(seat) = self.seats.get(&tenant.name) else { return Ok(Vec::new()) };
         let path = format!("/proc/{}/mountinfo", seat.pid);
         let text = fs::read_to_string(&path).map_err(|source| StepError::File { verb: "read", path, source })?;
-        Ok(text.lines().filter_map(parse).collect())
+        Ok(parse(&text))
     }
 
     pub(super) async fn mount_share(&self, tenant: &Tenant, share: &ShareMount) -> Result<(), StepError> {
@@ -177,20 +177,41 @@ fn mount_id(fd: &OwnedFd) -> io::Result<u64> {
     }
 }
 
-/// A shared directory of mountinfo (proc_pid_mountinfo(5)), if the line is one: its ids are mapped and set-id programs
-/// are inert, as with no other mount of a tenant.
-fn parse(line: &str) -> Option<MountedShare> {
-    let mut fields = line.split(' ');
-    let id = fields.next()?.parse().ok()?;
-    let root = fields.nth(2)?;
-    let at = unescape(fields.next()?);
-    let options: Vec<&str> = fields.next()?.split(',').collect();
-    if !options.contains(&"idmapped") || !options.contains(&"nosuid") {
-        return None;
+/// The shared directories of a tenant's mountinfo (proc_pid_mountinfo(5)): mounts with mapped ids directly on the root
+/// file system. Set-id programs of the host's image have mapped ids too, but lie on the host's programs.
+fn parse(text: &str) -> Vec<MountedShare> {
+    let lines: Vec<_> = text.lines().filter_map(Line::of).collect();
+    let Some(root) = lines.iter().rfind(|line| line.at == "/").map(|line| line.id) else { return Vec::new() };
+    let shares = lines.into_iter().filter(|line| line.mapped && line.parent == root);
+    let shares = shares.map(|Line { id, at, deleted, read_only, .. }| {
+        // Removed on the host: what is mounted is a directory without a name.
+        let target = if deleted { String::new() } else { at.clone() };
+        MountedShare { id, at, target, read_only }
+    });
+    shares.collect()
+}
+
+/// What matters of a line.
+struct Line {
+    id: u64,
+    parent: u64,
+    deleted: bool,
+    at: String,
+    mapped: bool,
+    read_only: bool,
+}
+
+impl Line {
+    fn of(line: &str) -> Option<Self> {
+        let mut fields = line.split(' ');
+        let id = fields.next()?.parse().ok()?;
+        let parent = fields.next()?.parse().ok()?;
+        let deleted = fields.nth(1)?.ends_with("//deleted");
+        let at = unescape(fields.next()?);
+        let options: Vec<&str> = fields.next()?.split(',').collect();
+        let (mapped, read_only) = (options.contains(&"idmapped"), options.contains(&"ro"));
+        Some(Self { id, parent, deleted, at, mapped, read_only })
     }
-    // Removed on the host: what is mounted is a directory without a name.
-    let target = if root.ends_with("//deleted") { String::new() } else { at.clone() };
-    Some(MountedShare { id, at, target, read_only: options.contains(&"ro") })
 }
 
 /// Blank, tab, newline and backslash are written as three octal digits.
@@ -215,18 +236,21 @@ mod tests {
 
     #[test]
     fn shares_are_told_from_other_mounts() {
-        let share = parse("99 70 8:1 /srv/a /shared/a\\040b rw,nosuid,nodev,relatime,idmapped - ext4 /dev/sda1 rw");
-        let share = share.unwrap();
-        assert_eq!((share.id, share.at.as_str(), share.read_only), (99, "/shared/a b", false));
-        let gone = parse("99 70 8:1 /srv/a//deleted /shared/a ro,nosuid,nodev,idmapped - ext4 /dev/sda1 rw").unwrap();
-        assert_eq!((gone.at.as_str(), gone.target.as_str(), gone.read_only), ("/shared/a", "", true));
-        for other in [
-            "98 70 8:1 /var/lib/x/su /usr/bin/su ro,nodev,relatime,idmapped - ext4 /dev/sda1 rw",
-            "70 69 0:50 / / rw,nodev,relatime - overlay overlay rw",
-            "97 70 0:51 / /tmp rw,nosuid,nodev - tmpfs tmpfs rw",
-            "",
-        ] {
-            assert!(parse(other).is_none(), "{other}");
-        }
+        let shares = parse(
+            "70 69 0:50 / / rw,nodev,relatime - overlay overlay rw\n\
+             71 70 8:1 /usr /usr ro,nosuid,nodev - ext4 /dev/sda1 rw\n\
+             98 71 8:1 /var/lib/x/su /usr/bin/su ro,nosuid,nodev,relatime,idmapped - tmpfs tmpfs rw\n\
+             97 70 0:51 / /tmp rw,nosuid,nodev - tmpfs tmpfs rw\n\
+             99 70 8:1 /srv/a /shared/a\\040b rw,nosuid,nodev,relatime,idmapped - ext4 /dev/sda1 rw\n\
+             96 70 8:1 /srv/b//deleted /shared/b ro,nosuid,nodev,idmapped - ext4 /dev/sda1 rw\n",
+        );
+        let share = |id, at: &str, target: &str, read_only| MountedShare {
+            id,
+            at: at.into(),
+            target: target.into(),
+            read_only,
+        };
+        assert_eq!(shares, [share(99, "/shared/a b", "/shared/a b", false), share(96, "/shared/b", "", true)]);
+        assert!(parse("").is_empty());
     }
 }
