@@ -203,7 +203,7 @@ mod tests {
         assert_eq!(parsed(&["-", "acme:/x:y"]), Ok(Way::Into(vec![Local::Stream], acme.clone(), there.clone())));
         assert_eq!(parsed(&["acme:/x:y", "-"]), Ok(Way::Out(acme, vec![there], Local::Stream)));
         for (words, value, rule) in [
-            (&["a", "b"][..], "b", "exactly one side"),
+            (&["a", "b"][..], "a", "exactly one side"),
             (&["acme:/a", "acme:/b"], "acme:/a", "exactly one side"),
             (&["acme:/a", "b", "c"], "b", "exactly one side"),
             (&["acme:/a", "other:/b", "c"], "other:/b", "one tenant"),

@@ -116,6 +116,7 @@ pub(crate) fn err(output: &Output) -> String {
     String::from_utf8(output.stderr.clone()).unwrap()
 }
 
+#[allow(dead_code, reason = "not every test program asks for it")]
 pub(crate) fn acme() -> Value {
     json!({
         "name": "acme", "stack": "inet0", "vlan": 600, "gid": 524_288, "device": "dev0", "whole_device": false,
