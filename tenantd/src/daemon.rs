@@ -12,6 +12,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::access::AccessClient;
 use crate::config::Config;
+use crate::features::{self, FeatureError};
 use crate::net::ns::NsError;
 use crate::net::room::{PatchError, PatchRoom, check_card};
 use crate::owner::{Owner, Parts, StartError};
@@ -71,6 +72,9 @@ pub enum RunError {
         #[source]
         source: io::Error,
     },
+    /// The kernel lacks what tenants need.
+    #[error(transparent)]
+    Feature(#[from] FeatureError),
     /// The tenants' init program is not there.
     #[error("init: {path:?} refused: no executable file; tenant-init lies beside tenantd, or name it with --init")]
     Init {
@@ -131,6 +135,7 @@ pub async fn run(config: Config) -> Result<(), RunError> {
     for (path, mode) in [(&config.run_dir, 0o755), (&tenants, 0o700), (&config.state_dir, 0o711)] {
         make_dir(path, mode)?;
     }
+    features::check(&config.state_dir)?;
     let _lock = lock(&config.run_dir.join("lock"))?;
     // Somebody may have started another one of this instance with another run directory.
     let _store_lock = lock(&config.state_dir.join("lock"))?;
