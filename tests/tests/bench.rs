@@ -16,6 +16,8 @@ const BENCH: &[Need] = &[
     Need::Program("tc", "iproute2"),
     Need::Program("ping", "iputils-ping"),
     Need::Program("arping", "iputils-arping"),
+    Need::Program("nginx", "nginx-light"),
+    Need::Program("systemd-nspawn", "systemd-container"),
 ];
 
 pub(crate) fn trials() -> Vec<Trial> {
@@ -41,5 +43,9 @@ fn every_row_gives_numbers() -> Result<()> {
     for who in ["ours", "by_hand"] {
         ensure!(results["add_tenant_ms"][who]["p50"].as_f64() > Some(0.0), "add-tenant {who} took no time");
     }
+    for way in ["ours_ms", "floor_ms", "by_hand_ms", "nspawn_ms"] {
+        ensure!(results["whole_tenant"][way]["p50"].as_f64() > Some(0.0), "a whole tenant took no time: {way}");
+    }
+    ensure!(results["whole_tenant"]["memory"]["init_kib"].as_f64() > Some(0.0), "init has no memory");
     Ok(())
 }

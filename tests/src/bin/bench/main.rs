@@ -15,15 +15,16 @@ mod report;
 mod results;
 mod rows;
 mod sample;
+mod whole;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, ensure};
-use clap::{Parser, Subcommand};
+use anyhow::{Context as _, Result, ensure};
+use clap::{Parser, Subcommand, ValueEnum};
 
-use crate::report::Report;
+use crate::report::{Report, Section};
 use crate::results::{Measure, Results};
 
 /// Rounds go on beyond those asked for while the machine is noisy, for at most this long in all.
@@ -44,6 +45,12 @@ struct Cli {
     /// Tenants added by each way.
     #[arg(long, default_value_t = 30)]
     tenants: usize,
+    /// Whole tenants with a web server made by each way.
+    #[arg(long, default_value_t = 200)]
+    whole: usize,
+    /// Only these parts.
+    #[arg(long, value_enum, value_delimiter = ',')]
+    only: Vec<Part>,
     /// Only print: do not fail when a floor is missed.
     #[arg(long)]
     no_gate: bool,
@@ -57,6 +64,18 @@ struct Cli {
     command: Option<Command>,
 }
 
+/// Parts of the JSON file by name.
+type Values = Vec<(&'static str, serde_json::Value)>;
+
+/// A part of the bench.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Part {
+    /// The data path and add-tenant.
+    Path,
+    /// A whole tenant with a web server, and its memory.
+    Whole,
+}
+
 #[derive(Subcommand)]
 enum Command {
     /// The loop of add-tenant inside a world (the bench starts it itself).
@@ -65,12 +84,23 @@ enum Command {
         /// How many.
         count: usize,
     },
+    /// The loop of whole tenants inside a world (the bench starts it itself).
+    #[command(name = "__whole", hide = true)]
+    Whole {
+        /// How many.
+        count: usize,
+    },
+    /// The floor of a whole tenant: one a line of standard input (the bench starts it itself).
+    #[command(name = "__floor", hide = true)]
+    Floor,
 }
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let done = match cli.command {
         Some(Command::Add { count }) => add_tenant::inside(count).map(|()| true),
+        Some(Command::Whole { count }) => whole::inside(count).map(|()| true),
+        Some(Command::Floor) => whole::floor().map(|()| true),
         None => run(&cli),
     };
     match done {
@@ -86,12 +116,40 @@ fn main() -> ExitCode {
 /// Whether all floors that count were reached.
 fn run(cli: &Cli) -> Result<bool> {
     ensure!(nix::unistd::geteuid().is_root(), "not root: network namespaces need root");
+    let started = Instant::now();
+    let wanted = |part| cli.only.is_empty() || cli.only.contains(&part);
+    let (mut found, mut floors) = (Vec::new(), Vec::new());
+    if wanted(Part::Path) {
+        let (parts, reached) = path(cli, started)?;
+        found.extend(parts);
+        floors.extend(reached);
+    }
+    type Measured = fn(&Cli) -> Result<Section>;
+    let others: [(Part, Measured); 1] =
+        [(Part::Whole, |cli| whole::measure(if cli.smoke { 3 } else { cli.whole }).map(whole::Whole::section))];
+    for (part, measure) in others {
+        if wanted(part) {
+            let section = measure(cli).with_context(|| format!("{part:?}"))?;
+            println!();
+            section.lines.iter().for_each(|line| println!("{line}"));
+            eprintln!("bench: {part:?} done after {:.0} s", started.elapsed().as_secs_f64());
+            found.push(section.json);
+            floors.extend(section.floors);
+        }
+    }
+    let all = report::floors(&floors);
+    let path = report::write(&cli.out, found, &floors)?;
+    println!("\n{} ({:.0} s)", path.display(), started.elapsed().as_secs_f64());
+    Ok(cli.no_gate || cli.smoke || all)
+}
+
+/// The data path and `add-tenant`.
+fn path(cli: &Cli, started: Instant) -> Result<(Values, Vec<floors::Floor>)> {
     let (rounds, duration, tenants) = if cli.smoke {
         (1, Duration::from_millis(60), 2)
     } else {
         (cli.rounds, Duration::from_millis(cli.duration), cli.tenants)
     };
-    let started = Instant::now();
     let scene = rows::build()?;
     eprintln!("bench: {} rows stand after {:.1} s", scene.rows.len(), started.elapsed().as_secs_f64());
     let mut results = Results::default();
@@ -107,14 +165,12 @@ fn run(cli: &Cli) -> Result<bool> {
     let times = add_tenant::measure(&scene.world, tenants)?;
     let mut floors = floors::data_path(&results);
     floors.extend(floors::add_tenant(&times));
-    let report = Report { rows: &scene.rows, results: &results, programs: &programs, times: &times, floors: &floors };
+    let report = Report { rows: &scene.rows, results: &results, programs: &programs, times: &times };
     report.print();
-    let path = report.write(&cli.out)?;
-    println!("\n{} ({:.0} s)", path.display(), started.elapsed().as_secs_f64());
     if cli.smoke {
         sane(&scene.rows, &results)?;
     }
-    Ok(cli.no_gate || cli.smoke || floors.iter().all(floors::Floor::holds))
+    Ok((report.json(), floors))
 }
 
 /// Whether the rounds so far are too far apart to be judged.

@@ -24,8 +24,16 @@ pub(crate) struct Report<'a> {
     pub(crate) programs: &'a [Cost],
     /// `add-tenant`.
     pub(crate) times: &'a Times,
-    /// The floors.
-    pub(crate) floors: &'a [Floor],
+}
+
+/// What a part besides the data path found out.
+pub(crate) struct Section {
+    /// Lines for people; the first is the headline.
+    pub(crate) lines: Vec<String>,
+    /// Its name and value in the JSON file.
+    pub(crate) json: (&'static str, Value),
+    /// Its floors.
+    pub(crate) floors: Vec<Floor>,
 }
 
 impl Report<'_> {
@@ -131,42 +139,19 @@ impl Report<'_> {
                 of(Measure::PingP50)
             );
         }
-        println!("\nFloors (IPIP, medians of {} rounds)", self.results.rounds("raw", Measure::TcpUp).len());
-        for floor in self.floors {
-            println!("{}", floor.line());
-        }
     }
 
-    /// Writes the file; returns where it is.
-    pub(crate) fn write(&self, dir: &Path) -> Result<PathBuf> {
-        let seconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
-        fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
-        let path = dir.join(format!("bench-{seconds}.json"));
-        let text = serde_json::to_string_pretty(&self.json(seconds))?;
-        fs::write(&path, text + "\n").with_context(|| format!("cannot write {}", path.display()))?;
-        Ok(path)
-    }
-
-    fn json(&self, seconds: u64) -> Value {
+    /// Its part of the JSON file.
+    pub(crate) fn json(&self) -> Vec<(&'static str, Value)> {
         let rows: serde_json::Map<String, Value> =
             self.rows.iter().map(|row| (row.name.into(), self.row(row))).collect();
         let programs: serde_json::Map<String, Value> =
             self.programs.iter().map(|cost| (cost.place.clone(), json!(cost.ns))).collect();
-        let floors: Vec<Value> =
-            self.floors.iter().map(|f| json!({"what": f.what, "value": f.value, "holds": f.holds()})).collect();
-        let times = |times: &[f64]| {
-            let at = |percent| sample::percentile(times, percent);
-            json!({"n": times.len(), "p50": at(50.0), "p99": at(99.0), "max": at(100.0), "all": times})
-        };
-        json!({
-            "seconds": seconds,
-            "kernel": fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default().trim(),
-            "processors": crate::cpu::allowed().len(),
-            "rows": rows,
-            "bpf_ns_a_packet": programs,
-            "add_tenant_ms": {"ours": times(&self.times.ours), "by_hand": times(&self.times.by_hand)},
-            "floors": floors,
-        })
+        vec![
+            ("rows", Value::Object(rows)),
+            ("bpf_ns_a_packet", Value::Object(programs)),
+            ("add_tenant_ms", json!({"ours": times(&self.times.ours), "by_hand": times(&self.times.by_hand)})),
+        ]
     }
 
     fn row(&self, row: &Row) -> Value {
@@ -188,4 +173,46 @@ impl Report<'_> {
         }
         Value::Object(fields)
     }
+}
+
+/// How a list of times is written.
+pub(crate) fn times(times: &[f64]) -> Value {
+    let at = |percent| sample::percentile(times, percent);
+    json!({"n": times.len(), "p50": at(50.0), "p99": at(99.0), "max": at(100.0), "all": times})
+}
+
+/// A line of a table of times.
+pub(crate) fn times_line(what: &str, times: &[f64]) -> String {
+    let at = |percent| sample::percentile(times, percent);
+    format!("{what:56} {:>8.2} {:>8.2} {:>8.2} {:>4}", at(50.0), at(99.0), at(100.0), times.len())
+}
+
+/// Prints all floors; true when they hold.
+pub(crate) fn floors(floors: &[Floor]) -> bool {
+    println!("\nFloors");
+    for floor in floors {
+        println!("{}", floor.line());
+    }
+    floors.iter().all(Floor::holds)
+}
+
+/// Writes the file; returns where it is.
+pub(crate) fn write(dir: &Path, found: Vec<(&'static str, Value)>, floors: &[Floor]) -> Result<PathBuf> {
+    let seconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
+    let floors: Vec<Value> =
+        floors.iter().map(|f| json!({"what": f.what, "value": f.value, "holds": f.holds()})).collect();
+    let mut all = json!({
+        "seconds": seconds,
+        "kernel": fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default().trim(),
+        "processors": crate::cpu::allowed().len(),
+        "floors": floors,
+    });
+    for (name, value) in found {
+        all[name] = value;
+    }
+    fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
+    let path = dir.join(format!("bench-{seconds}.json"));
+    let text = serde_json::to_string_pretty(&all)?;
+    fs::write(&path, text + "\n").with_context(|| format!("cannot write {}", path.display()))?;
+    Ok(path)
 }

@@ -16,9 +16,10 @@ use crate::bare::{self, Constants, Program, Target};
 use crate::flows::Way;
 use crate::netns::Netns;
 
-/// Outer address of the gateway; the access server is [`system_tests::plan::SERVER_OUTER_V4`].
-const GATEWAY: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 2);
-const ACCESS: Ipv4Addr = system_tests::plan::SERVER_OUTER_V4;
+/// Outer address of the gateway.
+pub(crate) const GATEWAY: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 2);
+/// Outer address of the access server.
+pub(crate) const ACCESS: Ipv4Addr = system_tests::plan::SERVER_OUTER_V4;
 /// Ethernet addresses of the rows that are made of bare redirects: whoever ends the path has one of these two.
 const CLIENT_MAC: &str = "02:00:5e:00:53:0a";
 const SERVER_MAC: &str = "02:00:5e:00:53:01";
@@ -183,7 +184,7 @@ fn hand_server(gateway: &Netns, wire: &str) -> Result<(Netns, Netns)> {
 
 /// A world whose gateway `gw-a` is wired to the access server by one veth pair (device `wire`): the lab's internet, a
 /// router, gives its end of the server's link away.
-fn wired(stem: &str) -> Result<World> {
+pub(crate) fn wired(stem: &str) -> Result<World> {
     let options = Options {
         name: unique_name(stem),
         sites: 1,
