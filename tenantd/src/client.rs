@@ -145,9 +145,23 @@ impl Client {
     ///
     /// # Errors
     /// [`ClientError`]; [`ClientError::Sink`] is what `sink` said.
-    pub fn stream(&self, path: &str, mut sink: impl FnMut(&[u8]) -> io::Result<()>) -> Result<(), ClientError> {
+    pub fn stream(&self, path: &str, sink: impl FnMut(&[u8]) -> io::Result<()>) -> Result<(), ClientError> {
+        self.stream_of(Method::GET, path, None, sink)
+    }
+
+    /// As [`stream`](Self::stream), with any method; `body` is JSON.
+    ///
+    /// # Errors
+    /// As [`stream`](Self::stream).
+    pub fn stream_of(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<Vec<u8>>,
+        mut sink: impl FnMut(&[u8]) -> io::Result<()>,
+    ) -> Result<(), ClientError> {
         self.runtime.block_on(async {
-            let mut body = self.send(Method::GET, path, None).await?.into_body();
+            let mut body = self.send(method, path, body).await?.into_body();
             while let Some(frame) = body.frame().await {
                 if let Ok(data) = frame.map_err(|source| self.broken(source))?.into_data() {
                     sink(&data).map_err(ClientError::Sink)?;

@@ -9,6 +9,7 @@ use stackmap::{Invalid, TenantName, TunnelSpec};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, broadcast, mpsc, oneshot};
 
 use crate::change::Change;
+use crate::images::ImageStore;
 use crate::model::*;
 
 /// Why an operation was refused or failed. The API turns each into a problem document.
@@ -93,6 +94,8 @@ pub(crate) enum Command {
     Share { request: Box<ShareRequest>, reply: Reply<SharedDirectory> },
     /// Take a directory out of tenants.
     Unshare { directory: String, tenants: Vec<TenantName>, reply: Reply<()> },
+    /// The images, to be looked into or added to.
+    Images { reply: Reply<Arc<ImageStore>> },
     /// The shared directories.
     ListShares { reply: Reply<Vec<SharedDirectory>> },
     /// Add and start a service.
@@ -243,6 +246,10 @@ impl Handle {
     /// Take a directory out of tenants, also running ones.
     pub async fn unshare(&self, directory: String, tenants: Vec<TenantName>) -> Result<(), OpError> {
         self.ask(|reply| Command::Unshare { directory, tenants, reply }).await
+    }
+    /// The images, to be looked into or added to outside the owner.
+    pub(crate) async fn images(&self) -> Result<Arc<ImageStore>, OpError> {
+        self.ask(|reply| Command::Images { reply }).await
     }
     /// The shared directories, sorted.
     pub async fn shares(&self) -> Result<Vec<SharedDirectory>, OpError> {

@@ -81,6 +81,8 @@ enum Verb {
     Share(commands::share::Share),
     /// Take a directory of the host out of tenants
     Unshare(commands::unshare::Unshare),
+    /// What tenants' root file systems are made from
+    Image(commands::image::Image),
     /// List the directories that tenants share
     ListShares(commands::list_shares::ListShares),
     /// Add and start a service in a tenant
@@ -145,6 +147,7 @@ fn dispatch(cli: Cli) -> Result<u8, Failure> {
         Verb::RestartTenant(args) => commands::restart_tenant::run(&args, &cx),
         Verb::Share(args) => commands::share::run(args, &cx),
         Verb::Unshare(args) => commands::unshare::run(&args, &cx),
+        Verb::Image(args) => commands::image::run(args, &cx),
         Verb::ListShares(args) => commands::list_shares::run(&args, &cx),
         Verb::AddService(args) => commands::add_service::run(args, &cx),
         Verb::RemoveService(args) => commands::remove_service::run(&args, &cx),

@@ -122,6 +122,65 @@ pub struct SharedDirectory {
     pub tenants: Vec<ShareFor>,
 }
 
+/// An image as it is asked for: of a tarball or by debootstrap.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ImageRequest {
+    /// DNS label, at most 48 characters; not `host`.
+    #[schema(value_type = String)]
+    pub name: TenantName,
+    /// Absolute path on the host; excludes `debootstrap`.
+    #[serde(default)]
+    pub tarball: Option<String>,
+    /// Excludes `tarball`.
+    #[serde(default)]
+    pub debootstrap: Option<DebootstrapRequest>,
+}
+
+/// What debootstrap is told.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct DebootstrapRequest {
+    /// Release, such as `bookworm`.
+    pub suite: String,
+    /// Archive.
+    #[schema(example = "http://deb.debian.org/debian")]
+    pub mirror: String,
+    /// Packages besides.
+    #[serde(default)]
+    pub include: Vec<String>,
+    /// The smallest system.
+    #[serde(default)]
+    pub minbase: bool,
+    /// File of keys that vouch for the packages; the distribution's when left out.
+    #[serde(default)]
+    pub keyring: Option<String>,
+    /// Take packages that nobody vouches for.
+    #[serde(default)]
+    pub unsigned: bool,
+}
+
+/// An image.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ImageView {
+    /// Name.
+    pub name: String,
+    /// `host`, `debootstrap` or `tarball`; empty when it is broken.
+    pub kind: String,
+    /// What it was made of.
+    pub source: String,
+    /// When, in seconds since 1970.
+    pub made: u64,
+    /// Files, directories and links in it.
+    pub entries: u64,
+    /// Bytes of its files.
+    pub bytes: u64,
+    /// Tenants that stand on it.
+    pub used_by: Vec<String>,
+    /// What is wrong with it.
+    pub broken: Option<String>,
+}
+
 /// A route of a tenant's stack.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]

@@ -344,6 +344,7 @@ impl Owner {
             Command::Settle { name, reply } => answer(reply, self.settle(&name).await),
             Command::Share { request, reply } => answer(reply, self.share(*request).await),
             Command::Unshare { directory, tenants, reply } => answer(reply, self.unshare(&directory, &tenants).await),
+            Command::Images { reply } => answer(reply, Ok(self.world.images())),
             Command::ListShares { reply } => answer(reply, Ok(self.shares())),
             Command::AddService { name, service, reply } => answer(reply, self.add_service(&name, *service).await),
             Command::RemoveService { name, service, reply } => {

@@ -30,7 +30,7 @@ use crate::access::{AccessClient, AccessError, StoredRow};
 use crate::api::{DoorError, Doors};
 use crate::cgroups::{CgroupError, Cgroups, Entry, Layout};
 use crate::config::Config;
-use crate::images::{self, HostError, ImageStore};
+use crate::images::{self, GetError, HostError, ImageStore};
 use crate::launch::{self, AdoptError, EndError, LaunchError, LaunchSpec, Launched, Surroundings};
 use crate::layer::{self, Layer, LayerError};
 use crate::limits::{Bytes, Limits};
@@ -79,6 +79,9 @@ pub enum StepError {
     /// The image below the tenant's root.
     #[error("image")]
     Image(#[from] HostError),
+    /// The named image below the tenant's root.
+    #[error("image")]
+    NamedImage(#[from] GetError),
     /// The tenant's init could not be started.
     #[error("cannot start the tenant's init")]
     Launch(#[from] LaunchError),
@@ -523,6 +526,12 @@ impl World {
     /// # Errors
     /// [`Invalid`] naming the limit that this host cannot hold.
     pub async fn check_house(&self, request: &TenantRequest) -> Result<(), Invalid> {
+        if let Some(name) = request.image.clone().filter(|name| name != images::HOST) {
+            self.images.get(&name).map_err(|error| match error {
+                GetError::Name(refused) => refused,
+                broken => Invalid::new("image", name, crate::owner::chain(&broken)),
+            })?;
+        }
         self.check_limits(&request.limits)
     }
 
@@ -546,8 +555,18 @@ impl World {
         Ok(self.cgroups.set(&tenant.name, &tenant.limits.or_defaults())?)
     }
 
+    /// The images.
+    pub fn images(&self) -> Arc<ImageStore> {
+        self.images.clone()
+    }
+
     async fn image(&self, tenant: &Tenant) -> Result<Image, StepError> {
         let images = self.images.clone();
+        if tenant.image != images::HOST {
+            let name = tenant.image.clone();
+            let found = tokio::task::spawn_blocking(move || images.get(&name)).await.map_err(joined)??;
+            return Ok(Image::Tree { root: found.root });
+        }
         let host = tokio::task::spawn_blocking(move || images.host()).await.map_err(joined)??;
         let _ = tenant;
         Ok(Image::Host { root: host.root, set_id: host.set_id })

@@ -145,6 +145,7 @@ fn verbs_that_change_ask_for_the_right_thing() {
         ("POST /v1/tenants/acme/restart", 200, acme()),
         ("POST /v1/shares", 200, shared()),
         ("GET /v1/shares", 200, json!([shared()])),
+        ("DELETE /v1/images/web", 204, Value::Null),
         ("DELETE /v1/tenants/beta/shares/%2Fsrv%2Fa%20b", 204, Value::Null),
         ("POST /v1/tenants/acme/services", 201, service.clone()),
         ("DELETE /v1/tenants/acme/services/web", 204, Value::Null),
@@ -181,6 +182,7 @@ fn verbs_that_change_ask_for_the_right_thing() {
     let tenants = json!([{"name": "acme", "read_only": false}, {"name": "beta", "read_only": true}]);
     assert_eq!(body, json!({"directory": "/srv/a b", "tenants": tenants, "create": true}));
     assert!(asked(&["list-shares"]).0.ends_with("/srv/a b   /shared/a b  acme beta:ro\n"));
+    assert_eq!(asked(&["image", "remove", "web"]).0, "image web removed\n");
     assert_eq!(asked(&["unshare", "/srv/a b", "beta"]).0, "tenant beta sees /srv/a b no longer\n");
     let (printed, body) = asked(&["add-service", "acme", "web", "--template", "nginx", "--set", "root=/srv=x"]);
     assert_eq!(printed, "service web running, pid 12, 0 restarts\n");
@@ -194,6 +196,35 @@ fn verbs_that_change_ask_for_the_right_thing() {
 fn shared() -> Value {
     let tenants = json!([{"name": "acme", "read_only": false}, {"name": "beta", "read_only": true}]);
     json!({"directory": "/srv/a b", "target": "/shared/a b", "tenants": tenants})
+}
+
+#[test]
+fn an_image_is_asked_for_and_how_it_goes_is_told() {
+    let done = json!({
+        "name": "web", "kind": "tarball", "source": "/x.tar", "made": 1, "entries": 3, "bytes": 2_097_152, "used_by": [],
+        "broken": null
+    });
+    let failed = json!({"type": "urn:tenantd:problem:failed", "title": "x", "status": 503, "detail": "no tarball"});
+    let events = |kind: &str, data: &Value| {
+        json!(format!("event: progress\ndata: {{\"entries\":3}}\n\n: keep\n\nevent: {kind}\ndata: {data}\n\n"))
+    };
+    let daemon = |events| daemon(&[("POST /v1/images", 200, events), ("GET /v1/images", 200, json!([done]))]);
+    let made = daemon(events("done", &done));
+    let output = made.run(&["image", "import", "web", "/x.tar"]);
+    assert_eq!(out(&output), "image web made: 3 files, 2 MB\n");
+    assert_eq!(err(&output), "3 entries\n", "how it goes");
+    assert_eq!(made.asked()[0].1, json!({"name": "web", "tarball": "/x.tar", "debootstrap": null}));
+    let build = ["image", "build", "web", "--from", "debootstrap", "--include", "nginx,redis", "--json"];
+    assert_eq!(serde_json::from_str::<Value>(&made.done(&build)).unwrap(), done);
+    let asked = made.asked().remove(0).1;
+    assert_eq!((&asked["debootstrap"]["suite"], &asked["tarball"]), (&json!("bookworm"), &Value::Null));
+    assert_eq!(asked["debootstrap"]["include"], json!(["nginx", "redis"]));
+    assert!(made.done(&["image", "list"]).contains("web   tarball  2   -        /x.tar"));
+    made.asked();
+    let output = daemon(events("failed", &failed)).run(&["image", "import", "web", "/x.tar"]);
+    assert_eq!((code(&output), err(&output).contains("no tarball")), (1, true));
+    let output = daemon(json!("event: progress\ndata: {}\n\n")).run(&["image", "import", "web", "/x.tar"]);
+    assert_eq!((code(&output), err(&output).contains("daemon ended")), (1, true));
 }
 
 #[test]
@@ -317,7 +348,8 @@ fn every_verb_has_help_with_an_example() {
     assert!(verbs.len() >= 26, "{verbs:?}");
     for verb in verbs {
         let text = help(&[verb]);
-        assert!(text.contains(&format!("Example:\n  tenantd {verb}")), "{text}");
+        let example = ["Example", "Examples"].map(|word| format!("{word}:\n  tenantd {verb}"));
+        assert!(example.iter().any(|example| text.contains(example)), "{text}");
         assert!(text.contains("--json") && text.contains("--socket"), "{text}");
     }
 }

@@ -41,6 +41,7 @@ fn every_example_is_what_the_program_writes() {
     holds::<DaemonStatus>(&mut all, "DaemonStatus");
     holds::<MapView>(&mut all, "MapView");
     holds::<SharedDirectory>(&mut all, "SharedDirectory");
+    holds::<ImageView>(&mut all, "ImageView");
     holds::<Here>(&mut all, "Here");
     holds::<Event>(&mut all, "Event");
     holds::<Problem>(&mut all, "Problem");

@@ -45,6 +45,17 @@ impl<T: Part, S: Sync> FromRequestParts<S> for Of<T> {
     }
 }
 
+/// One part of a path that is about no tenant.
+pub(super) struct Only<T>(pub(super) T);
+
+impl<T: Part, S: Sync> FromRequestParts<S> for Only<T> {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
+        Ok(Self(T::parse(&text(parts, T::NAME).await?)?))
+    }
+}
+
 async fn text(parts: &mut Parts, name: &'static str) -> Result<String, Problem> {
     let params = RawPathParams::from_request_parts(parts, &())
         .await

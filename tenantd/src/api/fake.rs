@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::mpsc;
+use std::sync::{Arc, mpsc};
 
 use stackmap::{GidRange, Invalid, StackIndex, TenantName, TunnelSpec, Vlan};
 use tempfile::TempDir;
@@ -10,6 +10,7 @@ use tempfile::TempDir;
 use super::Doors;
 use crate::client::Client;
 use crate::control::{Command, Handle, OpError, Stopping};
+use crate::images::ImageStore;
 use crate::model::*;
 use crate::owner::shares::shared_directories;
 
@@ -34,6 +35,7 @@ pub(crate) fn serve() -> Served {
         handle: handle.clone(),
         events: 0,
         origin: EventOrigin::Operator,
+        images: Arc::new(ImageStore::open(dir.path()).unwrap()),
     };
     let (ready, is_ready) = mpsc::channel();
     let path = socket.clone();
@@ -75,6 +77,7 @@ struct Fake {
     handle: Handle,
     events: u64,
     origin: EventOrigin,
+    images: Arc<ImageStore>,
 }
 
 impl Fake {
@@ -114,6 +117,7 @@ impl Fake {
                 };
                 drop(reply.send(tenants.iter().try_for_each(one)));
             }
+            Command::Images { reply } => drop(reply.send(Ok(self.images.clone()))),
             Command::ListShares { reply } => drop(reply.send(Ok(shared_directories(self.tenants.values())))),
             Command::AddService { name, service, reply } => {
                 let status = running(&service.name);

@@ -8,6 +8,7 @@ mod dns;
 mod events;
 mod extract;
 mod here;
+mod images;
 mod inside;
 mod limits;
 mod logs;
@@ -77,6 +78,8 @@ fn described() -> (Router<Handle>, utoipa::openapi::OpenApi) {
         .routes(routes!(dns::list, dns::set))
         .routes(routes!(limits::show, limits::set))
         .routes(routes!(tenants::restart))
+        .routes(routes!(images::list, images::make))
+        .routes(routes!(images::remove))
         .routes(routes!(shares::all, shares::share))
         .routes(routes!(shares::list))
         .routes(routes!(shares::unshare))

@@ -22,6 +22,7 @@ use crate::problem::Problem;
     tags(
         (name = "tenants", description = "Closed networks and what belongs to them"),
         (name = "services", description = "Processes kept running inside a tenant"),
+        (name = "images", description = "What tenants' root file systems are made from"),
         (name = "shares", description = "Directories of the host that several tenants see"),
         (name = "daemon", description = "Tables, status, events"),
     )

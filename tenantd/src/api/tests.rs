@@ -488,3 +488,70 @@ fn from_inside_bodies_are_short_and_requests_are_counted() {
     let (status, head, _) = s.raw_post("/v1/tenants/acme/services", "", "{");
     assert!(status == 400 || (status == 429 && head.contains("retry-after: 1")), "{head}");
 }
+
+#[test]
+fn shares_are_made_listed_and_taken_back() {
+    let s = fake::serve().acme();
+    let request = json!({"directory": "/srv/common", "tenants": [{"name": "acme", "read_only": true}]});
+    let shared = s.ok(Method::POST, "/v1/shares", Some(request));
+    assert_eq!(shared["target"], json!("/shared/common"));
+    assert_eq!(s.get("/v1/shares"), json!([shared]));
+    assert_eq!(s.get("/v1/tenants/acme/shares")[0]["directory"], json!("/srv/common"));
+    let Inside(inside) = Inside::of(fake::serve(), "acme");
+    assert!(inside.refused(Method::GET, "/v1/shares", None).is(ProblemKind::OperatorOnly));
+    let path = format!("/v1/tenants/acme/shares/{}", segment("/srv/common"));
+    s.ok(Method::DELETE, &path, None);
+    assert_eq!(s.get("/v1/shares"), json!([]));
+    assert!(s.refused(Method::DELETE, &path, None).is(ProblemKind::Unknown));
+    let bad = json!({"directory": "/etc", "tenants": [{"name": "acme"}]});
+    assert_eq!(fields(&s.refused(Method::POST, "/v1/shares", Some(bad))).0, "directory");
+}
+
+#[test]
+fn the_hosts_paths_are_not_told_inside() {
+    let outside = fake::serve().acme();
+    let request = json!({"directory": "/srv/secret-customer", "tenants": [{"name": "acme"}]});
+    outside.ok(Method::POST, "/v1/shares", Some(request));
+    let Inside(inside) = Inside::of(outside, "acme");
+    for path in ["/v1/tenants", "/v1/tenants/acme", "/v1/tenants/acme/shares"] {
+        let said = inside.get(path).to_string();
+        assert!(said.contains("/shared/secret-customer") && !said.contains("/srv/"), "{path}: {said}");
+    }
+}
+
+#[test]
+fn limits_names_and_single_addresses_and_routes_are_changed() {
+    let s = fake::serve().acme();
+    let tenant = s.ok(Method::PATCH, "/v1/tenants/acme/limits", Some(json!({"memory": "512M", "cpu": 1.5})));
+    assert_eq!(tenant["limits"]["memory"], json!(536_870_912));
+    s.ok(Method::PATCH, "/v1/tenants/acme/limits", Some(json!({"memory": null})));
+    assert_eq!(s.get("/v1/tenants/acme/limits"), json!({"cpu": 1.5}));
+    let refused = s.refused(Method::PATCH, "/v1/tenants/acme/limits", Some(json!({"colour": 1})));
+    assert_eq!(fields(&refused).0, "limit");
+    let refused = s.refused(Method::PATCH, "/v1/tenants/acme/limits", Some(json!({"memory": [1]})));
+    assert_eq!(fields(&refused).0, "memory");
+    s.ok(Method::PUT, "/v1/tenants/acme/dns", Some(json!(["192.168.1.53"])));
+    assert_eq!(s.get("/v1/tenants/acme/dns"), json!(["192.168.1.53"]));
+    s.ok(Method::POST, "/v1/tenants/acme/addresses", Some(json!("fd00::1/64")));
+    let path = format!("/v1/tenants/acme/addresses/{}", segment("192.168.1.1/24"));
+    assert_eq!(s.ok(Method::DELETE, &path, None)["addresses"], json!(["fd00::1/64"]));
+    assert_eq!(fields(&s.refused(Method::DELETE, &path, None)).0, "address");
+    s.ok(Method::POST, "/v1/tenants/acme/routes", Some(json!({"to": "fd01::/64", "via": "fd00::2"})));
+    let path = format!("/v1/tenants/acme/routes/{}", segment("fd01::/64"));
+    assert_eq!(s.ok(Method::DELETE, &path, None)["routes"], json!([]));
+    assert_eq!(s.ok(Method::POST, "/v1/tenants/acme/restart", None)["name"], json!("acme"));
+}
+
+#[test]
+fn images_are_listed_and_a_bad_tarball_is_told_in_the_stream() {
+    let s = fake::serve().acme();
+    let images = s.get("/v1/images");
+    assert_eq!((&images[0]["name"], &images[0]["used_by"]), (&json!("host"), &json!(["acme"])));
+    let bad = json!({"name": "web", "tarball": "x.tar"});
+    assert_eq!(fields(&s.refused(Method::POST, "/v1/images", Some(bad))).0, "tarball");
+    let missing = json!({"name": "web", "tarball": "/nonexistent/x.tar"});
+    let (status, head, body) = s.raw_post("/v1/images", "", &missing.to_string());
+    assert!(status == 200 && head.contains("text/event-stream"), "{head}");
+    assert!(body.contains("event: failed") && body.contains("/nonexistent/x.tar"), "{body}");
+    assert!(s.refused(Method::DELETE, "/v1/images/web", None).is(ProblemKind::Invalid));
+}
