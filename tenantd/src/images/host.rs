@@ -355,6 +355,10 @@ impl Snapshot<'_> {
             ("etc/subuid", "", 0o644, 0),
             ("etc/subgid", "", 0o644, 0),
         ];
+        // Where the host has no such directory nothing reads it.
+        if tree.join("etc/profile.d").is_dir() {
+            files.push(("etc/profile.d/tenantd.sh", PROFILE, 0o644, 0));
+        }
         if sudo {
             // The host's own is not world-readable. This is the rule of the package, without its comments.
             files.push(("etc/sudoers", SUDOERS, 0o440, 0));
@@ -373,6 +377,9 @@ impl Snapshot<'_> {
         symlink("../proc/self/mounts", &mtab).map_err(written(&mtab))
     }
 }
+
+/// /etc/profile sets a path of its own: the program that speaks to the tenant's own API is found in a login shell, too.
+const PROFILE: &str = "PATH=\"$PATH:/run/tenantd\"\n";
 
 /// The group is Debian's; where there is none the line has no effect.
 const SUDOERS: &str = "Defaults env_reset\nDefaults secure_path=\"/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:\

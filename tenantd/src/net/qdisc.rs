@@ -111,11 +111,8 @@ fn handle(minor: u16) -> TcHandle {
 }
 
 fn message(ifindex: u32, parent: TcHandle, handle: TcHandle) -> TcMessage {
-    let mut header = TcHeader::default();
     // Device indices are positive numbers of 31 bits (kernel: int).
-    header.index = ifindex as i32;
-    header.parent = parent;
-    header.handle = handle;
+    let header = TcHeader { index: ifindex as i32, parent, handle, ..TcHeader::default() };
     TcMessage::from_parts(header, Vec::new())
 }
 
