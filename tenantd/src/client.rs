@@ -69,6 +69,9 @@ fn options_of(socket: &Path) -> String {
     }
 }
 
+/// How long a client waits before it asks a daemon again that has too many callers. Nothing else runs in it.
+const AGAIN: std::time::Duration = std::time::Duration::from_millis(50);
+
 /// A daemon that may be asked.
 #[derive(Debug)]
 pub struct Client {
@@ -172,7 +175,7 @@ impl Client {
     }
 
     async fn send(&self, method: Method, path: &str, body: Option<Vec<u8>>) -> Result<Response<Incoming>, ClientError> {
-        let stream = tokio::net::UnixStream::connect(&self.socket).await.map_err(|e| self.unreachable(e))?;
+        let stream = self.connect().await.map_err(|e| self.unreachable(e))?;
         let (mut sender, connection) =
             hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|source| self.broken(source))?;
         tokio::spawn(connection);
@@ -195,6 +198,17 @@ impl Client {
         }
         let problem = serde_json::from_slice(&body).map_err(|e| self.strange(status, e.to_string()))?;
         Err(ClientError::Refused(Box::new(problem)))
+    }
+
+    /// A daemon that has more callers than it takes at once says so; it is asked again for a second.
+    async fn connect(&self) -> io::Result<tokio::net::UnixStream> {
+        for _ in 0..20 {
+            match tokio::net::UnixStream::connect(&self.socket).await {
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => std::thread::sleep(AGAIN),
+                answer => return answer,
+            }
+        }
+        tokio::net::UnixStream::connect(&self.socket).await
     }
 
     fn unreachable(&self, source: io::Error) -> ClientError {
