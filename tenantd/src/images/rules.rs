@@ -95,7 +95,8 @@ const IDENTITY: &[&str] = &[
     "ipsec.d",
     "swanctl",
     "tinc",
-    // What it starts and the kernel it starts on.
+    // What it starts and the kernel it starts on. A directory of postgresql is a cluster of this machine: its own
+    // data belong to it, and half of its files are closed anyway.
     "binfmt.d",
     "default/grub",
     "default/grub.d",
@@ -108,6 +109,7 @@ const IDENTITY: &[&str] = &[
     "modprobe.d",
     "modules",
     "modules-load.d",
+    "postgresql",
     "rc.local",
     "runit",
     "sv",
@@ -270,6 +272,8 @@ mod tests {
         assert_eq!(etc("other/ssh_host_rsa_key.pub"), Rule::Keep);
         assert_eq!(etc("machine-id"), Rule::Empty);
         assert_eq!(etc("nginx/hosts"), Rule::Keep);
+        assert_eq!(etc("postgresql"), Rule::Empty);
+        assert_eq!(etc("postgresql-common"), Rule::Keep);
         assert_eq!(etc("rc2.d"), Rule::Empty);
         assert_eq!(etc("rc9.d"), Rule::Keep);
         assert_eq!(of_var(Path::new("lib/nginx/body")), Rule::Keep);
