@@ -11,6 +11,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, broadcast, mpsc, oneshot};
 use crate::change::Change;
 use crate::images::ImageStore;
 use crate::model::*;
+use crate::owner::services::Done;
+use crate::world::Verb;
 
 /// Why an operation was refused or failed. The API turns each into a problem document.
 #[derive(Debug, thiserror::Error)]
@@ -102,8 +104,14 @@ pub(crate) enum Command {
     AddService { name: TenantName, service: Box<ServiceRequest>, reply: Reply<ServiceStatus> },
     /// Stop and forget a service.
     RemoveService { name: TenantName, service: TenantName, reply: Reply<()> },
-    /// Stop and start a service.
-    RestartService { name: TenantName, service: TenantName, reply: Reply<ServiceStatus> },
+    /// Start, stop, restart or reload a service.
+    ActOnService { name: TenantName, service: TenantName, verb: Verb, reply: Reply<ServiceStatus> },
+    /// A task that was busy with a service has come back.
+    ServiceDone(Box<Done>),
+    /// All templates.
+    Templates { reply: Reply<Vec<TemplateView>> },
+    /// One template.
+    ShowTemplate { name: String, reply: Reply<TemplateView> },
     /// The tables.
     Map { reply: Reply<MapView> },
     /// The daemon.
@@ -265,7 +273,28 @@ impl Handle {
     }
     /// Stop and start a service.
     pub async fn restart_service(&self, name: TenantName, service: TenantName) -> Result<ServiceStatus, OpError> {
-        self.ask(|reply| Command::RestartService { name, service, reply }).await
+        self.act_on_service(name, service, Verb::Restart).await
+    }
+    /// Start, stop, restart or reload a service.
+    pub async fn act_on_service(
+        &self,
+        name: TenantName,
+        service: TenantName,
+        verb: Verb,
+    ) -> Result<ServiceStatus, OpError> {
+        self.ask(|reply| Command::ActOnService { name, service, verb, reply }).await
+    }
+    /// Tell the owner what came of a service; one that is gone needs not know.
+    pub(crate) async fn service_done(&self, done: Done) {
+        let _ = self.operators.send(Command::ServiceDone(Box::new(done))).await;
+    }
+    /// All templates, ours and the user's.
+    pub async fn templates(&self) -> Result<Vec<TemplateView>, OpError> {
+        self.ask(|reply| Command::Templates { reply }).await
+    }
+    /// One template.
+    pub async fn template(&self, name: String) -> Result<TemplateView, OpError> {
+        self.ask(|reply| Command::ShowTemplate { name, reply }).await
     }
     /// The three tables.
     pub async fn map(&self) -> Result<MapView, OpError> {

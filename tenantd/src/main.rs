@@ -91,6 +91,14 @@ enum Verb {
     RemoveService(commands::remove_service::RemoveService),
     /// Stop and start a service
     RestartService(commands::restart_service::RestartService),
+    /// Stop a service until it or its tenant is started again
+    StopService(commands::stop_service::StopService),
+    /// Start a service that was stopped
+    StartService(commands::start_service::StartService),
+    /// Tell a service to read its files again (SIGHUP)
+    ReloadService(commands::reload_service::ReloadService),
+    /// Servers that can be added by name, and their settings
+    Template(commands::template::Template),
     /// Print what a service wrote
     Logs(commands::logs::Logs),
     /// Run a command in a tenant
@@ -152,6 +160,10 @@ fn dispatch(cli: Cli) -> Result<u8, Failure> {
         Verb::AddService(args) => commands::add_service::run(args, &cx),
         Verb::RemoveService(args) => commands::remove_service::run(&args, &cx),
         Verb::RestartService(args) => commands::restart_service::run(&args, &cx),
+        Verb::StopService(args) => commands::stop_service::run(&args, &cx),
+        Verb::StartService(args) => commands::start_service::run(&args, &cx),
+        Verb::ReloadService(args) => commands::reload_service::run(&args, &cx),
+        Verb::Template(args) => commands::template::run(&args, &cx),
         Verb::Logs(args) => commands::logs::run(&args, &cx),
         Verb::Exec(args) => return commands::exec::run(args, cx),
         Verb::Shell(args) => return commands::shell::run(args, cx),

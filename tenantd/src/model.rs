@@ -12,7 +12,7 @@ use stackmap::{GidRange, MacAddr, StackIndex, TenantName, TunnelSpec, Vlan};
 use utoipa::ToSchema;
 
 use crate::limits::Limits;
-pub use service::{ReadyWhen, RestartPolicy, ServiceOptions, StopSignal};
+pub use service::{ReadyWhen, RestartPolicy, ServiceOptions, SettingView, StopSignal, TemplateView};
 
 /// A closed network as an operator asks for it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]

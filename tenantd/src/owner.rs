@@ -8,7 +8,7 @@
 //! half done with step and cause, and the others alone; it is tried again on the timer.
 
 mod errors;
-mod services;
+pub(crate) mod services;
 pub(crate) mod shares;
 mod tenants;
 mod tunnels;
@@ -28,7 +28,7 @@ use crate::access::{AccessError, Row};
 use crate::api::Doors;
 use crate::control::{Command, FromTenant, Handle, Inbox, OpError, Reply};
 use crate::model::*;
-use crate::plan::{Action, plan};
+use crate::plan::{Action, plan, service_of};
 use crate::store::{Desired, Store, StoreError};
 use crate::world::{InitEnded, StepError, World};
 
@@ -68,6 +68,8 @@ pub struct Owner {
     failures: BTreeMap<TenantName, Failure>,
     /// Tenants that wait for a pass.
     turns: VecDeque<TenantName>,
+    /// Services that a task is busy with.
+    starting: BTreeMap<TenantName, BTreeSet<TenantName>>,
     /// The access server's own addresses; empty while it was never reached.
     locals: Vec<IpAddr>,
     access_state: String,
@@ -129,6 +131,7 @@ impl Owner {
             desired: BTreeMap::new(),
             failures: BTreeMap::new(),
             turns: VecDeque::new(),
+            starting: BTreeMap::new(),
             locals: Vec::new(),
             access_state: "not asked yet".into(),
             handle: handle.clone(),
@@ -302,6 +305,10 @@ impl Owner {
             self.doors.close(&desired.tenant.name);
         }
         let mut actual = self.world.actual(&desired).await.map_err(|e| ("read", e))?;
+        if let Some(busy) = self.starting.get(&desired.tenant.name) {
+            // On its way and not desired yet: nothing to be taken away.
+            actual.services.retain(|name, _| !busy.contains(name) || service_of(&desired.tenant, name).is_some());
+        }
         actual.door = self.doors.is_open(&desired.tenant.name);
         if let Some(newer) = actual.access_newer {
             // The store is older than what we once stated (a backup was put back): what it says now counts from there.
@@ -335,24 +342,33 @@ impl Owner {
         match command {
             Command::AddTenant { request, dry_run, reply } => answer(reply, self.add(*request, dry_run).await),
             Command::RemoveTenant { name, force, reply } => answer(reply, self.remove(&name, force).await),
-            Command::List { reply } => answer(reply, Ok(self.desired.values().map(|d| d.tenant.clone()).collect())),
-            Command::Show { name, reply } => answer(reply, self.known(&name).map(|d| d.tenant.clone())),
-            Command::AddTunnel { name, tunnel, reply } => answer(reply, self.add_tunnel(&name, tunnel).await),
-            Command::RemoveTunnel { name, tunnel, reply } => answer(reply, self.remove_tunnel(&name, &tunnel).await),
-            Command::Change { name, change, reply } => answer(reply, self.change_by(&name, change).await),
+            Command::List { reply } => {
+                answer(reply, Ok(self.desired.values().map(|d| d.tenant.clone().shown()).collect()))
+            }
+            Command::Show { name, reply } => answer(reply, self.known(&name).map(|d| d.tenant.clone().shown())),
+            Command::AddTunnel { name, tunnel, reply } => {
+                answer(reply, self.add_tunnel(&name, tunnel).await.map(Tenant::shown))
+            }
+            Command::RemoveTunnel { name, tunnel, reply } => {
+                answer(reply, self.remove_tunnel(&name, &tunnel).await.map(Tenant::shown))
+            }
+            Command::Change { name, change, reply } => {
+                answer(reply, self.change_by(&name, change).await.map(Tenant::shown))
+            }
             Command::StopTenant { name, reply } => answer(reply, self.stop_tenant(&name).await),
-            Command::Settle { name, reply } => answer(reply, self.settle(&name).await),
+            Command::Settle { name, reply } => answer(reply, self.settle(&name).await.map(Tenant::shown)),
             Command::Share { request, reply } => answer(reply, self.share(*request).await),
             Command::Unshare { directory, tenants, reply } => answer(reply, self.unshare(&directory, &tenants).await),
             Command::Images { reply } => answer(reply, Ok(self.world.images())),
             Command::ListShares { reply } => answer(reply, Ok(self.shares())),
-            Command::AddService { name, service, reply } => answer(reply, self.add_service(&name, *service).await),
+            Command::AddService { name, service, reply } => self.add_service(&name, *service, reply),
             Command::RemoveService { name, service, reply } => {
                 answer(reply, self.remove_service(&name, &service).await)
             }
-            Command::RestartService { name, service, reply } => {
-                answer(reply, self.restart_service(&name, &service).await)
-            }
+            Command::ActOnService { name, service, verb, reply } => self.act_on_service(&name, &service, verb, reply),
+            Command::ServiceDone(done) => self.service_done(*done).await,
+            Command::Templates { reply } => answer(reply, Ok(self.templates())),
+            Command::ShowTemplate { name, reply } => answer(reply, self.template(&name)),
             Command::Map { reply } => answer(reply, Ok(self.map())),
             Command::Status { reply } => answer(reply, Ok(self.status())),
             Command::TenantStatus { name, reply } => answer(reply, self.tenant_status(&name).await),

@@ -1,5 +1,7 @@
 //! From a service as it is desired to what init is told: a command as it was given, or a rendered template.
 
+mod holder;
+
 use std::path::{Path, PathBuf};
 
 use stackmap::Invalid;
@@ -7,6 +9,7 @@ use tenant_init::service::ServiceSpec;
 
 use crate::model::{ServiceRequest, Tenant};
 use crate::templates::{self, Context, Template, TemplateError};
+pub use holder::holder;
 
 /// Why a service cannot be as it is asked for.
 #[derive(Debug, thiserror::Error)]
@@ -74,7 +77,7 @@ pub fn template(service: &ServiceRequest, templates: &Path) -> Result<Option<Tem
     Ok(found.transpose()?)
 }
 
-/// Refuses a template whose program is not in the tenant's image.
+/// The refusal of a template whose program is not in the tenant's image.
 #[must_use]
 pub fn not_installed(tenant: &Tenant, service: &ServiceRequest, template: &Template) -> ServiceError {
     ServiceError::NotInstalled {

@@ -27,7 +27,7 @@ pub use error::TemplateError;
 pub use render::{Context, render};
 pub use value::Kind;
 
-use crate::model::{RestartPolicy, StopSignal};
+use crate::model::{RestartPolicy, SettingView, StopSignal, TemplateView};
 
 /// Templates that come with the program.
 const BUILT_IN: [(&str, &str); 6] = [
@@ -194,6 +194,48 @@ pub fn find(user_dir: &Path, name: &str) -> Result<Template, TemplateError> {
     let template = template.map_err(|source| TemplateError::Parse { path, source: Box::new(source) })?;
     template.check()?;
     Ok(template)
+}
+
+/// All templates as they are shown; a broken one says why.
+pub fn views(user_dir: &Path) -> Vec<TemplateView> {
+    known(user_dir).into_iter().filter_map(|name| view(user_dir, &name).ok()).collect()
+}
+
+/// One template as it is shown.
+///
+/// # Errors
+/// [`TemplateError::Unknown`]; one that is broken is shown with the reason.
+pub fn view(user_dir: &Path, name: &str) -> Result<TemplateView, TemplateError> {
+    let built_in = !user_dir.join(format!("{name}.toml")).exists();
+    let nothing = TemplateView {
+        name: name.to_owned(),
+        built_in,
+        description: String::new(),
+        package: None,
+        changes: Vec::new(),
+        settings: Vec::new(),
+        broken: None,
+    };
+    match find(user_dir, name) {
+        Ok(template) => Ok(TemplateView {
+            description: template.description,
+            package: template.package,
+            changes: template.changes,
+            settings: template.settings.into_iter().map(|(name, setting)| setting.view(name)).collect(),
+            ..nothing
+        }),
+        Err(error @ TemplateError::Unknown { .. }) => Err(error),
+        // Without its path: tenants read this too.
+        Err(error) => Ok(TemplateView { broken: Some(error.invalid().rule.into_owned()), ..nothing }),
+    }
+}
+
+impl Setting {
+    fn view(self, name: String) -> SettingView {
+        let required = self.default.is_none() && !self.optional;
+        let (form, default, needs, doc) = (self.kind.form().to_owned(), self.default, self.needs, self.doc);
+        SettingView { name, form, default, required, needs, doc }
+    }
 }
 
 /// A template's own text and where it is, or would be if it were the user's.

@@ -8,6 +8,8 @@ mod running;
 mod services;
 mod shares;
 
+pub use services::{Job, Verb};
+
 use std::collections::HashMap;
 use std::io;
 use std::net::IpAddr;
@@ -457,7 +459,7 @@ impl World {
             Action::Configure => self.configure(tenant).await,
             Action::Probe => self.probe(tenant).await,
             Action::StartService(name) => match service_of(tenant, name) {
-                Some(service) => self.start_service(tenant, service).await.map(drop),
+                Some(service) => self.start_service(tenant, service).await,
                 None => Ok(()),
             },
         }

@@ -141,7 +141,13 @@ impl Fake {
                     .map(drop)
                 })));
             }
-            Command::RestartService { name, service, reply } => {
+            Command::ServiceDone(done) => drop(done),
+            Command::Templates { reply } => drop(reply.send(Ok(crate::templates::views("/nonexistent".as_ref())))),
+            Command::ShowTemplate { name, reply } => {
+                let found = crate::templates::view("/nonexistent".as_ref(), &name).map_err(|e| e.invalid().into());
+                drop(reply.send(found));
+            }
+            Command::ActOnService { name, service, reply, .. } => {
                 let again = |s| ServiceStatus { restarts: 1, ..s };
                 drop(reply.send(self.service(&name, &service).map(again)));
             }

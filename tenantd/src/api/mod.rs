@@ -21,6 +21,7 @@ mod services;
 mod shares;
 pub mod socket;
 mod status;
+mod templates;
 mod tenants;
 mod tunnels;
 
@@ -86,6 +87,11 @@ fn described() -> (Router<Handle>, utoipa::openapi::OpenApi) {
         .routes(routes!(services::list, services::add))
         .routes(routes!(services::show, services::remove))
         .routes(routes!(services::restart))
+        .routes(routes!(services::start))
+        .routes(routes!(services::stop))
+        .routes(routes!(services::reload))
+        .routes(routes!(templates::list))
+        .routes(routes!(templates::show))
         .routes(routes!(logs::read))
         .routes(routes!(status::tenant))
         .routes(routes!(map::all))

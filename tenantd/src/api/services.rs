@@ -10,6 +10,7 @@ use super::openapi::Refused;
 use crate::control::{Handle, OpError};
 use crate::model::{ServiceRequest, ServiceStatus};
 use crate::problem::Problem;
+use crate::world::Verb;
 
 /// Services of a tenant and what they do now
 #[utoipa::path(get, path = "/v1/tenants/{name}/services", tag = "services", operation_id = "list_services",
@@ -72,4 +73,37 @@ pub(super) async fn restart(
     extract::Service(name, service): extract::Service,
 ) -> Result<Json<ServiceStatus>, Problem> {
     Ok(Json(handle.restart_service(name, service).await?))
+}
+
+/// Start a service that was stopped
+#[utoipa::path(post, path = "/v1/tenants/{name}/services/{service}/start", tag = "services", operation_id = "start_service",
+    params(("name" = String, Path, description = "Tenant"), ("service" = String, Path, description = "Service")),
+    responses((status = 200, description = "Started", body = ServiceStatus), Refused))]
+pub(super) async fn start(
+    State(handle): State<Handle>,
+    extract::Service(name, service): extract::Service,
+) -> Result<Json<ServiceStatus>, Problem> {
+    Ok(Json(handle.act_on_service(name, service, Verb::Start).await?))
+}
+
+/// Stop a service until it or its tenant is started again
+#[utoipa::path(post, path = "/v1/tenants/{name}/services/{service}/stop", tag = "services", operation_id = "stop_service",
+    params(("name" = String, Path, description = "Tenant"), ("service" = String, Path, description = "Service")),
+    responses((status = 200, description = "Stopped", body = ServiceStatus), Refused))]
+pub(super) async fn stop(
+    State(handle): State<Handle>,
+    extract::Service(name, service): extract::Service,
+) -> Result<Json<ServiceStatus>, Problem> {
+    Ok(Json(handle.act_on_service(name, service, Verb::Stop).await?))
+}
+
+/// Tell a service to read its files again (SIGHUP)
+#[utoipa::path(post, path = "/v1/tenants/{name}/services/{service}/reload", tag = "services", operation_id = "reload_service",
+    params(("name" = String, Path, description = "Tenant"), ("service" = String, Path, description = "Service")),
+    responses((status = 200, description = "Told", body = ServiceStatus), Refused))]
+pub(super) async fn reload(
+    State(handle): State<Handle>,
+    extract::Service(name, service): extract::Service,
+) -> Result<Json<ServiceStatus>, Problem> {
+    Ok(Json(handle.act_on_service(name, service, Verb::Reload).await?))
 }

@@ -9,6 +9,9 @@ use stackmap::{Invalid, TenantName};
 use tenant_init::service::{Ready, Restart, ServiceSpec};
 use utoipa::ToSchema;
 
+/// Longest wait for a service, in seconds.
+const LONGEST: u32 = 600;
+
 /// How a service runs; everything has a default.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, default)]
@@ -73,6 +76,11 @@ impl ServiceOptions {
                 return Err(Invalid::new("env", key.escape_debug(), "KEY=VALUE without a NUL byte"));
             }
         }
+        for (field, seconds) in [("ready_timeout", self.ready_timeout), ("stop_timeout", self.stop_timeout)] {
+            if let Some(seconds) = seconds.filter(|seconds| !(1..=LONGEST).contains(seconds)) {
+                return Err(Invalid::new(field, seconds, "1 to 600 seconds"));
+            }
+        }
         match &self.cwd {
             Some(cwd) if !cwd.starts_with('/') || cwd.contains('\0') => {
                 Err(Invalid::new("cwd", cwd.escape_debug(), "an absolute path"))
@@ -95,6 +103,58 @@ impl ServiceOptions {
         spec.stop_signal = self.stop_signal.map(|signal| signal.0).or(spec.stop_signal);
         spec.stop_timeout_ms = self.stop_timeout.map(milliseconds).or(spec.stop_timeout_ms);
         spec.new_privileges = self.new_privileges.unwrap_or(spec.new_privileges);
+    }
+}
+
+/// A server that can be added by name.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct TemplateView {
+    /// Name.
+    pub name: String,
+    /// True when it came with the program; false when it is a file of the state directory.
+    pub built_in: bool,
+    /// One line.
+    pub description: String,
+    /// Debian package that has the program.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub package: Option<String>,
+    /// What differs from the package's own configuration and why.
+    pub changes: Vec<String>,
+    /// What may be set.
+    pub settings: Vec<SettingView>,
+    /// Why it cannot be used.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub broken: Option<String>,
+}
+
+/// Something that may be set of a template.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct SettingView {
+    /// Name.
+    pub name: String,
+    /// What its values look like.
+    pub form: String,
+    /// Value when it is not set.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub default: Option<String>,
+    /// It has to be set.
+    pub required: bool,
+    /// Another setting without which it says nothing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub needs: Option<String>,
+    /// What it means.
+    pub doc: String,
+}
+
+impl super::Tenant {
+    /// As it is shown: without the passwords of its services.
+    #[must_use]
+    pub fn shown(mut self) -> Self {
+        let settings = self.services.iter_mut().flat_map(|service| service.set.iter_mut());
+        for (_, value) in settings.filter(|(name, _)| crate::templates::is_secret(name)) {
+            *value = "(not shown)".to_owned();
+        }
+        self
     }
 }
 
@@ -285,6 +345,8 @@ mod tests {
             (serde_json::json!({"env": {"": "x"}}), "env"),
             (serde_json::json!({"env": {"a=b": "x"}}), "env"),
             (serde_json::json!({"cwd": "srv"}), "cwd"),
+            (serde_json::json!({"ready_timeout": 0}), "ready_timeout"),
+            (serde_json::json!({"stop_timeout": 601}), "stop_timeout"),
         ] {
             assert_eq!(check(json).unwrap_err().field, field);
         }

@@ -1,36 +1,130 @@
-//! Services of a tenant: add, remove, restart.
+//! Services of a tenant: add, remove, start, stop, restart, reload.
+//!
+//! A server may take its time until it is ready, and a bad one for ever; so the owner only looks whether what is asked
+//! is allowed, and a task of its own talks to the tenant's init. It comes back with [`Done`].
+
+use std::collections::BTreeSet;
 
 use stackmap::{Invalid, TenantName};
+use tenant_init::client::ClientError;
+use tenant_init::protocol::{Refusal, RefusalKind};
 
-use super::Owner;
 use super::errors::half_made;
-use crate::control::OpError;
+use super::{Owner, answer};
+use crate::control::{OpError, Reply};
 use crate::model::*;
 use crate::plan::service_of;
-use crate::world::StepError;
+use crate::world::{Job, StepError, Verb};
+
+/// Most services of one tenant that are on their way at the same time.
+const AT_ONCE: usize = 4;
+
+/// What came of a job.
+#[derive(Debug)]
+pub(crate) struct Done {
+    tenant: TenantName,
+    service: ServiceRequest,
+    verb: Verb,
+    /// To be recorded when it went well.
+    add: bool,
+    origin: EventOrigin,
+    result: Result<(), OpError>,
+    reply: Reply<ServiceStatus>,
+}
 
 impl Owner {
-    pub(super) async fn add_service(
+    pub(super) fn add_service(&mut self, name: &TenantName, service: ServiceRequest, reply: Reply<ServiceStatus>) {
+        match self.may_add(name, &service) {
+            // Started before it is recorded: a command that cannot be run is refused and nothing is changed.
+            Ok(job) => self.begin(name, service, job, true, reply),
+            Err(error) => answer(reply, Err(error)),
+        }
+    }
+
+    fn may_add(&self, name: &TenantName, service: &ServiceRequest) -> Result<Job, OpError> {
+        let tenant = self.changeable(name)?;
+        service.check()?;
+        let busy = self.starting.get(name).is_some_and(|names| names.contains(&service.name));
+        let rule = match service_of(tenant, &service.name) {
+            _ if busy => Some(format!("it is on its way in tenant {name}")),
+            Some(there) if there == service => None,
+            Some(_) => Some(format!("tenant {name} has a service of this name that runs something else")),
+            None => None,
+        };
+        if let Some(rule) = rule {
+            return Err(OpError::Conflict { field: "name".into(), value: service.name.to_string(), rule });
+        }
+        self.world.job(tenant, service, Verb::Start).map_err(|e| service_refused(name, service, e))
+    }
+
+    pub(super) fn act_on_service(
         &mut self,
         name: &TenantName,
-        service: ServiceRequest,
-    ) -> Result<ServiceStatus, OpError> {
-        let tenant = self.changeable(name)?.clone();
-        service.check()?;
-        match service_of(&tenant, &service.name) {
-            Some(there) if *there == service => {}
-            Some(_) => {
-                return Err(OpError::Conflict {
-                    field: "name".into(),
-                    value: service.name.to_string(),
-                    rule: format!("tenant {name} has a service of this name that runs something else"),
-                });
-            }
-            None => {}
+        service: &TenantName,
+        verb: Verb,
+        reply: Reply<ServiceStatus>,
+    ) {
+        let found = self.changeable(name).and_then(|tenant| {
+            let found = service_of(tenant, service).cloned();
+            let found = found.ok_or_else(|| OpError::Unknown { what: "service", name: service.to_string() })?;
+            let job = self.world.job(tenant, &found, verb).map_err(|e| service_refused(name, &found, e))?;
+            Ok((found, job))
+        });
+        match found {
+            Ok((found, job)) => self.begin(name, found, job, false, reply),
+            Err(error) => answer(reply, Err(error)),
         }
-        // Started before it is recorded: a command that cannot be run is refused and nothing is changed.
-        self.world.start_service(&tenant, &service).await.map_err(|e| service_refused(name, e))?;
+    }
+
+    /// Lets a task do it.
+    fn begin(&mut self, name: &TenantName, service: ServiceRequest, job: Job, add: bool, reply: Reply<ServiceStatus>) {
+        let names: &mut BTreeSet<TenantName> = self.starting.entry(name.clone()).or_default();
+        if names.len() >= AT_ONCE || !names.insert(service.name.clone()) {
+            let rule = format!("tenant {name} has it or {AT_ONCE} other services on their way; wait for them");
+            let value = service.name.to_string();
+            return answer(reply, Err(OpError::Conflict { field: "service".into(), value, rule }));
+        }
+        let (handle, tenant, origin, verb) = (self.handle.clone(), name.clone(), self.origin, job.verb());
+        tokio::spawn(async move {
+            let ran = tokio::task::spawn_blocking(move || job.run()).await;
+            let result = match ran {
+                Ok(result) => result.map_err(|error| service_refused(&tenant, &service, error)),
+                Err(error) => Err(half_made(&tenant, "service", &StepError::Watch(std::io::Error::other(error)))),
+            };
+            handle.service_done(Done { tenant, service, verb, add, origin, result, reply }).await;
+        });
+    }
+
+    /// A task has come back.
+    pub(super) async fn service_done(&mut self, done: Done) {
+        let Done { tenant, service, verb, add, origin, result, reply } = done;
+        if let Some(names) = self.starting.get_mut(&tenant) {
+            names.remove(&service.name);
+            if names.is_empty() {
+                self.starting.remove(&tenant);
+            }
+        }
+        self.origin = origin;
+        let name = service.name.clone();
+        let result = match result {
+            Ok(()) if add => self.record(&tenant, service).await,
+            other => other,
+        };
+        if result.is_ok() {
+            let kind = if verb == Verb::Stop { "service-exited" } else { "service-started" };
+            self.tell(kind, Some(&tenant), name.to_string());
+        }
+        let status = match result {
+            Ok(()) => self.service_status(&tenant, &name).await,
+            Err(error) => Err(error),
+        };
+        answer(reply, status);
+    }
+
+    async fn record(&mut self, name: &TenantName, service: ServiceRequest) -> Result<(), OpError> {
         let asked = service.name.clone();
+        // What it was asked for may have changed while it started.
+        self.changeable(name)?;
         let recorded = self
             .change(name, move |tenant| {
                 tenant.services.retain(|s| s.name != service.name);
@@ -38,12 +132,14 @@ impl Owner {
                 Ok(())
             })
             .await;
-        if let Err(error @ OpError::Failed { step: "store", .. }) = recorded {
-            let _ = self.world.stop_service(name, &asked).await;
-            return Err(error);
+        match recorded {
+            Err(error @ OpError::Failed { step: "store", .. }) => {
+                let _ = self.world.stop_service(name, &asked).await;
+                Err(error)
+            }
+            // The service runs and is recorded; what else is wrong with the tenant is told by its status.
+            _ => Ok(()),
         }
-        self.tell("service-started", Some(name), asked.to_string());
-        self.service_status(name, &asked).await
     }
 
     pub(super) async fn remove_service(&mut self, name: &TenantName, service: &TenantName) -> Result<(), OpError> {
@@ -58,32 +154,35 @@ impl Owner {
         Ok(())
     }
 
-    pub(super) async fn restart_service(
-        &mut self,
-        name: &TenantName,
-        service: &TenantName,
-    ) -> Result<ServiceStatus, OpError> {
-        self.known_service(name, service)?;
-        self.world.restart_service(name, service).await.map_err(|e| service_refused(name, e))?;
-        self.tell("service-started", Some(name), service.to_string());
-        self.service_status(name, service).await
-    }
-
     pub(super) fn known_service(&self, name: &TenantName, service: &TenantName) -> Result<(), OpError> {
         match service_of(self.changeable(name)?, service) {
             Some(_) => Ok(()),
             None => Err(OpError::Unknown { what: "service", name: service.to_string() }),
         }
     }
+
+    pub(super) fn templates(&self) -> Vec<TemplateView> {
+        crate::templates::views(&self.world.templates())
+    }
+
+    pub(super) fn template(&self, name: &str) -> Result<TemplateView, OpError> {
+        Ok(crate::templates::view(&self.world.templates(), name).map_err(|error| error.invalid())?)
+    }
 }
 
 /// A service that could not be started: what the caller can mend is told as a field, everything else as a failed step.
-fn service_refused(name: &TenantName, error: StepError) -> OpError {
+fn service_refused(name: &TenantName, service: &ServiceRequest, error: StepError) -> OpError {
     match error {
-        StepError::Init(tenant_init::client::ClientError::Refused(refusal)) => {
-            Invalid::new(refusal.field, refusal.value, refusal.rule).into()
-        }
+        StepError::Init(ClientError::Refused(refusal)) => refused(service, &refusal).into(),
         StepError::Service(error) => error.invalid().into(),
         other => half_made(name, "service", &other),
     }
+}
+
+fn refused(service: &ServiceRequest, refusal: &Refusal) -> Invalid {
+    let mut rule = refusal.explained();
+    if let (RefusalKind::Command, Some(template)) = (refusal.kind, &service.template) {
+        rule = format!("{rule}; tenantd template show {template} names its package");
+    }
+    Invalid::new(refusal.field.clone(), &refusal.value, rule)
 }

@@ -27,6 +27,9 @@ pub(crate) fn port_taken() {
     tenant.serve("nginx", &[]);
     let refusal = tenant.refused(rendered("acme", "again", "nginx", &[]));
     assert_eq!((refusal.kind, refusal.value.as_str()), (RefusalKind::Port, "80"), "{refusal:?}");
+    let holder = tenantd::services::holder(tenant.launched.pid, false, 80).unwrap();
+    assert!(holder.starts_with("nginx, process "), "{holder}");
+    assert_eq!(tenantd::services::holder(tenant.launched.pid, false, 81), None);
     assert_eq!(tenant.site.curl(&["http://192.168.1.1/"]), "server of acme\n");
 }
 

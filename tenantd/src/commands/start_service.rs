@@ -1,0 +1,31 @@
+//! `tenantd start-service`: start a service that was stopped.
+
+use clap::Args;
+use hyper::Method;
+use stackmap::TenantName;
+
+use super::add_service::service_name;
+use super::{Context, Failure, status};
+use crate::model::ServiceStatus;
+
+/// Arguments of `start-service`.
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  tenantd start-service acme web")]
+pub struct StartService {
+    /// Tenant
+    #[arg(value_name = "NAME")]
+    name: TenantName,
+    /// Service
+    #[arg(value_name = "SERVICE", value_parser = service_name)]
+    service: TenantName,
+}
+
+/// Starts the service.
+///
+/// # Errors
+/// [`Failure`].
+pub fn run(args: &StartService, cx: &Context) -> Result<(), Failure> {
+    let path = format!("/v1/tenants/{}/services/{}/start", args.name, args.service);
+    let answer = cx.client.call(Method::POST, &path, None)?;
+    cx.say(&answer, |service: ServiceStatus| format!("service {}\n", status::service_words(&service)))
+}
