@@ -38,6 +38,7 @@ fn every_example_is_what_the_program_writes() {
     holds::<Added>(&mut all, "Added");
     holds::<TenantStatus>(&mut all, "TenantStatus");
     holds::<ServiceStatus>(&mut all, "ServiceStatus");
+    holds::<TemplateView>(&mut all, "TemplateView");
     holds::<DaemonStatus>(&mut all, "DaemonStatus");
     holds::<MapView>(&mut all, "MapView");
     holds::<SharedDirectory>(&mut all, "SharedDirectory");
