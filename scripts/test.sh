@@ -11,6 +11,9 @@ traces() {
     ip netns list 2>/dev/null | sed 's/^/netns /'
     grep -E 'tenantd|access-server|/bpf |nsfs' /proc/mounts | sed 's/^/mount /'
     find /sys/fs/cgroup -type d \( -name 'tenantd*' -o -name 'tenant-*' \) 2>/dev/null | sed 's/^/cgroup /'
+    # Private layers of a limited size, and what the guard has in the kernel.
+    losetup -l -n -O NAME,BACK-FILE 2>/dev/null | grep -E 'tenant|deleted' | sed 's/^/loop device /'
+    ! command -v bpftool >/dev/null || bpftool cgroup tree 2>/dev/null | grep -E 'tenantd|tenant-' | sed 's/^/guarded /'
     local own dir
     own=$(readlink /proc/self/ns/pid)
     for dir in /proc/[0-9]*; do

@@ -215,6 +215,10 @@ fn making(tenant: &Tenant, actual: &Actual) -> Vec<Action> {
         steps.push(Action::OpenDoor);
     }
     if !actual.init {
+        // The row of the stack that died would refuse the new init its first sockets: it runs in the tenant's cgroup.
+        if actual.guard_row {
+            steps.push(Action::Unguard);
+        }
         steps.push(Action::Launch);
     }
     if !(actual.init && actual.guarded) {
@@ -411,7 +415,7 @@ mod tests {
             (|a| (a.port, a.device, a.stack, a.bound) = (false, false, false, false), "port, bind, addresses, probe"),
             (
                 |a| (a.init, a.device, a.stack) = (false, false, false),
-                "unbind, delete-port, stack, guard, port, bind, addresses, probe",
+                "unbind, delete-port, unguard, stack, guard, port, bind, addresses, probe",
             ),
         ];
         for (change, steps) in cases {
@@ -478,7 +482,7 @@ mod tests {
         let mut actual = as_desired();
         (actual.access, actual.access_any, actual.access_away) = (false, false, true);
         (actual.init, actual.device, actual.stack) = (false, false, false);
-        let steps = "unbind, delete-port, stack, guard, port, bind, addresses, probe, service web, access";
+        let steps = "unbind, delete-port, unguard, stack, guard, port, bind, addresses, probe, service web, access";
         assert_eq!(words(&desired, &actual), steps);
         desired.removing = true;
         actual = Actual { access_away: true, ..as_desired() };

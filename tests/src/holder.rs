@@ -161,6 +161,9 @@ fn mounts() -> Result<()> {
     for dir in [daemons::DIR, daemons::STATE_DIR, "/run/lab/hold"] {
         fs::create_dir_all(dir).with_context(|| format!("cannot make {dir}"))?;
     }
+    // Programs that change their user (su, passwd) do so in a tenant as its state's file system allows.
+    mount(Some("tmpfs"), daemons::STATE_DIR, Some("tmpfs"), MsFlags::MS_NODEV, Some("mode=755"))
+        .with_context(|| format!("cannot mount {}", daemons::STATE_DIR))?;
     Ok(())
 }
 

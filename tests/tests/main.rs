@@ -18,16 +18,21 @@ mod foreign_trunk;
 mod foreign_uml;
 mod foreign_vxlan;
 mod hostile;
+mod inside_api;
 mod instances;
 mod isolation;
 mod kill9;
 mod large;
 mod leftovers;
+mod limits;
+mod many;
 mod one_gateway;
 mod pmtu;
+mod private_server;
 mod push;
 mod right_tenant;
 mod sites;
+mod standard_servers;
 mod tags;
 mod transfer;
 mod two_boxes;
@@ -59,6 +64,11 @@ fn main() -> ExitCode {
         hostile::trials(),
         add_remove::trials(),
         kill9::trials(),
+        private_server::trials(),
+        standard_servers::trials(),
+        inside_api::trials(),
+        limits::trials(),
+        many::trials(),
         leftovers::trials(),
         badinput::trials(),
         instances::trials(),

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use system_tests::plan::{HOST_INNER_V4, Inner, Kind, Options, SERVER_INNER_V4, Site};
+use system_tests::tenants::FTP_USER;
 use system_tests::traffic::{Pinging, page, reachable};
 use system_tests::world::World;
 use system_tests::{holder, record, tenants};
@@ -61,6 +62,10 @@ fn show(world: &World) -> Result<()> {
     for site in abc {
         add(world, site)?;
     }
+    headline("Each has standard servers, unmodified, with their package's configuration");
+    for (site, (template, program)) in abc.iter().zip(OTHERS) {
+        more(world, site, template, program)?;
+    }
     headline("Each host asks 192.168.1.1 and reaches its own server (web, then FTP)");
     for site in abc {
         fetch(world, site)?;
@@ -83,6 +88,113 @@ fn show(world: &World) -> Result<()> {
     }
     headline("The three tables");
     print!("{}", indent(&world.ok("server", &["tenantd", "map"])?));
+    shells(world, abc)?;
+    files(world, abc)?;
+    limit(world, abc)?;
+    attack(world, abc)
+}
+
+/// A server each has besides web and FTP, where it is installed: template and program.
+const OTHERS: [(&str, &str); 3] =
+    [("dnsmasq", "/usr/sbin/dnsmasq"), ("openssh", "/usr/sbin/sshd"), ("redis", "/usr/bin/redis-server")];
+
+fn more(world: &World, site: &Site, template: &str, program: &str) -> Result<()> {
+    if !std::path::Path::new(program).exists() {
+        println!("  ({program} is not installed: {} goes without)", site.tenant());
+        return Ok(());
+    }
+    let argv = ["tenantd", "add-service", &site.tenant(), template, "--template", template].map(String::from);
+    println!("  # {}", shell(&argv));
+    print!("{}", indent(&world.ok("server", &argv.each_ref().map(String::as_str))?));
+    Ok(())
+}
+
+/// What root types in each of them: as it is shown, and as it is run so that it fits into a column.
+const SHELLS: [(&str, &str); 4] = [
+    ("id -un", "id -un"),
+    ("hostname", "hostname"),
+    ("ip -br address", "ip -br -4 address | awk '$1 != \"lo\" { print $1, $3 }'"),
+    ("ps ax", "ps -eo pid,comm --sort=pid | grep -vwE 'ps|sh|grep'"),
+];
+
+/// What root sees in each of them.
+fn shells(world: &World, abc: &[Site]) -> Result<()> {
+    headline("Root shells of the three, side by side");
+    for (shown, script) in SHELLS {
+        beside(world, abc, shown, script)?;
+    }
+    for site in abc {
+        let name = tenants::sh(world, &site.tenant(), "id -u; hostname")?;
+        ensure!(name == format!("0\n{}\n", site.tenant()), "{} is not its own root's: {name}", site.tenant());
+    }
+    Ok(())
+}
+
+/// A file of one is not in the others.
+fn files(world: &World, abc: &[Site]) -> Result<()> {
+    headline("Root writes a file, makes a user: in its own server only");
+    let [a, others @ ..] = abc else { bail!("no sites") };
+    let script = "echo 'only here' >/etc/motd; useradd --create-home kim";
+    println!("  {}# {script}", a.tenant());
+    tenants::sh(world, &a.tenant(), script)?;
+    beside(world, abc, "cat /etc/motd; id kim", "cat /etc/motd 2>&1 | tail -n 1 | cut -c1-30; id kim 2>&1")?;
+    for site in others {
+        let there = tenants::sh(world, &site.tenant(), "! grep -q 'only here' /etc/motd; ! id kim 2>&1");
+        ensure!(there.is_ok(), "{} sees what {} wrote", site.tenant(), a.tenant());
+    }
+    Ok(())
+}
+
+/// Processes beyond the limit are refused, the neighbour goes on.
+fn limit(world: &World, abc: &[Site]) -> Result<()> {
+    headline("A limit holds: 40 processes for B, which tries to start 100");
+    let [_, b, c] = abc else { bail!("three sites") };
+    let tenant = b.tenant();
+    println!("  # tenantd set-limits {tenant} processes=40");
+    world.ok("server", &["tenantd", "set-limits", &tenant, "processes=40"])?;
+    // Harmless without the limit, too: a hundred that sleep for a second.
+    let script = "import os, time\nn = 0\ntry:\n    for _ in range(100):\n        if os.fork() == 0: time.sleep(1); os._exit(0)\n        n += 1\nexcept OSError as e: print(e.strerror, 'after', n)";
+    let said = world.ok("server", &["tenantd", "exec", &tenant, "--", "/usr/bin/python3", "-c", script])?;
+    println!("  {tenant}# fork, fork, fork ...              -> {}", said.trim());
+    ensure!(said.contains("after"), "{tenant} started a hundred processes");
+    let served = patiently(world, c, &format!("http://{SERVER_INNER_V4}/"))?;
+    println!("  {}$ curl http://{SERVER_INNER_V4}/             -> {}", c.host(), served.trim());
+    Ok(())
+}
+
+/// A program under the group of a tenant, but not in its stack.
+fn attack(world: &World, abc: &[Site]) -> Result<()> {
+    headline("An attack: a program under the group id of A opens a socket in the server's own stack");
+    let [a, ..] = abc else { bail!("no sites") };
+    let show: serde_json::Value =
+        serde_json::from_str(&world.ok("server", &["tenantd", "show", &a.tenant(), "--json"])?)?;
+    let gid = show["gid"].to_string();
+    let script =
+        "import socket\ntry: socket.socket(); print('opened')\nexcept OSError as e: print('refused:', e.strerror)";
+    let argv = ["setpriv", "--reuid", &gid, "--regid", &gid, "--clear-groups", "/usr/bin/python3", "-c", script];
+    let said = world.ok("server", &argv)?;
+    println!("  $ setpriv --regid {gid} python3 -c 'socket.socket()'   -> {}", said.trim());
+    ensure!(said.starts_with("refused"), "the guard let a socket of {} be made in the server's stack", a.tenant());
+    Ok(())
+}
+
+/// Runs a script as root of each and prints what they say in columns.
+fn beside(world: &World, sites: &[Site], shown: &str, script: &str) -> Result<()> {
+    const WIDTH: usize = 38;
+    let mut columns = Vec::new();
+    for site in sites {
+        let mut lines = vec![format!("{}# {shown}", site.tenant())];
+        let said = world.exec("server", &["tenantd", "exec", &site.tenant(), "--", "sh", "-c", script])?;
+        lines.extend(String::from_utf8_lossy(&said.stdout).lines().map(str::to_owned));
+        columns.push(lines);
+    }
+    for row in 0..columns.iter().map(Vec::len).max().unwrap_or(0) {
+        let cells = columns.iter().map(|lines| {
+            let cell: String = lines.get(row).map(String::as_str).unwrap_or_default().chars().take(WIDTH - 2).collect();
+            format!("{cell:WIDTH$}")
+        });
+        println!("  {}", cells.collect::<String>().trim_end());
+    }
     Ok(())
 }
 
@@ -107,8 +219,9 @@ fn fetch(world: &World, site: &Site) -> Result<()> {
     let web = patiently(world, site, &format!("http://{SERVER_INNER_V4}/"))?;
     println!("  {}$ curl http://{SERVER_INNER_V4}/             -> {}", site.host(), web.trim());
     ensure!(web.trim() == tenants::page(site), "{} was served another tenant's page", site.host());
-    let ftp = patiently(world, site, &format!("ftp://{SERVER_INNER_V4}/hello.txt"))?;
-    println!("  {}$ curl ftp://{SERVER_INNER_V4}/hello.txt     -> {}", site.host(), ftp.trim());
+    let (user, password) = (FTP_USER, tenants::ftp_password(site));
+    let ftp = patiently(world, site, &format!("ftp://{user}:{password}@{SERVER_INNER_V4}/hello.txt"))?;
+    println!("  {}$ curl ftp://{user}:...@{SERVER_INNER_V4}/hello.txt -> {}", site.host(), ftp.trim());
     ensure!(ftp.trim() == tenants::hello(site), "{} was given another tenant's file", site.host());
     Ok(())
 }
