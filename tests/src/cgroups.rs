@@ -20,9 +20,10 @@ struct Hierarchy {
     own: String,
 }
 
-fn hierarchies() -> Vec<Hierarchy> {
+/// Those that are mounted, and where `process` (`self` or a pid) is in each.
+fn hierarchies(process: &str) -> Vec<Hierarchy> {
     let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-    let own = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    let own = fs::read_to_string(format!("/proc/{process}/cgroup")).unwrap_or_default();
     mounts.lines().filter_map(|line| parse(line, &own)).collect()
 }
 
@@ -64,7 +65,7 @@ impl Hierarchy {
 /// The cgroup namespace cannot be unshared.
 pub fn enter_own(name: &str) -> nix::Result<()> {
     let mut mine = Vec::new();
-    for hierarchy in hierarchies() {
+    for hierarchy in hierarchies("self") {
         let dir = hierarchy.dir(name);
         if fs::create_dir_all(&dir).is_err() {
             continue;
@@ -95,10 +96,19 @@ pub fn enter_own(name: &str) -> nix::Result<()> {
     Ok(())
 }
 
+/// Moves the caller into the cgroups of the process `pid`, for what is run in a world to be of it: the guard of a world's
+/// daemon sees only what is below the world's cgroup. A hierarchy that refuses is left as it is.
+pub fn join(pid: i32) {
+    for hierarchy in hierarchies(&pid.to_string()) {
+        let dir = hierarchy.mount_point.join(hierarchy.own.trim_start_matches('/'));
+        let _ = fs::write(dir.join("cgroup.procs"), "0");
+    }
+}
+
 /// Removes the cgroups of the world `name`. Its processes must be dead or dying.
 pub fn remove(name: &str) {
     let until = Instant::now() + Duration::from_secs(5);
-    for hierarchy in hierarchies() {
+    for hierarchy in hierarchies("self") {
         let dir = hierarchy.dir(name);
         // A dead process leaves its cgroup a moment after it is reaped.
         while dir.exists() && !remove_tree(&dir) && Instant::now() < until {

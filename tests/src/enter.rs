@@ -16,6 +16,7 @@ use nix::sys::signal::{SigHandler, Signal, signal};
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{ForkResult, execvpe, fork};
 
+use crate::cgroups;
 use crate::nodes;
 use crate::record::Record;
 
@@ -62,6 +63,8 @@ pub fn run(record: &Record, node: &str, argv: &[String]) -> Result<i32> {
             let entered = (|| -> Result<()> {
                 // The command must not outlive `lab exec`: it would hold nothing open, but go on running.
                 prctl::set_pdeathsig(Signal::SIGKILL)?;
+                // Before the mounts change: these are found as they are outside.
+                cgroups::join(record.holder);
                 for ns in rest {
                     setns(ns?.as_fd(), CloneFlags::empty())?;
                 }
