@@ -296,6 +296,44 @@ impl Guard {
         self.rows.get(&cookie).map(|(_, row)| row)
     }
 
+    /// Every stack as the kernel's tables have it now, by rising cookie; unlike [`Guard::rows`], which is what this guard
+    /// has put. `gids_start` is 0 where the table of ranges does not lead to the stack.
+    ///
+    /// # Errors
+    /// A table cannot be read.
+    pub fn kernel_rows(&self) -> Result<Vec<Row>, TableError> {
+        let by_gids: BTreeMap<u32, u64> = self.loaded.by_gids.rows()?.into_iter().collect();
+        let mut rows = BTreeMap::new();
+        for (cookie, row) in self.loaded.stacks.rows()? {
+            let gids_start = if by_gids.get(&row.gids) == Some(&cookie) { row.gids * GIDS } else { 0 };
+            let max_connections = (row.max_connections != UNLIMITED).then_some(row.max_connections);
+            rows.insert(cookie, Row { cookie, cgroups: BTreeSet::new(), gids_start, max_connections });
+        }
+        for (id, owner_row { stack, level, .. }) in self.loaded.by_cgroup.rows()? {
+            if let Some(row) = rows.get_mut(&stack) {
+                row.cgroups.insert(Cgroup { id, level });
+            }
+        }
+        Ok(rows.into_values().collect())
+    }
+
+    /// Whether the kernel's tables hold exactly this row, at the same cost whatever the number of stacks.
+    ///
+    /// # Errors
+    /// A table cannot be read.
+    pub fn holds(&self, row: &Row) -> Result<bool, TableError> {
+        let max_connections = row.max_connections.unwrap_or(UNLIMITED);
+        let stack = self.loaded.stacks.get(&row.cookie)?;
+        let mut held = self.rows.get(&row.cookie).is_some_and(|(_, known)| known == row);
+        held &= stack.is_some_and(|there| (there.gids, there.max_connections) == (row.gids(), max_connections));
+        held &= self.loaded.by_gids.get(&row.gids())? == Some(row.cookie);
+        for Cgroup { id, level } in &row.cgroups {
+            let owner = self.loaded.by_cgroup.get(id)?;
+            held &= owner.is_some_and(|owner| (owner.stack, owner.level) == (row.cookie, *level));
+        }
+        Ok(held)
+    }
+
     /// Of every stack, by cookie.
     pub fn counters(&self) -> Result<BTreeMap<u64, Counters>, TableError> {
         self.rows.keys().map(|&cookie| Ok((cookie, self.counters_of(cookie)?))).collect()

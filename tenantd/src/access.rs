@@ -1,6 +1,8 @@
 //! Client of the access server: rows are stated, never asked for in steps. Every request is an idempotent PUT or
 //! DELETE; after a lost connection all rows of ours are stated again.
 
+mod stated;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -16,6 +18,8 @@ use serde::{Deserialize, Serialize};
 use stackmap::{MacAddr, TunnelKind, TunnelSpec, Vlan};
 
 use crate::model::{Counters, Tenant};
+
+pub use stated::{StatedRow, StatedTunnel};
 
 /// How long the access server may take to answer: the owner waits for it, and with the owner every tenant.
 const DEADLINE: Duration = Duration::from_secs(3);

@@ -542,6 +542,63 @@ impl Cgroups {
         self.places.iter().find(|place| place.version == Version::Two)
     }
 
+    /// The limits with those defaults filled in that this host can hold. A default protects the host where it can; a
+    /// limit that was asked for and cannot be held is refused ([`Cgroups::check`]).
+    #[must_use]
+    pub fn with_defaults(&self, limits: &Limits) -> Limits {
+        let all = limits.or_defaults();
+        Limits { processes: all.processes.filter(|_| limits.processes.is_some() || self.processes.is_ok()), ..all }
+    }
+
+    /// Writes down, once at the start, what this host cannot hold and what follows from it.
+    pub fn tell_support(&self) {
+        for support in self.support() {
+            let limit = support.limit;
+            match support.held {
+                Held::Yes => {}
+                Held::Partly(gap) => tracing::warn!(limit, gap, "this host holds the limit with a gap"),
+                Held::No(why) if limit == "processes" => tracing::warn!(
+                    limit,
+                    why,
+                    "this host cannot hold the limit: tenants are made without the default of {} processes, and a fork \
+                     bomb in one takes process ids from all",
+                    crate::limits::DEFAULT_PROCESSES
+                ),
+                Held::No(why) => {
+                    tracing::warn!(limit, why, "this host cannot hold the limit: asking for it is refused")
+                }
+            }
+        }
+    }
+
+    /// The tenant's directories as `/proc/PID/cgroup` names them to us: the hierarchy's controllers, empty in version 2,
+    /// and the path.
+    ///
+    /// # Errors
+    /// The hierarchies cannot be read.
+    pub fn paths(&self, tenant: &TenantName) -> Result<BTreeSet<(String, String)>, CgroupError> {
+        let layout = Layout::read().map_err(CgroupError::Layout)?;
+        Ok(self.paths_in(&layout, tenant))
+    }
+
+    /// [`Cgroups::paths`] in a layout that was read already.
+    #[must_use]
+    pub fn paths_in(&self, layout: &Layout, tenant: &TenantName) -> BTreeSet<(String, String)> {
+        let mut paths = BTreeSet::new();
+        for dir in self.dirs(tenant).filter(|dir| dir.is_dir()) {
+            let holds = |h: &&Hierarchy| dir.starts_with(&h.mount_point);
+            let hierarchy = layout.hierarchies.iter().filter(holds).max_by_key(|h| h.mount_point.as_os_str().len());
+            let Some(hierarchy) = hierarchy else { continue };
+            let Ok(below) = dir.strip_prefix(&hierarchy.mount_point) else { continue };
+            let controllers = match hierarchy.version {
+                Version::One => hierarchy.controllers.join(","),
+                Version::Two => String::new(),
+            };
+            paths.insert((controllers, hierarchy.shown.join(below).to_string_lossy().into_owned()));
+        }
+        paths
+    }
+
     fn dirs(&self, tenant: &TenantName) -> impl Iterator<Item = PathBuf> {
         self.places.iter().map(move |place| below(&place.dir, tenant))
     }

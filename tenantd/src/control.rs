@@ -5,12 +5,15 @@
 
 use std::sync::Arc;
 
+mod prove;
+
 use stackmap::{Invalid, TenantName, TunnelSpec};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, broadcast, mpsc, oneshot};
 
 use crate::change::Change;
 use crate::images::ImageStore;
 use crate::model::*;
+pub(crate) use crate::owner::Proof;
 use crate::owner::services::Done;
 use crate::world::Verb;
 
@@ -63,6 +66,12 @@ pub enum OpError {
         name: TenantName,
         /// The step that failed.
         step: &'static str,
+        /// Why.
+        cause: String,
+    },
+    /// The kernel could not be compared with the tables.
+    #[error("cannot verify: {cause}")]
+    CannotVerify {
         /// Why.
         cause: String,
     },
@@ -120,6 +129,8 @@ pub(crate) enum Command {
     TenantStatus { name: TenantName, reply: Reply<TenantStatus> },
     /// Where a service's log is.
     LogPath { name: TenantName, service: TenantName, reply: Reply<std::path::PathBuf> },
+    /// Tables against kernel, and what the guard refused.
+    Prove(Proof),
 }
 
 /// A tenant on its way down.

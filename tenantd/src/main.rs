@@ -1,6 +1,7 @@
 //! The program: reads the command line, runs one verb, turns its end into an exit code.
 //!
-//! 0 done, 1 refused or failed, 2 wrong usage. `exec` and `shell` pass on the code of their command.
+//! 0 done, 1 refused or failed, 2 wrong usage, 3 `verify` found a disagreement. `exec` and `shell` pass on the code of
+//! their command.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -55,6 +56,8 @@ enum Verb {
     Map(commands::map::Map),
     /// Show what is so: the daemon, or one tenant
     Status(commands::status::Status),
+    /// Do tables and kernel agree? Every process, socket, port, tag, tunnel and guard row is looked at
+    Verify(commands::verify::Verify),
     /// Add a site to a tenant, or change the prefixes behind one
     AddTunnel(commands::add_tunnel::AddTunnel),
     /// Take a site away from a tenant
@@ -165,6 +168,7 @@ fn dispatch(cli: Cli) -> Result<u8, Failure> {
         Verb::ReloadService(args) => commands::reload_service::run(&args, &cx),
         Verb::Template(args) => commands::template::run(&args, &cx),
         Verb::Logs(args) => commands::logs::run(&args, &cx),
+        Verb::Verify(args) => return commands::verify::run(&args, &cx),
         Verb::Exec(args) => return commands::exec::run(args, cx),
         Verb::Shell(args) => return commands::shell::run(args, cx),
         Verb::Cp(args) => return commands::cp::run(args, cx),

@@ -307,6 +307,9 @@ pub struct TenantStatus {
     pub services: Vec<ServiceStatus>,
     /// Packets and bytes at the port and drops by reason (port and access server).
     pub counters: Counters,
+    /// Connections and refusals that the guard counted; none while the tenant has no stack.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub guard: Option<crate::refusals::TenantRefusals>,
     /// Memory, processor time, processes and so on; none when the daemon is older than this field.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub usage: Option<crate::cgroups::Usage>,
@@ -401,7 +404,8 @@ pub struct Event {
     /// Unix time in milliseconds.
     pub at_ms: u64,
     /// `tenant-added`, `tenant-removed`, `tenant-changed`, `tenant-half-done`, `service-started`, `service-exited`,
-    /// `access-connected`, `access-lost`.
+    /// `access-connected`, `access-lost`, `guard-refused`, `guard-listen` (a `listen` outside the own stack, which no
+    /// hook can refuse), `drift`, `drift-gone`.
     pub kind: String,
     /// The tenant it is about.
     pub tenant: Option<String>,
@@ -410,6 +414,16 @@ pub struct Event {
     pub origin: EventOrigin,
     /// Human words.
     pub detail: String,
+    /// With `guard-refused` and `guard-listen`: who wanted what.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refusal: Option<crate::refusals::GuardRefusal>,
+}
+
+impl Event {
+    /// True for those that tell of the host's processes or of other tenants: no tenant hears of them.
+    pub fn is_for_operators(&self) -> bool {
+        ["guard-refused", "guard-listen", "drift", "drift-gone"].contains(&self.kind.as_str())
+    }
 }
 
 /// On whose behalf something happened.

@@ -12,6 +12,7 @@ pub(crate) mod services;
 pub(crate) mod shares;
 mod tenants;
 mod tunnels;
+mod verify;
 mod views;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -34,6 +35,7 @@ use crate::world::{InitEnded, StepError, World};
 
 pub use errors::chain;
 use errors::store_step;
+pub(crate) use verify::Proof;
 
 /// How often a half-done tenant is tried again, and the access server asked whether it is there.
 const RETRY: Duration = Duration::from_secs(2);
@@ -82,6 +84,8 @@ pub struct Owner {
     ended: mpsc::Receiver<InitEnded>,
     last_full: Instant,
     next_event: u64,
+    drift: verify::Drift,
+    refusals: crate::refusals::Bound,
 }
 
 /// What an owner is made of.
@@ -141,6 +145,8 @@ impl Owner {
             ended: parts.ended,
             last_full: Instant::now(),
             next_event: 1,
+            drift: verify::Drift::new(),
+            refusals: crate::refusals::Bound::default(),
         };
         for desired in owner.store.load()? {
             let tenant = desired.tenant.clone();
@@ -154,6 +160,7 @@ impl Owner {
         }
         owner.sweep().await?;
         owner.reach_access().await;
+        owner.watch_guard();
         Ok((owner, handle))
     }
 
@@ -213,6 +220,7 @@ impl Owner {
     }
 
     async fn tick(&mut self) {
+        self.tell_left_out();
         self.reach_access().await;
         let full = self.last_full.elapsed() >= FULL_PASS;
         if full {
@@ -373,6 +381,7 @@ impl Owner {
             Command::Status { reply } => answer(reply, Ok(self.status())),
             Command::TenantStatus { name, reply } => answer(reply, self.tenant_status(&name).await),
             Command::LogPath { name, service, reply } => answer(reply, self.log_path(&name, &service)),
+            Command::Prove(proof) => self.prove(proof),
         }
     }
 
@@ -435,12 +444,17 @@ impl Owner {
     }
 
     fn tell(&mut self, kind: &str, tenant: Option<&TenantName>, detail: String) {
+        let event = self.event(kind, tenant.map(TenantName::as_str), detail);
+        self.handle.publish(event);
+    }
+
+    fn event(&mut self, kind: &str, tenant: Option<&str>, detail: String) -> Event {
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let id = self.next_event;
         self.next_event += 1;
-        let tenant = tenant.map(|t| t.to_string());
+        let tenant = tenant.map(str::to_owned);
         let origin = self.origin;
-        self.handle.publish(Event { id, at_ms: now.as_millis() as u64, kind: kind.into(), tenant, origin, detail });
+        Event { id, at_ms: now.as_millis() as u64, kind: kind.into(), tenant, origin, detail, refusal: None }
     }
 }
 

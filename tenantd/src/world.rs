@@ -7,6 +7,7 @@ mod rates;
 mod running;
 mod services;
 mod shares;
+pub(crate) mod verify;
 
 pub use services::{Job, Verb};
 
@@ -258,6 +259,7 @@ impl World {
         let WorldParts { config, room, access, ended, bpf_dir } = parts;
         let here = NetNs::current()?.netlink()?;
         let cgroups = Cgroups::open(&config.cgroup, &config.state_dir)?;
+        cgroups.tell_support();
         let asked = match &config.guard_cgroup {
             Some(directory) => directory.clone(),
             None => cgroup2().ok_or(OpenError::NoCgroup2)?,
@@ -352,7 +354,7 @@ impl World {
         actual.init = self.take_seat(&tenant.name).await?;
         let limits = self.cgroups.limits(&tenant.name)?;
         actual.cgroups = limits.is_some();
-        actual.limits = limits == Some(Cgroups::held(&tenant.limits.or_defaults()));
+        actual.limits = limits == Some(Cgroups::held(&self.cgroups.with_defaults(&tenant.limits)));
         let mut port = None;
         if let Some(vlan) = tenant.vlan {
             port = link::find(&self.room.netlink, &port_name(vlan)).await?;
@@ -554,7 +556,7 @@ impl World {
 
     fn limit(&self, tenant: &Tenant) -> Result<(), StepError> {
         self.cgroups.make(&tenant.name)?;
-        Ok(self.cgroups.set(&tenant.name, &tenant.limits.or_defaults())?)
+        Ok(self.cgroups.set(&tenant.name, &self.cgroups.with_defaults(&tenant.limits))?)
     }
 
     /// The images.

@@ -41,6 +41,8 @@ fn every_example_is_what_the_program_writes() {
     holds::<TemplateView>(&mut all, "TemplateView");
     holds::<DaemonStatus>(&mut all, "DaemonStatus");
     holds::<MapView>(&mut all, "MapView");
+    holds::<tenantd::verify::Verification>(&mut all, "Verification");
+    holds::<tenantd::refusals::GuardRefusal>(&mut all, "GuardRefusal");
     holds::<SharedDirectory>(&mut all, "SharedDirectory");
     holds::<ImageView>(&mut all, "ImageView");
     holds::<Here>(&mut all, "Here");

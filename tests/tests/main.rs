@@ -36,6 +36,7 @@ mod standard_servers;
 mod tags;
 mod transfer;
 mod two_boxes;
+mod verify;
 mod worlds;
 
 use std::process::ExitCode;
@@ -75,6 +76,7 @@ fn main() -> ExitCode {
         device::trials(),
         documents::trials(),
         examples::trials(),
+        verify::trials(),
     ]
     .into_iter()
     .flatten()

@@ -28,7 +28,7 @@ pub(super) async fn follow(State(handle): State<Handle>) -> Sse<impl Stream<Item
     let inbox = handle.subscribe();
     let only = handle.tenant().map(ToString::to_string);
     let stream = futures::stream::unfold((inbox, only), |(mut inbox, only)| async move {
-        let mine = |event: &crate::model::Event| only.is_none() || event.tenant == only;
+        let mine = |event: &crate::model::Event| only.is_none() || (event.tenant == only && !event.is_for_operators());
         let next = loop {
             match inbox.recv().await {
                 Ok(event) if !mine(&event) => {}

@@ -24,6 +24,7 @@ mod status;
 mod templates;
 mod tenants;
 mod tunnels;
+mod verify;
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::expect_used)]
@@ -99,6 +100,8 @@ fn described() -> (Router<Handle>, utoipa::openapi::OpenApi) {
         .routes(routes!(status::daemon))
         .routes(routes!(events::follow))
         .routes(routes!(here::here))
+        .routes(routes!(verify::all))
+        .routes(routes!(verify::one))
         .routes(routes!(openapi::document))
         .split_for_parts()
 }

@@ -28,6 +28,8 @@ pub struct Hierarchy {
     pub mount_point: PathBuf,
     /// Our own directory, relative to the mount point; empty at its root.
     pub own: PathBuf,
+    /// What `/proc/PID/cgroup` calls the directory that is mounted; `/` unless a part of the hierarchy is.
+    pub shown: PathBuf,
 }
 
 /// All hierarchies that are mounted.
@@ -124,7 +126,7 @@ fn hierarchy(line: &str, own: &str) -> Option<Hierarchy> {
     // A bind mount shows a part of the hierarchy. One that does not contain us (its root is beside us, or above the
     // root of our cgroup namespace and thus begins with `/..`) is not where we may make directories.
     let own = Path::new(path).strip_prefix(&root).ok()?.to_owned();
-    Some(Hierarchy { version, controllers, mount_point, own })
+    Some(Hierarchy { version, controllers, mount_point, own, shown: PathBuf::from(root) })
 }
 
 /// mountinfo writes blank, tab, newline and backslash as three octal digits.

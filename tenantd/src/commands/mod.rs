@@ -46,6 +46,7 @@ mod table;
 pub mod template;
 pub mod top;
 pub mod unshare;
+pub mod verify;
 
 /// What every client verb works with.
 #[derive(Debug)]

@@ -311,6 +311,7 @@ mod tests {
             netns: Some(1),
             mtu: None,
             services: vec![service.clone(), service],
+            guard: None,
             counters: Counters { rx_bytes: rx, ..Counters::default() },
             usage: Some(Usage { cpu_us: Some(cpu_us), memory: Some(3 << 19), processes: Some(7), ..Usage::default() }),
         };

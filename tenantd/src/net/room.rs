@@ -172,16 +172,16 @@ impl PatchRoom {
     where
         PatchError: From<E>,
     {
-        let (reply, answer) = tokio::sync::oneshot::channel();
-        let job = Box::new(move |room: &mut Room| {
-            let _ = reply.send(work(room));
-        });
-        self.jobs.send(job).map_err(|_| PatchError::Gone)?;
-        Ok(answer.await.map_err(|_| PatchError::Gone)??)
+        done(&self.jobs, work).await
+    }
+
+    /// A way to read the room's tables for who is not its owner.
+    pub fn reader(&self) -> RoomReader {
+        RoomReader { jobs: self.jobs.clone(), trunk: self.trunk.room_ifindex }
     }
 
     fn tag(&self, vlan: Vlan) -> Result<Tag, PatchError> {
-        Ok(Tag { trunk: self.trunk.room_ifindex, vid: Vid::try_from(vlan.get())? })
+        tag_on(self.trunk.room_ifindex, vlan)
     }
 
     /// Put a port into the data path, or change it in place.
@@ -211,6 +211,52 @@ impl PatchRoom {
     pub async fn counters(&self, vlan: Vlan) -> Result<Option<Counters>, PatchError> {
         let tag = self.tag(vlan)?;
         self.work(move |room| room.counters_of(tag)).await
+    }
+}
+
+/// Sends work to the thread of the room and waits for its result.
+async fn done<T: Send + 'static, E: Send + 'static>(
+    jobs: &mpsc::Sender<Job>,
+    work: impl FnOnce(&mut Room) -> Result<T, E> + Send + 'static,
+) -> Result<T, PatchError>
+where
+    PatchError: From<E>,
+{
+    let (reply, answer) = tokio::sync::oneshot::channel();
+    let job = Box::new(move |room: &mut Room| {
+        let _ = reply.send(work(room));
+    });
+    jobs.send(job).map_err(|_| PatchError::Gone)?;
+    Ok(answer.await.map_err(|_| PatchError::Gone)??)
+}
+
+fn tag_on(trunk: u32, vlan: Vlan) -> Result<Tag, PatchError> {
+    Ok(Tag { trunk, vid: Vid::try_from(vlan.get())? })
+}
+
+/// Reads the room's tables. Its questions queue up with the owner's work at the room's thread.
+#[derive(Debug, Clone)]
+pub struct RoomReader {
+    jobs: mpsc::Sender<Job>,
+    trunk: u32,
+}
+
+impl RoomReader {
+    /// All ports, by device, read from the kernel.
+    ///
+    /// # Errors
+    /// [`PatchError`].
+    pub async fn ports(&self) -> Result<Vec<PortConfig>, PatchError> {
+        done(&self.jobs, |room| room.ports()).await
+    }
+
+    /// The port that frames with the tag of a VLAN go to.
+    ///
+    /// # Errors
+    /// [`PatchError`].
+    pub async fn bound(&self, vlan: Vlan) -> Result<Option<PortConfig>, PatchError> {
+        let tag = tag_on(self.trunk, vlan)?;
+        done(&self.jobs, move |room| room.port(tag)).await
     }
 }
 

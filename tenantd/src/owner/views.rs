@@ -86,6 +86,7 @@ impl Owner {
             mtu: self.world.mtu(&desired.tenant).await,
             services: self.services(&desired.tenant).await,
             counters,
+            guard: self.world.refusals(&desired.tenant),
             usage: Some(self.world.usage(name)),
         })
     }

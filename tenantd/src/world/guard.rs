@@ -34,7 +34,7 @@ impl World {
     pub(super) fn is_guarded(&self, tenant: &Tenant) -> Result<bool, StepError> {
         let Some(seat) = self.seats.get(&tenant.name) else { return Ok(false) };
         let wanted = self.guard_row(tenant, seat)?;
-        Ok(self.guard.row(wanted.cookie) == Some(&wanted))
+        Ok(self.guard.holds(&wanted).map_err(stack_guard::PutError::from)?)
     }
 
     /// True when the guard has a row of the tenant's group, be it of a stack that is gone.
@@ -72,7 +72,7 @@ impl World {
         &self.guard
     }
 
-    fn guard_row(&self, tenant: &Tenant, seat: &Seat) -> Result<Row, StepError> {
+    pub(super) fn guard_row(&self, tenant: &Tenant, seat: &Seat) -> Result<Row, StepError> {
         let cgroups = self.cgroups.unified_dir(&tenant.name).filter(|dir| dir.exists());
         let cgroups = cgroups.iter().map(|dir| Cgroup::at(dir)).collect::<Result<_, _>>()?;
         let max_connections = tenant.limits.connections.map(|count| u32::try_from(count.get()).unwrap_or(u32::MAX - 1));

@@ -1,0 +1,99 @@
+//! What a verification starts from: the tables' side, and ways to read the kernel's. Quick: it holds the owner.
+
+use std::collections::BTreeSet;
+
+use stackmap::Flow;
+
+use super::{StepError, World};
+use crate::cgroups::{CgroupError, Layout};
+use crate::model::Tenant;
+use crate::refusals::TenantRefusals;
+use crate::store::Desired;
+use crate::verify::{Expected, Gathered, SeatedInit};
+
+/// One tenant as owner and tables have it.
+pub(crate) struct Listed<'a> {
+    /// What is desired.
+    pub desired: &'a Desired,
+    /// Its rows in the tables.
+    pub flow: Option<Flow>,
+    /// Its rows as they follow from what is desired.
+    pub wanted: BTreeSet<String>,
+    /// The step that failed last, with its cause.
+    pub failure: Option<String>,
+}
+
+/// The rows of a flow, as the field writes them.
+pub(crate) fn words(flow: &Flow) -> BTreeSet<String> {
+    // Which of its addresses the access server uses is its own choice; how many tunnels there are is not.
+    [flow.upper.to_string(), flow.lower.to_string(), format!("{} tunnels", flow.access.len())].into()
+}
+
+impl World {
+    /// Everything a verification needs.
+    ///
+    /// # Errors
+    /// The guard's tables or the cgroups cannot be read.
+    pub(crate) fn gather(&self, tenants: &[Listed<'_>]) -> Result<Gathered, StepError> {
+        let layout = Layout::read().map_err(CgroupError::Layout)?;
+        let expected = tenants.iter().map(|listed| self.expect(listed, &layout)).collect::<Result<_, _>>()?;
+        let netlink = |listed: &Listed<'_>| self.seats.get(&listed.desired.tenant.name).map(|s| s.netlink.clone());
+        Ok(Gathered {
+            expected,
+            stacks: tenants.iter().map(netlink).collect(),
+            room_netlink: self.room.netlink.clone(),
+            room: self.room.reader(),
+            room_pin: self.config.run_dir.join("patchroom"),
+            trunk: self.room.trunk.room_ifindex,
+            guard: self.guard.kernel_rows().map_err(stack_guard::PutError::from)?,
+            access: ((&self.config.access).into(), format!("tenantd/{}", self.config.instance)),
+        })
+    }
+
+    fn expect(&self, listed: &Listed<'_>, layout: &Layout) -> Result<Expected, StepError> {
+        let Desired { tenant, removing, .. } = listed.desired;
+        let seat = self.seats.get(&tenant.name);
+        let port = match tenant.vlan {
+            // Device and MTU are the kernel's to say.
+            Some(vlan) => Some(self.port_row(tenant, vlan, 0, 0).config(&self.room)?),
+            None => None,
+        };
+        let gateway = tenant.vlan.map(|vlan| self.macs(vlan).1);
+        Ok(Expected {
+            name: tenant.name.clone(),
+            stack: tenant.stack,
+            ids: tenant.gid,
+            vlan: tenant.vlan,
+            device: tenant.device.clone(),
+            mac: tenant.mac,
+            owns_network: tenant.owns_network(),
+            removing: *removing,
+            failure: listed.failure.clone(),
+            wanted_rows: listed.wanted.clone(),
+            rows: listed.flow.as_ref().map(words).unwrap_or_default(),
+            cgroups: self.cgroups.paths_in(layout, &tenant.name),
+            init: seat.map(|seat| SeatedInit { pid: seat.pid, inode: seat.inode, cookie: seat.cookie }),
+            port,
+            access: gateway.and_then(|gateway| self.access.row(tenant, gateway)).map(|row| row.stated()),
+            guard: match seat {
+                Some(seat) => Some(self.guard_row(tenant, seat)?),
+                None => None,
+            },
+        })
+    }
+
+    /// What the guard counted of a tenant.
+    pub fn refusals(&self, tenant: &Tenant) -> Option<TenantRefusals> {
+        let counters = self.guard_counters(tenant)?;
+        Some(TenantRefusals {
+            connections: counters.connections,
+            refused: counters.refusals.iter().map(|(refusal, n)| (refusal.name().to_owned(), *n)).collect(),
+            not_told: counters.not_told,
+        })
+    }
+
+    /// First group id of the stack with a cookie, as the guard has it: also before the tenant's init was found.
+    pub fn ids_of_cookie(&self, cookie: u64) -> Option<u32> {
+        self.guard.row(cookie).map(|row| row.gids_start)
+    }
+}
