@@ -29,6 +29,8 @@ const OWN_WAN: Instance = Instance { name: "two", local: "192.0.2.1", wan: "wan1
 
 /// Tenants of each instance: name and VLAN are the same in both.
 const TENANTS_OF_BOTH: [(&str, &str); 2] = [("acme", "600"), ("beta", "601")];
+/// First group id of the second instance's tenants.
+const SECOND_GIDS: usize = 160 * 65_536;
 /// The VNI of both instances' VXLAN tunnels.
 const VNI: &str = "1000";
 
@@ -116,6 +118,11 @@ fn add(world: &World, instance: &Instance, number: usize) -> Result<()> {
     let (v4, v6) = (format!("{SERVER_INNER_V4}/24"), format!("{SERVER_INNER_V6}/64"));
     let mut argv = vec!["tenantd", "--instance", instance.name, "add-tenant", tenant, "--vlan", vlan];
     argv.extend(["--address", &v4, "--address", &v6, "--tunnel", &tunnel]);
+    // The guard of each instance knows a process by its group ids, too: they are the one thing that must differ.
+    let gid = (SECOND_GIDS + 65_536 * number).to_string();
+    if instance.name != MAIN.name {
+        argv.extend(["--gid", &gid]);
+    }
     world.ok("server", &argv)?;
     let body = format!("body={}", body(instance, number));
     let web = ["add-service", tenant, "web", "--template", "nginx", "--set", &body];
