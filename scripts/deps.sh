@@ -41,6 +41,7 @@ xz:xz-utils
 zstd:zstd
 systemd-nspawn:systemd-container
 nc:netcat-openbsd
+nft:nftables
 /usr/lib/python3/dist-packages/scapy/__init__.py:python3-scapy
 python3:python3'
 

@@ -7,7 +7,7 @@ use ipnet::IpNet;
 use stackmap::Invalid;
 
 use crate::control::OpError;
-use crate::model::{Route, Tenant};
+use crate::model::{Filter, Route, Tenant};
 use crate::rules;
 
 /// One change of one tenant.
@@ -25,6 +25,8 @@ pub enum Change {
     AddRoute(Route),
     /// Take the route to a destination away.
     RemoveRoute(IpNet),
+    /// Replace the packet filter.
+    Filter(Filter),
     /// Replace the name servers.
     Dns(Vec<IpAddr>),
     /// Change limits: `key=value` words, `key=none` for the default.
@@ -62,25 +64,28 @@ impl Change {
                 let unknown = || OpError::Unknown { what: "route", name: to.to_string() };
                 tenant.routes.remove(found.ok_or_else(unknown)?);
             }
+            Self::Filter(filter) => tenant.filter = filter,
             Self::Dns(dns) => tenant.dns = dns,
             Self::Limits(words) => tenant.limits = tenant.limits.with_words(words)?,
         }
         rules::check_address_list(&tenant.addresses)?;
         rules::check_routes(&tenant.routes)?;
+        tenant.filter.check()?;
         rules::check_dns(&tenant.dns)?;
         Ok(())
     }
 }
 
 /// What a tenant's own administrator may have at most: each entry is memory of the host's kernel or a row of its store.
-const MOST: [(&str, usize); 4] = [("address", 64), ("route", 512), ("dns", 8), ("service", 64)];
+const MOST: [(&str, usize); 5] = [("address", 64), ("route", 512), ("dns", 8), ("service", 64), ("rules", 64)];
 
 /// Checks what a tenant's own administrator has made of the tenant.
 ///
 /// # Errors
 /// [`Invalid`] naming what is too many.
 pub fn check_bounds(tenant: &Tenant) -> Result<(), Invalid> {
-    let counts = [tenant.addresses.len(), tenant.routes.len(), tenant.dns.len(), tenant.services.len()];
+    let rules = tenant.filter.rules.len();
+    let counts = [tenant.addresses.len(), tenant.routes.len(), tenant.dns.len(), tenant.services.len(), rules];
     for ((field, most), count) in MOST.into_iter().zip(counts) {
         if count > most {
             return Err(Invalid::new(field, count, format!("a tenant may give itself at most {most}")));
@@ -135,6 +140,9 @@ mod tests {
         assert_eq!(refused(Change::RemoveRoute("10.0.0.0/9".parse().unwrap())), "route");
         assert_eq!(refused(Change::Dns(vec!["0.0.0.0".parse().unwrap()])), "dns");
         assert_eq!(refused(Change::Limits(vec!["colour=red".into()])), "limit");
+        let rule = |text: &str| crate::model::FilterRule { port: Some("80".parse().unwrap()), ..text.parse().unwrap() };
+        let filter = Filter { rules: vec![rule("accept,tcp"), rule("accept,any")], ..Filter::default() };
+        assert_eq!(refused(Change::Filter(filter)), "rules[1].port");
     }
 
     #[test]
@@ -142,6 +150,9 @@ mod tests {
         let mut t = tenant();
         t.routes = (0..=255).flat_map(|a| (0..3).map(move |b| format!("10.{a}.{b}.0/24").parse().unwrap())).collect();
         assert_eq!(check_bounds(&t).unwrap_err().field, "route");
+        let mut t = tenant();
+        t.filter.rules = vec!["drop".parse().unwrap(); 65];
+        assert_eq!(check_bounds(&t).unwrap_err().field, "rules");
         assert!(check_bounds(&tenant()).is_ok());
     }
 }

@@ -76,6 +76,8 @@ enum Verb {
     RemoveRoute(commands::remove_route::RemoveRoute),
     /// Replace a tenant's name servers
     SetDns(commands::set_dns::SetDns),
+    /// Replace what a tenant's stack lets in
+    SetFilter(commands::set_filter::SetFilter),
     /// Change what a tenant may use of the machine
     SetLimits(commands::set_limits::SetLimits),
     /// End everything that runs in a tenant and start it again
@@ -154,6 +156,7 @@ fn dispatch(cli: Cli) -> Result<u8, Failure> {
         Verb::AddRoute(args) => commands::add_route::run(&args, &cx),
         Verb::RemoveRoute(args) => commands::remove_route::run(&args, &cx),
         Verb::SetDns(args) => commands::set_dns::run(&args, &cx),
+        Verb::SetFilter(args) => commands::set_filter::run(&args, &cx),
         Verb::SetLimits(args) => commands::set_limits::run(&args, &cx),
         Verb::RestartTenant(args) => commands::restart_tenant::run(&args, &cx),
         Verb::Share(args) => commands::share::run(args, &cx),

@@ -1,6 +1,7 @@
 //! The words of the API: what a caller may ask for and what it is told. Requests are parsed here once; everything
 //! behind this room works with checked types. Field names are stable: the command line's `--json` prints them.
 
+mod filter;
 mod service;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -12,6 +13,7 @@ use stackmap::{GidRange, MacAddr, StackIndex, TenantName, TunnelSpec, Vlan};
 use utoipa::ToSchema;
 
 use crate::limits::Limits;
+pub use filter::{Filter, FilterRule, MOST_RULES, Ports, Protocol, Verdict};
 pub use service::{ReadyWhen, RestartPolicy, ServiceOptions, SettingView, StopSignal, TemplateView};
 
 /// A closed network as an operator asks for it.
@@ -251,6 +253,9 @@ pub struct Tenant {
     pub gateway: Option<IpAddr>,
     /// Further routes.
     pub routes: Vec<Route>,
+    /// What its stack lets in.
+    #[serde(default)]
+    pub filter: Filter,
     /// Services asked for.
     pub services: Vec<ServiceRequest>,
     /// What its administrator may change beyond files and processes.

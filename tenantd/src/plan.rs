@@ -24,6 +24,8 @@ pub struct Actual {
     pub device: bool,
     /// Addresses, routes and neighbour are as they should be.
     pub stack: bool,
+    /// The packet filter of its stack is as it should be.
+    pub filter: bool,
     /// The access server holds our row in this generation.
     pub access: bool,
     /// The access server holds a row of ours, in whatever generation.
@@ -96,6 +98,8 @@ pub enum Action {
     Launch,
     /// Have the guard keep its processes in its stack, and others out of it.
     Guard,
+    /// Put the packet filter into its stack.
+    Filter,
     /// State the row at the access server.
     StateAccess,
     /// Make the port, both ends in place.
@@ -130,6 +134,7 @@ impl Action {
             Action::EndInit => "end",
             Action::Unguard => "unguard",
             Action::Guard => "guard",
+            Action::Filter => "filter",
             Action::RemoveCgroups => "remove-cgroups",
             Action::RemoveFiles => "remove-files",
             Action::Forget => "forget",
@@ -223,6 +228,10 @@ fn making(tenant: &Tenant, actual: &Actual) -> Vec<Action> {
     }
     if !(actual.init && actual.guarded) {
         steps.push(Action::Guard);
+    }
+    // Before the port: a stack that lets little in never lets in more. A new one lets everything in, with nothing set.
+    if if actual.init { !actual.filter } else { !tenant.filter.is_open() } {
+        steps.push(Action::Filter);
     }
     if tenant.vlan.is_some() {
         if !tenant.tunnels.is_empty() && !actual.access && !actual.access_away {
@@ -374,6 +383,7 @@ mod tests {
             bound: true,
             device: true,
             stack: true,
+            filter: true,
             access: true,
             access_any: true,
             access_away: false,
@@ -423,6 +433,18 @@ mod tests {
             change(&mut actual);
             assert_eq!(words(&desired, &actual), steps, "{actual:?}");
         }
+    }
+
+    #[test]
+    fn a_filter_is_there_before_the_port_and_is_put_back_alone() {
+        let mut desired = wanted(tenant(serde_json::json!({"filter": {"default": "drop"}})));
+        let steps = "limits, api, stack, guard, filter, access, port, bind, addresses, probe";
+        assert_eq!(words(&desired, &Actual::default()), steps);
+        let mut actual = as_desired();
+        actual.filter = false;
+        assert_eq!(words(&desired, &actual), "filter");
+        desired.tenant.filter = Default::default();
+        assert_eq!(words(&desired, &actual), "filter", "one that nobody wants is taken out");
     }
 
     #[test]

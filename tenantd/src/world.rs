@@ -2,6 +2,7 @@
 //! here but descriptors of what was found; work for one tenant does not depend on how many there are.
 
 mod files;
+mod filter;
 mod guard;
 mod rates;
 mod running;
@@ -38,6 +39,7 @@ use crate::launch::{self, AdoptError, EndError, LaunchError, LaunchSpec, Launche
 use crate::layer::{self, Layer, LayerError};
 use crate::limits::{Bytes, Limits};
 use crate::model::{Counters, ShareMount, Tenant, TenantRequest};
+use crate::net::filter::{FilterError, Netfilter};
 use crate::net::link::{self, NetlinkError, VethEnd};
 use crate::net::ns::{NetNs, NsError};
 use crate::net::offload;
@@ -103,6 +105,9 @@ pub enum StepError {
     /// A device, address or route.
     #[error("netlink")]
     Netlink(#[from] NetlinkError),
+    /// The packet filter of the stack.
+    #[error(transparent)]
+    Filter(#[from] FilterError),
     /// The patch room.
     #[error("the patch room")]
     Patch(#[from] PatchError),
@@ -232,6 +237,8 @@ struct Seat {
     /// The namespace's cookie, by which the guard knows it.
     cookie: u64,
     netlink: Handle,
+    /// None where the kernel has no netfilter.
+    netfilter: Option<Netfilter>,
 }
 
 /// The kernel, the access server and the files, as far as tenants go.
@@ -365,6 +372,7 @@ impl World {
             None => None,
         };
         actual.device = in_stack.is_some();
+        actual.filter = self.filter_is(tenant);
         actual.guarded = self.is_guarded(tenant)?;
         actual.guard_row = self.has_guard_row(tenant);
         if let Some(vlan) = tenant.vlan {
@@ -451,6 +459,7 @@ impl World {
             }
             Action::Limit => self.limit(tenant),
             Action::Guard => self.put_guard(tenant),
+            Action::Filter => self.set_filter(tenant),
             Action::Unguard => self.remove_guard_rows(tenant.gid, None),
             Action::RemoveCgroups => Ok(self.cgroups.remove(&tenant.name, END_DEADLINE)?),
             Action::Launch => self.launch(tenant).await,
@@ -484,7 +493,8 @@ impl World {
     fn sit(&mut self, name: &TenantName, launched: Launched) -> Result<(), StepError> {
         let Launched { pid, pidfd, netns, netns_inode: inode } = launched;
         let netns = NetNs::from(netns);
-        let cookie = netns.run(guard::cookie)?.map_err(StepError::Watch)?;
+        let (cookie, netfilter) = netns.run(|| (guard::cookie(), Netfilter::open().ok()))?;
+        let cookie = cookie.map_err(StepError::Watch)?;
         let netlink = netns.netlink()?;
         let watched = pidfd.try_clone().map_err(StepError::Watch)?;
         let (tenant, ended) = (name.clone(), self.ended.clone());
@@ -496,7 +506,7 @@ impl World {
                 let _ = ended.send(InitEnded { tenant, pid }).await;
             }
         });
-        self.seats.insert(name.clone(), Seat { pid, pidfd, netns, inode, cookie, netlink });
+        self.seats.insert(name.clone(), Seat { pid, pidfd, netns, inode, cookie, netlink, netfilter });
         Ok(())
     }
 
@@ -762,17 +772,14 @@ impl World {
         self.cgroups.usage(name)
     }
 
-    /// Traffic and drops of a tenant: its port's and the access server's.
+    /// Traffic and drops of a tenant: its port's, its filter's and the access server's.
     pub async fn counters(&mut self, tenant: &Tenant) -> Result<Counters, StepError> {
-        let Some(vlan) = tenant.vlan else { return Ok(Counters::default()) };
+        let mut counters = Counters { drops: self.filter_drops(tenant), ..Counters::default() };
+        let Some(vlan) = tenant.vlan else { return Ok(counters) };
         let port = self.room.counters(vlan).await?.unwrap_or_default();
-        let mut counters = Counters {
-            rx_packets: port.rx_packets,
-            rx_bytes: port.rx_bytes,
-            tx_packets: port.tx_packets,
-            tx_bytes: port.tx_bytes,
-            drops: port.drops.iter().map(|(reason, n)| (format!("port_{}", reason.name()), *n)).collect(),
-        };
+        (counters.rx_packets, counters.rx_bytes) = (port.rx_packets, port.rx_bytes);
+        (counters.tx_packets, counters.tx_bytes) = (port.tx_packets, port.tx_bytes);
+        counters.drops.extend(port.drops.iter().map(|(reason, n)| (format!("port_{}", reason.name()), *n)));
         // The port's counters are worth showing also while the access server is away.
         let access = self.access.counters().await.ok().and_then(|mut all| all.remove(&vlan.get()));
         if let Some(access) = access {

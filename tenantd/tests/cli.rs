@@ -136,6 +136,7 @@ fn verbs_that_change_ask_for_the_right_thing() {
         ("DELETE /v1/tenants/acme/tunnels/gre%3A198.51.100.3%2Ckey%3D7", 200, acme()),
         ("PUT /v1/tenants/acme/addresses", 200, acme()),
         ("PUT /v1/tenants/acme/routes", 200, acme()),
+        ("PUT /v1/tenants/acme/filter", 200, acme()),
         ("POST /v1/tenants/acme/addresses", 200, acme()),
         ("DELETE /v1/tenants/acme/addresses/192.168.1.7%2F24", 200, acme()),
         ("POST /v1/tenants/acme/routes", 200, acme()),
@@ -169,6 +170,10 @@ fn verbs_that_change_ask_for_the_right_thing() {
     );
     assert_eq!(asked(&["set-route", "acme", "10.0.0.0/8"]).1, json!([{"to": "10.0.0.0/8", "via": null}]));
     assert_eq!(asked(&["set-route", "acme"]).1, json!([]));
+    let rule = json!({"action": "accept", "proto": "tcp", "port": "22", "from": "192.168.1.0/24"});
+    let said = ["set-filter", "acme", "--default", "drop", "--rule", "accept,tcp/22,from=192.168.1.0/24"];
+    assert_eq!(asked(&said).1, json!({"default": "drop", "rules": [rule]}));
+    assert_eq!(asked(&["set-filter", "acme"]).1, json!({"default": "accept", "rules": []}));
     assert_eq!(asked(&["add-address", "acme", "192.168.1.7/24"]).1, json!("192.168.1.7/24"));
     assert!(asked(&["remove-address", "acme", "192.168.1.7/24"]).0.starts_with("name  "));
     assert_eq!(asked(&["add-route", "acme", "10.0.0.0/8,via=192.168.1.2"]).1["via"], json!("192.168.1.2"));

@@ -211,6 +211,7 @@ impl Fake {
             dns: r.dns,
             gateway: r.gateway,
             routes: r.routes,
+            filter: Filter::default(),
             services: Vec::new(),
             privileges: r.privileges,
             image: r.image.unwrap_or_else(|| "host".to_owned()),

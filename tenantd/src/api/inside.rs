@@ -54,7 +54,7 @@ const CHANGES_A_SECOND: f64 = 2.0;
 const QUESTION: f64 = 0.05;
 
 /// What a tenant's administrator may ask for: method and route. Whatever is not here is the operator's.
-const ALLOWED: [(Method, &str); 31] = [
+const ALLOWED: [(Method, &str); 33] = [
     (Method::GET, "/openapi.json"),
     (Method::GET, "/v1/here"),
     (Method::GET, "/v1/events"),
@@ -75,6 +75,8 @@ const ALLOWED: [(Method, &str); 31] = [
     (Method::PUT, "/v1/tenants/{name}/routes"),
     (Method::POST, "/v1/tenants/{name}/routes"),
     (Method::DELETE, "/v1/tenants/{name}/routes/{to}"),
+    (Method::GET, "/v1/tenants/{name}/filter"),
+    (Method::PUT, "/v1/tenants/{name}/filter"),
     (Method::GET, "/v1/tenants/{name}/dns"),
     (Method::PUT, "/v1/tenants/{name}/dns"),
     (Method::GET, "/v1/tenants/{name}/services"),
@@ -89,7 +91,7 @@ const ALLOWED: [(Method, &str); 31] = [
 ];
 
 /// Steps whose failure a tenant may have caused and can mend; the causes of others tell of the host.
-const OWN_STEPS: [&str; 5] = ["addresses", "probe", "service", "stop-service", "resolv"];
+const OWN_STEPS: [&str; 6] = ["addresses", "filter", "probe", "service", "stop-service", "resolv"];
 
 /// Why the socket of a tenant's own API could not be made.
 #[derive(Debug, thiserror::Error)]

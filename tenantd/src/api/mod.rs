@@ -7,6 +7,7 @@ mod addresses;
 mod dns;
 mod events;
 mod extract;
+mod filter;
 mod here;
 mod images;
 mod inside;
@@ -77,6 +78,7 @@ fn described() -> (Router<Handle>, utoipa::openapi::OpenApi) {
         .routes(routes!(addresses::remove))
         .routes(routes!(routes::list, routes::set, routes::add))
         .routes(routes!(routes::remove))
+        .routes(routes!(filter::show, filter::set))
         .routes(routes!(dns::list, dns::set))
         .routes(routes!(limits::show, limits::set))
         .routes(routes!(tenants::restart))

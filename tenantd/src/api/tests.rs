@@ -141,6 +141,12 @@ fn tunnels_addresses_and_routes() {
     let routes = json!([{"to": "10.0.0.0/8", "via": "192.168.1.254"}, {"to": "172.16.0.0/12", "via": null}]);
     s.ok(Method::PUT, "/v1/tenants/acme/routes", Some(routes.clone()));
     assert_eq!(s.get("/v1/tenants/acme/routes"), routes);
+
+    assert_eq!(s.get("/v1/tenants/acme/filter"), json!({"default": "accept", "rules": []}));
+    let rule = json!({"action": "accept", "proto": "tcp", "port": "22", "from": "192.168.1.0/24"});
+    let filter = json!({"default": "drop", "rules": [rule]});
+    assert_eq!(s.ok(Method::PUT, "/v1/tenants/acme/filter", Some(filter.clone()))["filter"], filter);
+    assert_eq!(s.get("/v1/tenants/acme/filter"), filter);
 }
 
 #[test]
@@ -280,6 +286,25 @@ fn bad_values_elsewhere_are_refused_too() {
         (Method::PUT, "/v1/tenants/acme/addresses", Some(json!(["x"])), "[0]"),
         (Method::PUT, "/v1/tenants/acme/addresses", Some(json!({"a": 1})), "body"),
         (Method::PUT, "/v1/tenants/acme/routes", Some(json!([{"to": "10.0.0.0/8", "via": "::1"}])), "via"),
+        (Method::PUT, "/v1/tenants/acme/filter", Some(json!({"default": "reject"})), "default"),
+        (
+            Method::PUT,
+            "/v1/tenants/acme/filter",
+            Some(json!({"rules": [{"action": "drop", "port": 80}]})),
+            "rules[0].port",
+        ),
+        (
+            Method::PUT,
+            "/v1/tenants/acme/filter",
+            Some(json!({"rules": [{"action": "drop", "proto": "tcp", "port": "80-"}]})),
+            "rules[0].port",
+        ),
+        (
+            Method::PUT,
+            "/v1/tenants/acme/filter",
+            Some(json!({"rules": [{"action": "drop", "from": "10.0.0.1/8"}]})),
+            "rules[0].from",
+        ),
         (Method::POST, "/v1/tenants/acme/services", Some(json!({"name": "web"})), "command"),
         (Method::POST, "/v1/tenants/acme/services", Some(json!({"name": "a b", "command": ["x"]})), "name"),
         (Method::GET, "/v1/tenants/Acme", None, "name"),

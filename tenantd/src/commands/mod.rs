@@ -34,6 +34,7 @@ pub mod restart_tenant;
 pub mod run;
 pub mod set_address;
 pub mod set_dns;
+pub mod set_filter;
 pub mod set_limits;
 pub mod set_route;
 pub mod share;

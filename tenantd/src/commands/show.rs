@@ -41,6 +41,10 @@ pub(super) fn words(t: &Tenant) -> String {
     ];
     lines.extend(t.tunnels.iter().map(|tunnel| ("tunnel", tunnel.to_string())));
     lines.extend(t.routes.iter().map(|route| ("route", route.to_string())));
+    if !t.filter.is_open() {
+        lines.push(("filter", format!("default {}", t.filter.default)));
+        lines.extend(t.filter.rules.iter().map(|rule| ("filter", rule.to_string())));
+    }
     lines.extend(t.services.iter().map(|service| ("service", service_words(service))));
     lines.push(("image", if t.ephemeral { format!("{}, ephemeral", t.image) } else { t.image.clone() }));
     lines.push(("limits", t.limits.to_string()));

@@ -1,7 +1,9 @@
 //! Everything that touches network devices: namespaces, netlink, the patch room and its ports, a tenant's stack, the
-//! bandwidth of ports, and the probe that proves a stack answers through its port.
+//! packet filter of a stack, bandwidth of ports, and the probe that proves a stack answers through its port.
 
+pub mod filter;
 pub mod link;
+mod nla;
 pub mod ns;
 pub mod offload;
 pub mod probe;

@@ -62,6 +62,7 @@ impl Owner {
             dns: request.dns.clone(),
             gateway: request.gateway,
             routes: request.routes.clone(),
+            filter: Filter::default(),
             services: Vec::new(),
             privileges: request.privileges.clone(),
             image: request.image.clone().unwrap_or_else(|| HOST.to_owned()),
@@ -149,6 +150,9 @@ impl Owner {
         if let Change::Limits(words) = &change {
             let limits = self.changeable(name)?.limits.with_words(words)?;
             self.world.check_limits(&limits)?;
+        }
+        if let Change::Filter(filter) = &change {
+            self.world.check_filter(name, filter)?;
         }
         self.change(name, |tenant| change.make(tenant)).await
     }

@@ -4,6 +4,8 @@
 use netlink_packet_route::tc::{TcAttribute, TcMessage, TcOption};
 use rtnetlink::packet_core::{DefaultNla, Nla};
 
+use crate::net::nla::{attribute, attributes};
+
 /// A discipline's name, and the option a kernel needs for it.
 pub(super) const TBF: (&str, &str) = ("tbf", "CONFIG_NET_SCH_TBF");
 pub(super) const HTB: (&str, &str) = ("htb", "CONFIG_NET_SCH_HTB");
@@ -32,14 +34,6 @@ const QUANTUM: u32 = 1 << 17;
 
 pub(super) fn options(bytes: Vec<u8>) -> TcAttribute {
     TcAttribute::Other(DefaultNla::new(TCA_OPTIONS, bytes))
-}
-
-/// An attribute as the kernel reads it: length, kind, value, to a multiple of 4.
-fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
-    let length = u16::try_from(value.len() + 4).unwrap_or(u16::MAX);
-    let mut bytes = [&length.to_ne_bytes()[..], &kind.to_ne_bytes(), value].concat();
-    bytes.resize(bytes.len().next_multiple_of(4), 0);
-    bytes
 }
 
 fn numbers(values: &[u32]) -> Vec<u8> {
@@ -114,20 +108,6 @@ pub(super) fn rate_of(message: &TcMessage) -> Option<u64> {
     full.or(narrow.map(u64::from))
 }
 
-/// The attributes of a nest, up to the first that does not fit.
-fn attributes(mut bytes: &[u8]) -> Vec<(u16, &[u8])> {
-    /// Nested, and in network byte order.
-    const FLAGS: u16 = 0xc000;
-    let mut found = Vec::new();
-    while let [a, b, c, d, ..] = *bytes {
-        let length = usize::from(u16::from_ne_bytes([a, b]));
-        let Some(value) = bytes.get(4..length) else { break };
-        found.push((u16::from_ne_bytes([c, d]) & !FLAGS, value));
-        bytes = bytes.get(length.next_multiple_of(4)..).unwrap_or_default();
-    }
-    found
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
@@ -139,14 +119,6 @@ mod tests {
         assert_eq!(attributes(&tbf(1_000, 16_384, 65_536))[0].1.len(), 36);
         assert_eq!(attributes(&htb_class(1_000, 16_384))[0].1.len(), 44);
         assert_eq!(attributes(&htb())[0].1.len(), 20);
-    }
-
-    #[test]
-    fn what_is_broken_ends_the_list() {
-        assert!(attributes(&[1, 0, 0]).is_empty());
-        assert!(attributes(&[3, 0, 1, 0, 9]).is_empty());
-        assert!(attributes(&[200, 0, 1, 0, 9]).is_empty());
-        assert_eq!(attributes(&attribute(7, &[1, 2])), [(7, &[1, 2][..])]);
     }
 
     #[test]
