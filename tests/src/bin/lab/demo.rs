@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use system_tests::plan::{HOST_INNER_V4, Inner, Kind, Options, SERVER_INNER_V4, Site};
 use system_tests::tenants::FTP_USER;
 use system_tests::traffic::{Pinging, page, reachable};
-use system_tests::world::World;
+use system_tests::world::{World, eventually};
 use system_tests::{holder, record, tenants};
 
 use crate::up::explore;
@@ -175,6 +175,12 @@ fn attack(world: &World, abc: &[Site]) -> Result<()> {
     let said = world.ok("server", &argv)?;
     println!("  $ setpriv --regid {gid} python3 -c 'socket.socket()'   -> {}", said.trim());
     ensure!(said.starts_with("refused"), "the guard let a socket of {} be made in the server's stack", a.tenant());
+    let event = eventually("the refusal is told", Duration::from_secs(5), || {
+        let log = world.log("tenantd");
+        let line = log.lines().find(|line| line.contains("guard-refused"))?;
+        Some(line.split_once("kind=").map_or(line, |(_, event)| event).to_owned())
+    })?;
+    println!("  event: {event}");
     Ok(())
 }
 
