@@ -23,6 +23,7 @@ use stackmap::{
     FlowRequest, Invalid, LinkRequest, Maps, Meta, NicName, Origin, Owner as RowOwner, Site, TenantName, TunnelId,
     TunnelSpec,
 };
+use tenant_init::client::ClientError;
 use tokio::sync::mpsc;
 
 use crate::access::{AccessError, Row};
@@ -31,7 +32,7 @@ use crate::control::{Command, FromTenant, Handle, Inbox, OpError, Reply};
 use crate::model::*;
 use crate::plan::{Action, plan, service_of};
 use crate::store::{Desired, Store, StoreError};
-use crate::world::{InitEnded, StepError, World};
+use crate::world::{InitEnded, PASS_DEADLINE, StepError, World};
 
 pub use errors::chain;
 use errors::store_step;
@@ -39,6 +40,8 @@ pub(crate) use verify::Proof;
 
 /// How often a half-done tenant is tried again, and the access server asked whether it is there.
 const RETRY: Duration = Duration::from_secs(2);
+/// How many times in a row a step may fail before its tenant is tried again at every fifth of these times only.
+const OFTEN: u32 = 10;
 /// How often every tenant is compared with the kernel.
 const FULL_PASS: Duration = Duration::from_secs(30);
 
@@ -57,6 +60,10 @@ enum Input {
 struct Failure {
     step: &'static str,
     cause: String,
+    /// How often in a row.
+    times: u32,
+    /// Not tried again before.
+    again: Instant,
 }
 
 /// The owner's state.
@@ -227,7 +234,9 @@ impl Owner {
             self.last_full = Instant::now();
         }
         if self.turns.is_empty() {
-            let due = self.desired.keys().filter(|name| full || self.failures.contains_key(*name)).cloned();
+            let now = Instant::now();
+            let failed = |name: &&TenantName| self.failures.get(*name).is_some_and(|f| f.again <= now);
+            let due = self.desired.keys().filter(|name| full || failed(name)).cloned();
             self.turns.extend(due);
         }
     }
@@ -297,7 +306,12 @@ impl Owner {
             Err((step, error)) => {
                 let cause = chain(error);
                 tracing::warn!(tenant = %name, step, cause, "step failed");
-                let before = self.failures.insert(name.clone(), Failure { step, cause: cause.clone() });
+                let before = self.failures.remove(name);
+                let times = before.as_ref().map_or(1, |f| f.times + 1);
+                // What fails for long is tried less often: a tenant that fails slowly must not hold up the others.
+                let pause = if times > OFTEN { RETRY * 5 } else { Duration::ZERO };
+                let again = Instant::now() + pause;
+                self.failures.insert(name.clone(), Failure { step, cause: cause.clone(), times, again });
                 if before.is_none_or(|f| f.cause != cause) {
                     self.tell("tenant-half-done", Some(name), format!("{step}: {cause}"));
                 }
@@ -326,6 +340,11 @@ impl Owner {
         }
         let mut steps = vec![step("read", started)];
         for action in plan(&desired, &actual) {
+            if let Action::StartService(service) = &action
+                && self.starting.get(&desired.tenant.name).is_some_and(|busy| busy.contains(service))
+            {
+                continue;
+            }
             let started = Instant::now();
             let name = action.name();
             self.world.apply(&desired.tenant, &action).await.map_err(|e| (name, e))?;
@@ -335,6 +354,9 @@ impl Owner {
                 _ => {}
             }
             steps.push(step(name, started));
+        }
+        if actual.silent {
+            return Err(("services", ClientError::Deadline(PASS_DEADLINE).into()));
         }
         Ok(steps)
     }
@@ -370,9 +392,7 @@ impl Owner {
             Command::Images { reply } => answer(reply, Ok(self.world.images())),
             Command::ListShares { reply } => answer(reply, Ok(self.shares())),
             Command::AddService { name, service, reply } => self.add_service(&name, *service, reply),
-            Command::RemoveService { name, service, reply } => {
-                answer(reply, self.remove_service(&name, &service).await)
-            }
+            Command::RemoveService { name, service, reply } => self.remove_service(&name, &service, reply),
             Command::ActOnService { name, service, verb, reply } => self.act_on_service(&name, &service, verb, reply),
             Command::ServiceDone(done) => self.service_done(*done).await,
             Command::Templates { reply } => answer(reply, Ok(self.templates())),

@@ -50,6 +50,8 @@ pub struct Actual {
     pub names: bool,
     /// Shared directories that are mounted in it.
     pub shares: Vec<MountedShare>,
+    /// Its init lives and does not answer: what it runs is not known.
+    pub silent: bool,
     /// Services init knows, and whether they were started from what is desired.
     pub services: BTreeMap<TenantName, bool>,
 }
@@ -261,7 +263,7 @@ fn making(tenant: &Tenant, actual: &Actual) -> Vec<Action> {
         }
         steps.extend(share_steps(tenant, &actual.shares));
     }
-    for service in &tenant.services {
+    for service in tenant.services.iter().filter(|_| !actual.silent) {
         let as_desired = actual.init && actual.services.get(&service.name) == Some(&true);
         if !as_desired {
             steps.push(Action::StartService(service.name.clone()));
@@ -396,8 +398,17 @@ mod tests {
             door: true,
             names: true,
             shares: Vec::new(),
+            silent: false,
             services: BTreeMap::new(),
         }
+    }
+
+    #[test]
+    fn what_a_silent_init_runs_is_left_alone_and_the_rest_is_mended() {
+        let web = serde_json::json!({"name": "web", "template": "nginx"});
+        let desired = wanted(tenant(serde_json::json!({"services": [web]})));
+        let actual = Actual { silent: true, bound: false, ..as_desired() };
+        assert_eq!(words(&desired, &actual), "bind, probe");
     }
 
     #[test]

@@ -24,7 +24,7 @@ pub(crate) enum Need {
 
 impl Need {
     /// Why it is not met, if so.
-    fn missing(self) -> Option<String> {
+    pub(crate) fn missing(self) -> Option<String> {
         match self {
             Self::Root => (!nix::unistd::geteuid().is_root()).then(|| "needs root".into()),
             Self::Daemons => ["tenantd", "access-server", "tenant-init"]

@@ -19,6 +19,7 @@ mod foreign_uml;
 mod foreign_vxlan;
 mod hostile;
 mod inside_api;
+mod images;
 mod instances;
 mod isolation;
 mod kill9;
@@ -71,6 +72,7 @@ fn main() -> ExitCode {
         limits::trials(),
         many::trials(),
         leftovers::trials(),
+        images::trials(),
         badinput::trials(),
         instances::trials(),
         device::trials(),

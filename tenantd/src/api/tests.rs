@@ -492,7 +492,7 @@ fn what_a_tenant_changes_is_kept_and_told_as_its_own_doing() {
     inside.ok(Method::PUT, "/v1/tenants/acme/addresses", Some(addresses.clone()));
     assert_eq!(inside.get("/v1/tenants/acme/addresses"), addresses);
     assert!(operators("\n\n").contains(r#""origin":"tenant""#));
-    let outside = crate::client::Client::new(&inside.dir.path().join("api.sock")).unwrap();
+    let outside = crate::client::Client::new(inside.dir.path().join("api.sock")).unwrap();
     outside.call(Method::POST, "/v1/tenants", Some(beta.to_string().into_bytes())).unwrap();
     outside.call(Method::PUT, "/v1/tenants/acme/addresses", Some(b"[\"10.0.0.9/8\"]".to_vec())).unwrap();
     assert!(operators(r#""origin":"operator""#).contains("beta"));

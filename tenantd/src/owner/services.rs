@@ -29,14 +29,32 @@ pub(crate) struct Done {
     add: bool,
     origin: EventOrigin,
     result: Result<(), OpError>,
-    reply: Reply<ServiceStatus>,
+    reply: Asked,
+}
+
+/// Who waits for the end of a job.
+#[derive(Debug)]
+enum Asked {
+    /// What the service does then.
+    Status(Reply<ServiceStatus>),
+    /// That it is gone.
+    Gone(Reply<()>),
+}
+
+impl Asked {
+    fn refuse(self, error: OpError) {
+        match self {
+            Self::Status(reply) => answer(reply, Err(error)),
+            Self::Gone(reply) => answer(reply, Err(error)),
+        }
+    }
 }
 
 impl Owner {
     pub(super) fn add_service(&mut self, name: &TenantName, service: ServiceRequest, reply: Reply<ServiceStatus>) {
         match self.may_add(name, &service) {
             // Started before it is recorded: a command that cannot be run is refused and nothing is changed.
-            Ok(job) => self.begin(name, service, job, true, reply),
+            Ok(job) => self.begin(name, service, job, true, Asked::Status(reply)),
             Err(error) => answer(reply, Err(error)),
         }
     }
@@ -64,6 +82,15 @@ impl Owner {
         verb: Verb,
         reply: Reply<ServiceStatus>,
     ) {
+        self.act(name, service, verb, Asked::Status(reply));
+    }
+
+    /// Stopped and forgotten by init before it is struck out: killed in between, it is started again.
+    pub(super) fn remove_service(&mut self, name: &TenantName, service: &TenantName, reply: Reply<()>) {
+        self.act(name, service, Verb::Remove, Asked::Gone(reply));
+    }
+
+    fn act(&mut self, name: &TenantName, service: &TenantName, verb: Verb, reply: Asked) {
         let found = self.changeable(name).and_then(|tenant| {
             let found = service_of(tenant, service).cloned();
             let found = found.ok_or_else(|| OpError::Unknown { what: "service", name: service.to_string() })?;
@@ -72,17 +99,17 @@ impl Owner {
         });
         match found {
             Ok((found, job)) => self.begin(name, found, job, false, reply),
-            Err(error) => answer(reply, Err(error)),
+            Err(error) => reply.refuse(error),
         }
     }
 
     /// Lets a task do it.
-    fn begin(&mut self, name: &TenantName, service: ServiceRequest, job: Job, add: bool, reply: Reply<ServiceStatus>) {
+    fn begin(&mut self, name: &TenantName, service: ServiceRequest, job: Job, add: bool, reply: Asked) {
         let names: &mut BTreeSet<TenantName> = self.starting.entry(name.clone()).or_default();
         if names.len() >= AT_ONCE || !names.insert(service.name.clone()) {
             let rule = format!("tenant {name} has it or {AT_ONCE} other services on their way; wait for them");
             let value = service.name.to_string();
-            return answer(reply, Err(OpError::Conflict { field: "service".into(), value, rule }));
+            return reply.refuse(OpError::Conflict { field: "service".into(), value, rule });
         }
         let (handle, tenant, origin, verb) = (self.handle.clone(), name.clone(), self.origin, job.verb());
         tokio::spawn(async move {
@@ -108,17 +135,22 @@ impl Owner {
         let name = service.name.clone();
         let result = match result {
             Ok(()) if add => self.record(&tenant, service).await,
+            Ok(()) if verb == Verb::Remove => self.strike(&tenant, &name).await,
             other => other,
         };
         if result.is_ok() {
-            let kind = if verb == Verb::Stop { "service-exited" } else { "service-started" };
-            self.tell(kind, Some(&tenant), name.to_string());
+            let (kind, detail) = match verb {
+                Verb::Stop => ("service-exited", name.to_string()),
+                Verb::Remove => ("service-exited", format!("{name} removed")),
+                _ => ("service-started", name.to_string()),
+            };
+            self.tell(kind, Some(&tenant), detail);
         }
-        let status = match result {
-            Ok(()) => self.service_status(&tenant, &name).await,
-            Err(error) => Err(error),
-        };
-        answer(reply, status);
+        match (reply, result) {
+            (reply, Err(error)) => reply.refuse(error),
+            (Asked::Gone(reply), Ok(())) => answer(reply, Ok(())),
+            (Asked::Status(reply), Ok(())) => answer(reply, self.service_status(&tenant, &name).await),
+        }
     }
 
     async fn record(&mut self, name: &TenantName, service: ServiceRequest) -> Result<(), OpError> {
@@ -142,23 +174,13 @@ impl Owner {
         }
     }
 
-    pub(super) async fn remove_service(&mut self, name: &TenantName, service: &TenantName) -> Result<(), OpError> {
-        self.known_service(name, service)?;
+    async fn strike(&mut self, name: &TenantName, service: &TenantName) -> Result<(), OpError> {
         let gone = service.clone();
-        self.change(name, move |tenant| {
+        let struck = self.change(name, move |tenant| {
             tenant.services.retain(|s| s.name != gone);
             Ok(())
-        })
-        .await?;
-        self.tell("service-exited", Some(name), format!("{service} removed"));
-        Ok(())
-    }
-
-    pub(super) fn known_service(&self, name: &TenantName, service: &TenantName) -> Result<(), OpError> {
-        match service_of(self.changeable(name)?, service) {
-            Some(_) => Ok(()),
-            None => Err(OpError::Unknown { what: "service", name: service.to_string() }),
-        }
+        });
+        struck.await.map(drop)
     }
 
     pub(super) fn templates(&self) -> Vec<TemplateView> {

@@ -17,7 +17,7 @@ use crate::model::{ServiceRequest, Tenant};
 use crate::services::{self, holder};
 
 /// How long a pass waits for a service: one that takes longer goes on starting, and the next pass finds it there.
-const PASS_PATIENCE: Duration = Duration::from_secs(3);
+const PASS_PATIENCE: Duration = Duration::from_millis(300);
 
 /// What can be done to a service.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,6 +28,8 @@ pub enum Verb {
     Stop,
     /// Stop and start it.
     Restart,
+    /// Stop it and forget it.
+    Remove,
     /// Send SIGHUP: most servers read their files again.
     Reload,
 }
@@ -56,14 +58,21 @@ impl World {
     /// # Errors
     /// The template, or a value of it; its program is not in the tenant's root.
     pub fn job(&self, tenant: &Tenant, service: &ServiceRequest, verb: Verb) -> Result<Job, StepError> {
-        let spec = self.service_spec(tenant, service)?;
         let init = self.seats.get(&tenant.name).map(|seat| seat.pid);
+        let socket = self.control_socket(&tenant.name);
+        if matches!(verb, Verb::Stop | Verb::Remove) {
+            // Also one whose template or program is gone.
+            let bare = || ServiceSpec { name: service.name.to_string(), ..ServiceSpec::default() };
+            let spec = self.service_spec(tenant, service).unwrap_or_else(|_| bare());
+            return Ok(Job { socket, init, spec, verb });
+        }
+        let spec = self.service_spec(tenant, service)?;
         if let (Some(init), Some(template)) = (init, services::template(service, &self.templates())?)
             && !is_there(init, &template.needs)
         {
             return Err(services::not_installed(tenant, service, &template).into());
         }
-        Ok(Job { socket: self.control_socket(&tenant.name), init, spec, verb })
+        Ok(Job { socket, init, spec, verb })
     }
 
     /// Start a service in a pass.
@@ -77,10 +86,12 @@ impl World {
         }
     }
 
-    /// Stop and forget a service at the tenant's init.
+    /// Stop and forget a service at the tenant's init, in a pass. One that takes its time goes on ending, and is killed
+    /// by init after its grace.
     pub async fn stop_service(&self, tenant: &TenantName, service: &TenantName) -> Result<(), StepError> {
         let service = service.clone();
-        self.ask_init(tenant, move |c| c.remove(service.as_str(), STOP_GRACE)).await
+        let stop = self.ask_init(tenant, move |c| c.remove(service.as_str(), STOP_GRACE));
+        tokio::time::timeout(PASS_PATIENCE, stop).await.unwrap_or(Ok(()))
     }
 }
 
@@ -100,7 +111,11 @@ impl Job {
     }
 
     fn run_within(self, start: Duration) -> Result<(), StepError> {
-        let mut client = Client::connect(&self.socket)?;
+        let mut client = match Client::connect(&self.socket) {
+            // With init everything that it ran is gone.
+            Err(ClientError::Gone { .. }) if self.verb == Verb::Remove => return Ok(()),
+            client => client?,
+        };
         let hello = client.hello(INIT_DEADLINE)?;
         if !hello.ready {
             return Err(StepError::NotReady(hello.failed.unwrap_or_default()));
@@ -110,6 +125,7 @@ impl Job {
         let done = match self.verb {
             Verb::Start => client.start(self.spec, start).map(drop),
             Verb::Stop => client.stop(&name, grace),
+            Verb::Remove => client.remove(&name, grace),
             Verb::Restart => client.restart_within(&name, grace, start).map(drop),
             Verb::Reload => client.signal(&name, libc::SIGHUP, INIT_DEADLINE),
         };

@@ -116,6 +116,7 @@ impl Tenant {
     }
 
     /// Runs a program of the host in the tenant's stack.
+    #[allow(dead_code, reason = "not every test that uses this file needs it")]
     pub(crate) fn in_stack(&self, program: &str, arguments: &[&str]) -> Output {
         let netns: OwnedFd = self.launched.netns.try_clone().unwrap();
         let mut command = Command::new(program);
