@@ -23,7 +23,7 @@ const BOMBS: &str = include_str!("../peers/bombs.py");
 const P50: f64 = 1.5;
 const P99: f64 = 5.0;
 /// A machine with other work measures badly; a bomb that gets through is bad every time.
-const TRIES: usize = 4;
+const TRIES: usize = 6;
 /// How long a bomb goes on, in seconds; it is measured for the time in its middle.
 const BOMB: &str = "3.5";
 const MEASURE: &str = "2";
