@@ -6,7 +6,7 @@
 //!
 //! Rooms: [`house`] what a tenant is made from; [`protocol`] the messages; [`service`] what a service is; [`client`]
 //! connect, ask, wait for events; [`lock`] what everything in a tenant gives up; [`mounts`] and [`seed`] mounts and
-//! namespaces by descriptor, also for who changes a running tenant from outside.
+//! namespaces by descriptor, also for who changes a running tenant from outside; [`tree`] removes what a tenant made.
 
 pub mod client;
 pub mod house;
@@ -15,3 +15,4 @@ pub mod mounts;
 pub mod protocol;
 pub mod seed;
 pub mod service;
+pub mod tree;

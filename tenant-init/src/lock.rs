@@ -61,8 +61,11 @@ pub fn capabilities(network: bool) -> io::Result<()> {
     caps::set(None, CapSet::Permitted, &kept).map_err(io::Error::other)
 }
 
+/// `open_tree_attr` of Linux 6.15: `open_tree` under another number. One number on all architectures.
+const OPEN_TREE_ATTR: libc::c_long = 467;
+
 /// System calls that no standard server needs and that reach the kernel rather than the tenant: they fail with EPERM.
-const REFUSED: [libc::c_long; 43] = [
+const REFUSED: [libc::c_long; 45] = [
     libc::SYS_acct,
     libc::SYS_add_key,
     libc::SYS_adjtimex,
@@ -94,9 +97,11 @@ const REFUSED: [libc::c_long; 43] = [
     libc::SYS_name_to_handle_at,
     libc::SYS_open_by_handle_at,
     libc::SYS_open_tree,
+    OPEN_TREE_ATTR,
     libc::SYS_perf_event_open,
     libc::SYS_pivot_root,
     libc::SYS_quotactl,
+    libc::SYS_quotactl_fd,
     libc::SYS_reboot,
     libc::SYS_request_key,
     libc::SYS_setns,
@@ -121,6 +126,19 @@ const NAMESPACES: u64 = (libc::CLONE_NEWNS
 /// Others reach past the stack (vsock: the machine's hypervisor) or are old and little looked at.
 const FAMILIES: [i32; 5] = [libc::AF_UNIX, libc::AF_INET, libc::AF_INET6, libc::AF_NETLINK, libc::AF_PACKET];
 
+/// Netlink of a tenant: routes, messages between processes, sock_diag, IPsec, audit (which PAM asks for), netfilter,
+/// generic. The others are not of a network namespace: NETLINK_KOBJECT_UEVENT tells every stack that is the host's of
+/// the host's devices, NETLINK_CONNECTOR of processes.
+const NETLINKS: [i32; 7] = [
+    libc::NETLINK_ROUTE,
+    libc::NETLINK_USERSOCK,
+    libc::NETLINK_INET_DIAG,
+    libc::NETLINK_XFRM,
+    libc::NETLINK_AUDIT,
+    libc::NETLINK_NETFILTER,
+    libc::NETLINK_GENERIC,
+];
+
 /// Installs the filter for the calling thread and its children. No new privileges is not set with it: the caller has
 /// CAP_SYS_ADMIN in its user namespace at this point, and su and passwd must go on to work.
 ///
@@ -138,7 +156,12 @@ pub fn filter() -> io::Result<()> {
     for one in FAMILIES {
         family.push(compare(0, SeccompCmpOp::Ne, one.unsigned_abs().into())?);
     }
-    conditions.push((libc::SYS_socket, vec![SeccompRule::new(family).map_err(io::Error::other)?]));
+    let mut netlink = vec![compare(0, SeccompCmpOp::Eq, libc::AF_NETLINK.unsigned_abs().into())?];
+    for one in NETLINKS {
+        netlink.push(compare(2, SeccompCmpOp::Ne, one.unsigned_abs().into())?);
+    }
+    let sockets = [family, netlink].map(|all| SeccompRule::new(all).map_err(io::Error::other));
+    conditions.push((libc::SYS_socket, sockets.into_iter().collect::<io::Result<_>>()?));
     install(&refusing(conditions, libc::EPERM)?)?;
     // Numbers of the x32 ABI are other numbers for the same calls.
     install(&vec![

@@ -185,7 +185,7 @@ pub fn directory(path: &Path) -> io::Result<()> {
 pub fn file(path: &Path) -> io::Result<()> {
     match fs::symlink_metadata(path) {
         Ok(found) if found.is_file() => return Ok(()),
-        Ok(found) if found.is_dir() => fs::remove_dir_all(path)?,
+        Ok(found) if found.is_dir() => crate::tree::remove(path)?,
         Ok(_) => fs::remove_file(path)?,
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         Err(error) => return Err(error),

@@ -35,7 +35,7 @@ pub fn make(proc: &OwnedFd, inside: u32, outside: u32, others: &[CloneFlags]) ->
         -1 => return Err(io::Error::last_os_error()),
         0 => {
             drop((ready, go));
-            seed(wanted, made, hold)
+            seed(wanted, outside, made, hold)
         }
         child => child,
     };
@@ -58,12 +58,27 @@ pub fn make(proc: &OwnedFd, inside: u32, outside: u32, others: &[CloneFlags]) ->
     seed
 }
 
-fn seed(wanted: CloneFlags, mut made: File, mut hold: File) -> ! {
-    let errno = nix::sched::unshare(wanted).err().map_or(0, |errno| errno as i32);
+fn seed(wanted: CloneFlags, owner: u32, mut made: File, mut hold: File) -> ! {
+    let errno = owned_by(owner).and_then(|()| nix::sched::unshare(wanted)).err().map_or(0, |errno| errno as i32);
     let _ = made.write_all(&errno.to_ne_bytes());
     let _ = hold.read(&mut [0]);
     // SAFETY: runs no destructor of the parent's image.
     unsafe { libc::_exit(0) }
+}
+
+/// Makes `owner` the effective user, with the capabilities of root. What the users of a user namespace take of the
+/// kernel's limits for each user (inotify instances: 128; queued signals, message queues) also counts against the user who made
+/// it (`inc_ucount` in kernel/ucount.c, Linux 4.9), who would be the host's root for all tenants: one of them could take
+/// everything from all others and from the host. Nobody of the host has this id, so its capabilities in the namespace
+/// are nobody's.
+fn owned_by(owner: u32) -> nix::Result<()> {
+    // SAFETY: plain system calls of the calling thread, without the C library, which would ask other threads to do the
+    // same: there are none in a forked child.
+    unsafe {
+        // SECBIT_NO_SETUID_FIXUP: capabilities stay when the user changes. Whoever joins the namespace gets other bits.
+        Errno::result(libc::prctl(libc::PR_SET_SECUREBITS, 1 << 2, 0, 0, 0))?;
+        Errno::result(libc::syscall(libc::SYS_setresuid, -1, owner, -1)).map(drop)
+    }
 }
 
 fn read_errno(ready: &mut File) -> io::Result<()> {

@@ -105,6 +105,7 @@ pub(crate) fn set_up(spec: &HouseSpec) -> Result<Held, SetupError> {
     if spec.network {
         owned.push(CloneFlags::CLONE_NEWNET);
     }
+    step("be killable when memory is short", killable)?;
     step("private mounts", || {
         Ok(mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>)?)
     })?;
@@ -152,6 +153,13 @@ pub(crate) fn set_up(spec: &HouseSpec) -> Result<Held, SetupError> {
     step("system call filter", lock::filter)?;
     step("capabilities", || lock::capabilities(spec.network))?;
     Ok(Held { logs, netns })
+}
+
+/// A daemon may be exempt from being killed when memory is short; a tenant's processes, which inherit it, are not. Done
+/// as the host's root, who by this also sets the least value that the tenant can go back to.
+fn killable() -> io::Result<()> {
+    let path = "/proc/self/oom_score_adj";
+    if fs::read_to_string(path)?.starts_with('-') { fs::write(path, "0") } else { Ok(()) }
 }
 
 fn step<T>(name: &str, action: impl FnOnce() -> io::Result<T>) -> Result<T, SetupError> {
@@ -339,7 +347,8 @@ fn devices(spec: &HouseSpec, queues: Option<&OwnedFd>) -> io::Result<()> {
         (c"ptmxmode", "0666"),
         (c"mode", "0620"),
         (c"gid", own.1.as_str()),
-        (c"max", "1024"),
+        // The kernel has 3,072 for all that are not its first instance.
+        (c"max", "256"),
     ];
     attach(&new(c"devpts", &terminals, NOSUID | NOEXEC)?, &dev.join("pts"))?;
     scratch("/dev/shm", spec, 0o1777, INERT)?;

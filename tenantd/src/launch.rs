@@ -30,6 +30,7 @@ use stackmap::{GidRange, StackIndex, TenantName};
 use tenant_init::client::{Client, ClientError};
 use tenant_init::house::{HouseSpec, IDS, Image, LAYER_FD, Layer, Share};
 use tenant_init::protocol::Hello;
+use tenant_init::tree;
 
 pub use names::{resolv_conf, write_hosts, write_resolv_conf};
 
@@ -543,5 +544,5 @@ pub fn forget(control_socket: &Path, state_dir: &Path) -> io::Result<()> {
         other => other,
     };
     gone(fs::remove_file(control_socket))?;
-    gone(fs::remove_dir_all(state_dir))
+    gone(tree::remove(state_dir))
 }

@@ -201,7 +201,7 @@ impl Layer {
         limit.map_or(Ok(0), check_limit)?;
         let (new_image, new_dir) = (self.beside("layer.img.new"), self.beside("layer.new"));
         gone(fs::remove_file(&new_image)).map_err(failed("remove", &new_image))?;
-        gone(fs::remove_dir_all(&new_dir)).map_err(failed("remove", &new_dir))?;
+        gone(tenant_init::tree::remove(&new_dir)).map_err(failed("remove", &new_dir))?;
         directory(&self.dir, 0o700, 0)?;
         let is_image = self.image.exists();
         let quota = quota::is_supported(&self.dir);
@@ -244,7 +244,7 @@ impl Layer {
         // What a change of the kind did not come to remove: the image is the layer.
         for name in ["upper", "work"] {
             let path = self.dir.join(name);
-            gone(fs::remove_dir_all(&path)).map_err(failed("remove", &path))?;
+            gone(tenant_init::tree::remove(&path)).map_err(failed("remove", &path))?;
         }
         let (mount, _) = self.mount(&self.image)?;
         self.places(&through(&mount))?;
@@ -304,7 +304,7 @@ impl Layer {
         drop(mount);
         File::open(new).and_then(|dir| sync(&dir.into())).map_err(failed("write", new))?;
         // Until the image is removed it is the layer, and what lies here is swept.
-        gone(fs::remove_dir_all(&self.dir)).map_err(failed("remove", &self.dir))?;
+        gone(tenant_init::tree::remove(&self.dir)).map_err(failed("remove", &self.dir))?;
         fs::rename(new, &self.dir).and_then(|()| self.sync_parent()).map_err(failed("name", &self.dir))?;
         fs::remove_file(&self.image).map_err(failed("remove", &self.image))
     }
@@ -380,7 +380,7 @@ impl Layer {
             gone(fs::remove_file(&path)).map_err(failed("remove", &path))?;
         }
         for path in [self.beside("layer.new"), self.dir.clone()] {
-            gone(fs::remove_dir_all(&path)).map_err(failed("remove", &path))?;
+            gone(tenant_init::tree::remove(&path)).map_err(failed("remove", &path))?;
         }
         Ok(())
     }

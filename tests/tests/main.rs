@@ -6,6 +6,7 @@
 
 mod add_remove;
 mod architecture;
+mod attacks;
 mod badinput;
 mod bench;
 mod between_sites;
@@ -64,6 +65,7 @@ fn main() -> ExitCode {
         between_sites::trials(),
         one_gateway::trials(),
         hostile::trials(),
+        attacks::trials(),
         add_remove::trials(),
         kill9::trials(),
         private_server::trials(),

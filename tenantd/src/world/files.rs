@@ -7,6 +7,8 @@ use std::io;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use tenant_init::tree;
+
 use super::{StepError, World, joined};
 use crate::layer::Layer;
 use crate::model::Tenant;
@@ -42,7 +44,7 @@ impl World {
         let aside = self.config.state_dir.join(ASIDE);
         tokio::task::spawn_blocking(move || {
             for entry in fs::read_dir(&aside).into_iter().flatten().flatten() {
-                if let Err(error) = gone(fs::remove_dir_all(entry.path())) {
+                if let Err(error) = gone(tree::remove(&entry.path())) {
                     tracing::warn!(path = %entry.path().display(), %error, "cannot remove a removed tenant's files yet");
                 }
             }
@@ -66,6 +68,6 @@ fn put_aside(files: &Path, aside: &Path) -> io::Result<()> {
     let unique = format!("{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
     let target = aside.join(unique);
     // Of an earlier daemon with our process id.
-    gone(fs::remove_dir_all(&target))?;
+    gone(tree::remove(&target))?;
     fs::rename(files, target)
 }
