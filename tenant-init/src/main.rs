@@ -24,9 +24,10 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::poll::{PollFd, PollFlags, ppoll};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::sys::time::TimeSpec;
 use tenant_init::house::HouseSpec;
 use tenant_init::protocol::{Hello, MAX_MESSAGE, Refusal, RefusalKind, Reply, Request};
 
@@ -184,14 +185,8 @@ impl Init {
     /// Sleeps until something happens.
     fn wait(&self) -> Woken {
         let due = self.leaving.iter().map(|service| service.next_look).chain(self.supervisor.next_due()).min();
-        let timeout = match due {
-            None => PollTimeout::NONE,
-            // Rounded up, or the last millisecond would be a busy loop.
-            Some(due) => {
-                let left = due.saturating_duration_since(Instant::now()) + Duration::from_micros(999);
-                PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX)
-            }
-        };
+        // Not poll(2), which waits for whole milliseconds: a service that is starting is looked at more often.
+        let timeout = due.map(|due| TimeSpec::from_duration(due.saturating_duration_since(Instant::now())));
         let mut fds = vec![
             PollFd::new(self.signals.as_fd(), PollFlags::POLLIN),
             PollFd::new(self.server.listener(), PollFlags::POLLIN),
@@ -199,7 +194,7 @@ impl Init {
         let clients = fds.len()..fds.len() + self.server.connections().count();
         fds.extend(self.server.connections().map(|(_, fd)| PollFd::new(fd, PollFlags::POLLIN)));
         fds.extend(self.system.logs.readers().map(|(_, fd)| PollFd::new(fd, PollFlags::POLLIN)));
-        match poll(&mut fds, timeout) {
+        match ppoll(&mut fds, timeout, None) {
             Ok(_) => {}
             Err(Errno::EINTR) => return Woken { signalled: true, ..Woken::default() },
             Err(_) => {

@@ -285,19 +285,23 @@ fn mount_point(at: &Path) -> io::Result<()> {
 }
 
 fn mask(network: bool) -> io::Result<()> {
-    let empty = new(c"tmpfs", &[(c"size", "4k"), (c"nr_inodes", "2"), (c"mode", "0555")], INERT | RDONLY)?;
-    // A directory to copy from: a mount that is attached nowhere cannot be copied before Linux 6.15.
-    let nothing = Path::new("/sys/kernel");
-    attach(&empty, nothing)?;
+    // One empty directory and one empty file for all. They are copied from a place, because a mount that is attached
+    // nowhere cannot be copied before Linux 6.15.
+    let stage = Path::new("/sys/kernel");
+    let (directory, file) = (stage.join("directory"), stage.join("file"));
+    attach(&new(c"tmpfs", &[(c"size", "4k"), (c"nr_inodes", "3"), (c"mode", "0555")], INERT)?, stage)?;
+    fs::create_dir(&directory)?;
+    fs::set_permissions(&directory, fs::Permissions::from_mode(0o555))?;
+    fs::write(&file, b"")?;
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o444))?;
     for path in HIDDEN.map(Path::new) {
         match fs::symlink_metadata(path) {
-            _ if path == nothing => {}
-            Ok(found) if found.is_dir() => bind(nothing, path, 0)?,
-            // Reading /dev/null gives nothing; the host's own node has not been left in reach, so a new one is bound.
-            Ok(_) => hide_file(path)?,
+            _ if path == stage => {}
+            Ok(found) => bind(if found.is_dir() { &directory } else { &file }, path, RDONLY | INERT)?,
             Err(_) => {}
         }
     }
+    bind(&directory, stage, RDONLY | INERT)?;
     for path in READ_ONLY.map(Path::new) {
         if path.exists() {
             bind(path, path, RDONLY | INERT)?;
@@ -311,18 +315,6 @@ fn mask(network: bool) -> io::Result<()> {
         umount2(other, MntFlags::MNT_DETACH)?;
     }
     Ok(())
-}
-
-/// An empty file over a file.
-fn hide_file(path: &Path) -> io::Result<()> {
-    let empty = new(c"tmpfs", &[(c"size", "4k"), (c"nr_inodes", "3"), (c"mode", "0555")], INERT)?;
-    let stage = Path::new("/sys/fs");
-    attach(&empty, stage)?;
-    fs::write(stage.join("empty"), b"")?;
-    fs::set_permissions(stage.join("empty"), fs::Permissions::from_mode(0o444))?;
-    let hidden = bind(&stage.join("empty"), path, RDONLY | INERT);
-    umount2(stage, MntFlags::MNT_DETACH)?;
-    hidden
 }
 
 fn devices(spec: &HouseSpec, queues: Option<&OwnedFd>) -> io::Result<()> {

@@ -28,7 +28,7 @@ pub(crate) const BACKOFF_LAST: Duration = Duration::from_secs(10);
 /// A service that ran this long is healthy again: the pause starts over.
 pub(crate) const HEALTHY: Duration = Duration::from_secs(10);
 /// Pauses between two looks whether a port is open: a quarter of the time waited so far, within these.
-const LOOK: (Duration, Duration) = (Duration::from_micros(500), Duration::from_millis(100));
+const LOOK: (Duration, Duration) = (Duration::from_micros(250), Duration::from_millis(100));
 /// Longest text (bytes) kept about the last end of a service.
 const EXIT_TEXT: usize = 1024;
 

@@ -46,6 +46,12 @@ fn every_row_gives_numbers() -> Result<()> {
     for way in ["ours_ms", "floor_ms", "by_hand_ms", "nspawn_ms"] {
         ensure!(results["whole_tenant"][way]["p50"].as_f64() > Some(0.0), "a whole tenant took no time: {way}");
     }
+    for what in ["start", "latency", "kept", "fresh"] {
+        for side in [0, 1] {
+            let first = results["one_tenant"][what][side][0].as_f64();
+            ensure!(first > Some(0.0), "one tenant: {what} is {first:?}");
+        }
+    }
     ensure!(results["whole_tenant"]["memory"]["init_kib"].as_f64() > Some(0.0), "init has no memory");
     Ok(())
 }

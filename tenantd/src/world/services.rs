@@ -14,7 +14,7 @@ use tenant_init::service::ServiceSpec;
 
 use super::{INIT_DEADLINE, STOP_GRACE, StepError, World};
 use crate::model::{ServiceRequest, Tenant};
-use crate::services::{self, holder};
+use crate::services::{self, ServiceError, holder};
 
 /// How long a pass waits for a service: one that takes longer goes on starting, and the next pass finds it there.
 const PASS_PATIENCE: Duration = Duration::from_millis(300);
@@ -41,6 +41,8 @@ pub struct Job {
     init: Option<i32>,
     spec: ServiceSpec,
     verb: Verb,
+    /// The program that has to be there, and what is said when it is not.
+    needs: Option<(PathBuf, ServiceError)>,
 }
 
 impl World {
@@ -56,7 +58,7 @@ impl World {
     /// What is to be done for a service; nothing has been done yet.
     ///
     /// # Errors
-    /// The template, or a value of it; its program is not in the tenant's root.
+    /// The template, or a value of it.
     pub fn job(&self, tenant: &Tenant, service: &ServiceRequest, verb: Verb) -> Result<Job, StepError> {
         let init = self.seats.get(&tenant.name).map(|seat| seat.pid);
         let socket = self.control_socket(&tenant.name);
@@ -64,15 +66,14 @@ impl World {
             // Also one whose template or program is gone.
             let bare = || ServiceSpec { name: service.name.to_string(), ..ServiceSpec::default() };
             let spec = self.service_spec(tenant, service).unwrap_or_else(|_| bare());
-            return Ok(Job { socket, init, spec, verb });
+            return Ok(Job { socket, init, spec, verb, needs: None });
         }
         let spec = self.service_spec(tenant, service)?;
-        if let (Some(init), Some(template)) = (init, services::template(service, &self.templates())?)
-            && !is_there(init, &template.needs)
-        {
-            return Err(services::not_installed(tenant, service, &template).into());
-        }
-        Ok(Job { socket, init, spec, verb })
+        let needs = services::template(service, &self.templates())?.map(|template| {
+            let missing = services::not_installed(tenant, service, &template);
+            (template.needs, missing)
+        });
+        Ok(Job { socket, init, spec, verb, needs })
     }
 
     /// Start a service in a pass.
@@ -104,7 +105,7 @@ impl Job {
     /// Does it and waits until it is done: a start, until the service is ready. Blocks.
     ///
     /// # Errors
-    /// Init does not answer, or refuses.
+    /// Init does not answer, or refuses; the template's program is not in the tenant's root.
     pub fn run(self) -> Result<(), StepError> {
         let longest = self.spec.longest_start();
         self.run_within(longest)
@@ -119,6 +120,12 @@ impl Job {
         let hello = client.hello(INIT_DEADLINE)?;
         if !hello.ready {
             return Err(StepError::NotReady(hello.failed.unwrap_or_default()));
+        }
+        // Not before init is ready: until then its root is the host's, or none.
+        if let (Some(init), Some((program, missing))) = (self.init, self.needs)
+            && !is_there(init, &program)
+        {
+            return Err(missing.into());
         }
         let (ready, grace) = (self.spec.ready, self.spec.stop_timeout());
         let name = self.spec.name.clone();

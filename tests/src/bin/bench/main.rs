@@ -10,6 +10,7 @@ mod cpu;
 mod floors;
 mod flows;
 mod netns;
+mod one;
 mod programs;
 mod report;
 mod results;
@@ -74,6 +75,8 @@ enum Part {
     Path,
     /// A whole tenant with a web server, and its memory.
     Whole,
+    /// One tenant that stands: processes, its web server, its sockets.
+    One,
 }
 
 #[derive(Subcommand)]
@@ -90,6 +93,21 @@ enum Command {
         /// How many.
         count: usize,
     },
+    /// What is measured of one tenant, inside a world (the bench starts it itself).
+    #[command(name = "__one", hide = true)]
+    One {
+        /// How many rounds.
+        rounds: usize,
+    },
+    /// Starts a process a line of standard input (the bench starts it itself).
+    #[command(name = "__fork", hide = true)]
+    Fork,
+    /// Makes sockets or sends (the bench starts it itself).
+    #[command(name = "__sockets", hide = true)]
+    Sockets {
+        /// Number of the job.
+        job: usize,
+    },
     /// The floor of a whole tenant: one a line of standard input (the bench starts it itself).
     #[command(name = "__floor", hide = true)]
     Floor,
@@ -100,6 +118,9 @@ fn main() -> ExitCode {
     let done = match cli.command {
         Some(Command::Add { count }) => add_tenant::inside(count).map(|()| true),
         Some(Command::Whole { count }) => whole::inside(count).map(|()| true),
+        Some(Command::One { rounds }) => one::inside(rounds).map(|()| true),
+        Some(Command::Fork) => one::alone().map(|()| true),
+        Some(Command::Sockets { job }) => one::sockets(job).map(|()| true),
         Some(Command::Floor) => whole::floor().map(|()| true),
         None => run(&cli),
     };
@@ -125,8 +146,10 @@ fn run(cli: &Cli) -> Result<bool> {
         floors.extend(reached);
     }
     type Measured = fn(&Cli) -> Result<Section>;
-    let others: [(Part, Measured); 1] =
-        [(Part::Whole, |cli| whole::measure(if cli.smoke { 3 } else { cli.whole }).map(whole::Whole::section))];
+    let others: [(Part, Measured); 2] = [
+        (Part::Whole, |cli| whole::measure(if cli.smoke { 3 } else { cli.whole }).map(whole::Whole::section)),
+        (Part::One, |cli| one::measure(cli.smoke)),
+    ];
     for (part, measure) in others {
         if wanted(part) {
             let section = measure(cli).with_context(|| format!("{part:?}"))?;

@@ -8,7 +8,7 @@ mod floor;
 mod memory;
 mod netlink;
 mod scripts;
-mod site;
+pub(crate) mod site;
 
 use std::time::Duration;
 

@@ -21,7 +21,7 @@ use crate::netns::Netns;
 use crate::rows::{ACCESS, GATEWAY};
 
 /// The server's address, in every way and every tenant.
-pub(super) const SERVER: Ipv4Addr = Ipv4Addr::new(192, 168, 1, 1);
+pub(crate) const SERVER: Ipv4Addr = Ipv4Addr::new(192, 168, 1, 1);
 /// Who asks.
 pub(super) const HOST: Ipv4Addr = Ipv4Addr::new(192, 168, 1, 10);
 /// Nothing a tenant does may take this long: the first repeat of a lost SYN comes after one second.
@@ -56,7 +56,7 @@ fn answered(mut stream: TcpStream) -> Result<()> {
 }
 
 /// A tenant of ours that was made, in milliseconds.
-pub(super) struct Made {
+pub(crate) struct Made {
     pub(super) total: f64,
     pub(super) tenant: f64,
     pub(super) service: f64,
@@ -64,13 +64,13 @@ pub(super) struct Made {
 }
 
 /// The API and the gateway.
-pub(super) struct Ours {
+pub(crate) struct Ours {
     gateway: Netns,
     netns: File,
 }
 
 impl Ours {
-    pub(super) fn new() -> Result<Self> {
+    pub(crate) fn new() -> Result<Self> {
         let path = nodes::netns_path("gw-a");
         let gateway = Netns::open(&path)?;
         gateway.ip(&format!(
@@ -82,7 +82,7 @@ impl Ours {
     }
 
     /// Makes tenant number `n` and asks its server from its site.
-    pub(super) fn tenant(&mut self, n: usize) -> Result<Made> {
+    pub(crate) fn tenant(&mut self, n: usize) -> Result<Made> {
         let [high, low] = u16::try_from(n)?.to_be_bytes();
         let local = Ipv4Addr::new(10, 200, high, low);
         self.gateway.ip(&format!("address add {local}/32 dev wire\n"))?;
@@ -102,10 +102,14 @@ impl Ours {
         let started = Instant::now();
         let added = post("/v1/tenants", &tenant)?;
         let tenant = started.elapsed();
-        post(&format!("/v1/tenants/{name}/services"), &service)?;
-        let service = started.elapsed();
-        get().with_context(|| name.clone())?;
+        // The site asks when it likes, not when the operator has been answered.
+        let answer = ask(&format!("/v1/tenants/{name}/services"), &service)?;
+        let got = get();
         let total = started.elapsed();
+        // A refusal says more than the silence that follows it.
+        read(answer)?;
+        got.with_context(|| name.clone())?;
+        let service = started.elapsed();
         let ms = |time: Duration| time.as_secs_f64() * 1e3;
         Ok(Made { total: ms(total), tenant: ms(tenant), service: ms(service - tenant), steps: steps(&added) })
     }
@@ -116,8 +120,13 @@ fn steps(added: &Value) -> Vec<(String, f64)> {
     added["steps"].as_array().into_iter().flatten().filter_map(step).collect()
 }
 
-/// One request to the daemon.
+/// One request to the daemon and its answer.
 fn post(path: &str, body: &Value) -> Result<Value> {
+    read(ask(path, body)?)
+}
+
+/// Sends a request.
+fn ask(path: &str, body: &Value) -> Result<UnixStream> {
     let socket = format!("/run/tenantd/{INSTANCE}/api.sock");
     let mut stream = UnixStream::connect(Path::new(&socket)).with_context(|| format!("cannot connect to {socket}"))?;
     let body = body.to_string();
@@ -127,11 +136,15 @@ fn post(path: &str, body: &Value) -> Result<Value> {
         body.len()
     );
     stream.write_all(request.as_bytes())?;
+    Ok(stream)
+}
+
+fn read(mut stream: UnixStream) -> Result<Value> {
     let mut answer = String::new();
     stream.read_to_string(&mut answer)?;
-    let (head, body) = answer.split_once("\r\n\r\n").with_context(|| format!("{path} is answered {answer:?}"))?;
+    let (head, body) = answer.split_once("\r\n\r\n").with_context(|| format!("the API answers {answer:?}"))?;
     if !head.starts_with("HTTP/1.1 2") {
-        bail!("{path} is answered {answer}");
+        bail!("the API answers {answer}");
     }
-    serde_json::from_str(body).with_context(|| format!("{path} is answered {body:?}"))
+    serde_json::from_str(body).with_context(|| format!("the API answers {body:?}"))
 }
