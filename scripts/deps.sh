@@ -26,6 +26,7 @@ tshark:tshark
 /etc/dnsmasq.conf:dnsmasq
 iperf3:iperf3
 ethtool:ethtool
+bpftool:bpftool
 arping:iputils-arping
 /usr/sbin/sshd:openssh-server
 redis-server:redis-server

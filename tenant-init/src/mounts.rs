@@ -123,7 +123,8 @@ pub fn attach_at(mount: &impl AsFd, target: &impl AsFd) -> io::Result<()> {
 pub fn attributes(mount: &OwnedFd, set: u64, users: Option<&OwnedFd>) -> io::Result<()> {
     let attr = MountAttr {
         attr_set: set | users.map_or(0, |_| IDMAP),
-        attr_clr: 0,
+        // The copy of a mount has its attributes: set-id programs must work also where the host's directory is nosuid.
+        attr_clr: NOSUID & !set,
         propagation: 0,
         userns_fd: users.map_or(0, |fd| u64::from(fd.as_raw_fd().unsigned_abs())),
     };

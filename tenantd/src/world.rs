@@ -421,6 +421,8 @@ impl World {
                 asked => asked?,
             };
             if !hello.ready {
+                // A house that could not be finished never will be: the next pass starts anew.
+                self.end_init(&tenant.name).await?;
                 return Err(StepError::NotReady(hello.failed.unwrap_or_default()));
             }
             for state in states {

@@ -1,6 +1,7 @@
 //! The limits as the kernel's files: what is written, what is read back, for both versions.
 //!
-//! One period (100 ms) for processor time, so that a quota is the limit in thousandths times 100 us, exactly. Memory
+//! Short periods (10 ms) for processor time: within a period the processes of a tenant may have all processors, and their
+//! neighbours wait as long. Below a tenth of a core the kernel's least quota (1 ms) asks for 100 ms. Memory
 //! is kept in pages by the kernel: what was asked for is rounded down before it is compared. Swap is part of the
 //! memory limit (version 1) or refused (version 2): a tenant must not push what is beyond its limit onto the disk
 //! that all tenants share.
@@ -14,7 +15,10 @@ use super::layout::Version;
 use crate::limits::{Bytes, Cores, Count};
 
 /// Microseconds.
-const PERIOD: u64 = 100_000;
+fn period(milli: u64) -> u64 {
+    if milli < 100 { 100_000 } else { 10_000 }
+}
+
 /// Bytes; what the kernel rounds memory limits to. All targets have 4 KiB pages, greater ones only round further.
 const PAGE: u64 = 4096;
 
@@ -47,16 +51,17 @@ pub(super) fn pages(memory: Bytes) -> Bytes {
 }
 
 pub(super) fn write_cpu(dir: &Path, version: Version, cpu: Option<Cores>) -> Result<(), FileError> {
-    let quota = cpu.map(|cpu| u64::from(cpu.milli()) * PERIOD / 1000);
+    let period = cpu.map_or(100_000, |cpu| period(cpu.milli().into()));
+    let quota = cpu.map(|cpu| u64::from(cpu.milli()) * period / 1000);
     match version {
         Version::Two => {
             let quota = quota.map_or_else(|| "max".to_owned(), |us| us.to_string());
-            write(dir, "cpu.max", &format!("{quota} {PERIOD}"))
+            write(dir, "cpu.max", &format!("{quota} {period}"))
         }
         Version::One => {
             // First no quota: the new period with the old quota may be refused.
             write(dir, "cpu.cfs_quota_us", "-1")?;
-            write(dir, "cpu.cfs_period_us", &PERIOD.to_string())?;
+            write(dir, "cpu.cfs_period_us", &period.to_string())?;
             quota.map_or(Ok(()), |us| write(dir, "cpu.cfs_quota_us", &us.to_string()))
         }
     }

@@ -131,7 +131,7 @@ fn version_2_alone() {
     assert_eq!(cgroups.limits(&acme()).unwrap(), Some(Limits::default()));
     cgroups.set(&acme(), &all()).unwrap();
     let file = |name: &str| fake.content(&format!("cg/{ACME}/{name}"));
-    assert_eq!(file("cpu.max"), "150000 100000");
+    assert_eq!(file("cpu.max"), "15000 10000");
     assert_eq!((file("memory.max"), file("memory.swap.max")), ("67108864".into(), "0".into()));
     assert_eq!(file("pids.max"), "99");
     assert_eq!(file("io.max"), "8:0 rbps=2097152 wbps=1048576");
@@ -167,7 +167,7 @@ fn version_1_alone() {
     let fake = Fake::new().v1("cpu,cpuacct").v1("memory").v1("pids").v1("blkio").v1("name=systemd").v1("freezer");
     let cgroups = fake.open();
     cgroups.set(&acme(), &all()).unwrap();
-    assert_eq!(fake.content(&format!("cpu,cpuacct/{ACME}/cpu.cfs_quota_us")), "150000");
+    assert_eq!(fake.content(&format!("cpu,cpuacct/{ACME}/cpu.cfs_quota_us")), "15000");
     assert_eq!(fake.content(&format!("memory/{ACME}/memory.limit_in_bytes")), "67108864");
     assert_eq!(fake.content(&format!("memory/{ACME}/memory.memsw.limit_in_bytes")), "67108864");
     assert_eq!(fake.content(&format!("pids/{ACME}/pids.max")), "99");
