@@ -11,7 +11,7 @@
 //! <tenant>/layer.img.new, layer.new    not whole yet, removed at the next start
 //! ```
 //!
-//! A layer changes its kind only while the tenant does not run, in [`prepare`]. The contents are copied, the copy is
+//! A layer changes its kind only while the tenant does not run, in [`Layer::prepare`]. The contents are copied, the copy is
 //! brought to the disk and named in one step, and only then what was before is removed: a kill at any moment leaves
 //! one whole layer. All functions block; only one at a time may work on the same tenant.
 

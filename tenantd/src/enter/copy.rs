@@ -1,7 +1,7 @@
 //! Files into a tenant and out of it.
 //!
 //! A child of ours enters and works there with the credentials of the tenant's user; a stream of small words goes
-//! through a pipe between it and us ([`wire`]). So every path of the tenant is opened by somebody who may no more than
+//! through a pipe between it and us (`wire`). So every path of the tenant is opened by somebody who may no more than
 //! the tenant itself, in the tenant's own mounts: whatever links lie there, they end there. What comes out is checked
 //! again on our side: names of one part, regular files and directories only, permission bits only, no more bytes than
 //! were said. The same sender and receiver run on both sides.
