@@ -1,9 +1,12 @@
 //! Where plans meet the kernel: reading what is so for one tenant and taking one step for it. Nothing is remembered
 //! here but descriptors of what was found; work for one tenant does not depend on how many there are.
 
+mod begin;
+mod errors;
 mod files;
 mod filter;
 mod guard;
+mod port;
 mod rates;
 mod running;
 mod services;
@@ -14,42 +17,34 @@ pub use services::{Job, Verb};
 
 use std::collections::HashMap;
 use std::io;
-use std::net::IpAddr;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ipnet::IpNet;
 use rtnetlink::Handle;
 use stack_guard::Guard;
-use stackmap::{Invalid, MacAddr, MacRole, TenantName, TrunkIndex, Vlan};
+use stackmap::{MacAddr, MacRole, TenantName, TrunkIndex, Vlan};
 use tenant_init::client::{Client, ClientError};
-use tenant_init::house::{self, Image, Share};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::mpsc;
 
-use crate::access::{AccessClient, AccessError, StoredRow};
-use crate::api::{DoorError, Doors};
-use crate::cgroups::{CgroupError, Cgroups, Entry, Layout};
+use crate::access::{AccessClient, AccessError};
+use crate::cgroups::{Cgroups, Layout};
 use crate::config::Config;
-use crate::images::{self, GetError, HostError, ImageStore};
-use crate::launch::{self, AdoptError, EndError, LaunchError, LaunchSpec, Launched, Surroundings};
-use crate::layer::{self, Layer, LayerError};
-use crate::limits::{Bytes, Limits};
-use crate::model::{Counters, ShareMount, Tenant, TenantRequest};
-use crate::net::filter::{FilterError, Netfilter};
-use crate::net::link::{self, NetlinkError, VethEnd};
-use crate::net::ns::{NetNs, NsError};
-use crate::net::offload;
-use crate::net::probe::{ProbeError, Prober, Question};
-use crate::net::qdisc::{self, RateError};
-use crate::net::room::{PatchError, PatchRoom, PortRow, port_name};
+use crate::images::ImageStore;
+use crate::launch::{self, AdoptError, Launched};
+use crate::model::{Counters, Tenant};
+use crate::net::filter::Netfilter;
+use crate::net::link::{self, NetlinkError};
+use crate::net::ns::NetNs;
+use crate::net::room::{PatchRoom, port_name};
 use crate::net::stack;
-use crate::plan::{Action, Actual, answered_prefixes, asks_neighbours, service_of, stack_plan};
-use crate::services::ServiceError;
+use crate::plan::{Action, Actual, service_of};
 use crate::store::Desired;
+
+pub use errors::{OpenError, StepError};
 
 /// How long a stack may take to answer its first probe.
 const PROBE_DEADLINE: Duration = Duration::from_secs(2);
@@ -61,122 +56,6 @@ pub const PASS_DEADLINE: Duration = Duration::from_millis(500);
 const END_DEADLINE: Duration = Duration::from_secs(10);
 /// How long a service may take to end after SIGTERM.
 const STOP_GRACE: Duration = Duration::from_secs(5);
-
-/// A step that failed; the variant is the step.
-#[derive(Debug, thiserror::Error)]
-pub enum StepError {
-    /// Cgroups and the limits they hold.
-    #[error("limits")]
-    Limits(#[from] CgroupError),
-    /// A row of the guard.
-    #[error("the guard")]
-    Guard(#[source] Box<stack_guard::PutError>),
-    /// The tenant's private layer.
-    #[error("the private layer")]
-    Layer(#[source] Box<LayerError>),
-    /// The tenant's directory in version 2.
-    #[error("the guard")]
-    GuardCgroup(#[from] stack_guard::CgroupError),
-    /// Bandwidth that cannot be held.
-    #[error(transparent)]
-    Rate(#[from] RateError),
-    /// A discipline or class of bandwidth.
-    #[error("bandwidth")]
-    Bandwidth(#[source] Box<qdisc::LimitError>),
-    /// The image below the tenant's root.
-    #[error("image")]
-    Image(#[from] HostError),
-    /// The named image below the tenant's root.
-    #[error("image")]
-    NamedImage(#[from] GetError),
-    /// The tenant's init could not be started.
-    #[error("cannot start the tenant's init")]
-    Launch(#[from] LaunchError),
-    /// The tenant's init does not answer, or refuses.
-    #[error("the tenant's init")]
-    Init(#[from] ClientError),
-    /// The tenant's init could not set itself up.
-    #[error("the tenant's init is not ready: {0}")]
-    NotReady(String),
-    /// There is no init, and the step needs one.
-    #[error("tenant {0} has no init")]
-    NoInit(TenantName),
-    /// A namespace.
-    #[error("a namespace")]
-    Ns(#[from] NsError),
-    /// A device, address or route.
-    #[error("netlink")]
-    Netlink(#[from] NetlinkError),
-    /// The packet filter of the stack.
-    #[error(transparent)]
-    Filter(#[from] FilterError),
-    /// The patch room.
-    #[error("the patch room")]
-    Patch(#[from] PatchError),
-    /// The tenant's init was found, but it is not to be trusted.
-    #[error("cannot adopt the tenant's init")]
-    Adopt(#[from] AdoptError),
-    /// The access server.
-    #[error(transparent)]
-    Access(#[from] AccessError),
-    /// The stack does not answer.
-    #[error(transparent)]
-    Probe(#[from] ProbeError),
-    /// A service that cannot be as it is asked for.
-    #[error(transparent)]
-    Service(#[from] ServiceError),
-    /// A device that should be there is not.
-    #[error("device {0} is not there")]
-    NoDevice(String),
-    /// The port's end in the stack keeps its offloads.
-    #[error("cannot switch the offload of tunnelled packets of {device} off")]
-    Offload {
-        /// Device.
-        device: String,
-        /// Cause.
-        #[source]
-        source: io::Error,
-    },
-    /// A file or directory of the tenant.
-    #[error("cannot {verb} {path}")]
-    File {
-        /// What was done.
-        verb: &'static str,
-        /// Path.
-        path: String,
-        /// Cause.
-        #[source]
-        source: io::Error,
-    },
-    /// The tenant's processes do not end.
-    #[error("cannot end the tenant")]
-    End(#[from] EndError),
-    /// The socket of the tenant's own API.
-    #[error(transparent)]
-    Door(#[from] DoorError),
-    /// A thread of ours ended, or a descriptor could not be watched.
-    #[error("cannot watch or wait")]
-    Watch(#[source] io::Error),
-}
-
-// Boxed: each is larger than all the others.
-impl From<LayerError> for StepError {
-    fn from(error: LayerError) -> Self {
-        Self::Layer(Box::new(error))
-    }
-}
-
-impl From<stack_guard::PutError> for StepError {
-    fn from(error: stack_guard::PutError) -> Self {
-        Self::Guard(Box::new(error))
-    }
-}
-
-impl From<qdisc::LimitError> for StepError {
-    fn from(error: qdisc::LimitError) -> Self {
-        Self::Bandwidth(Box::new(error))
-    }
-}
 
 /// An init that ended although nobody asked it to.
 #[derive(Debug)]
@@ -199,35 +78,6 @@ pub struct WorldParts {
     pub ended: mpsc::Sender<InitEnded>,
     /// The instance's directory in a bpffs.
     pub bpf_dir: PathBuf,
-}
-
-/// Why there is no world.
-#[derive(Debug, thiserror::Error)]
-pub enum OpenError {
-    /// Our own network namespace.
-    #[error(transparent)]
-    Ns(#[from] NsError),
-    /// The tenants' cgroups.
-    #[error("the tenants' cgroups")]
-    Cgroups(#[from] CgroupError),
-    /// Cgroups of version 2 are not mounted.
-    #[error(
-        "no cgroup file system of version 2 is mounted: the guard needs one (mount -t cgroup2 none /sys/fs/cgroup/unified), \
-         or name a directory in it with --guard-cgroup"
-    )]
-    NoCgroup2,
-    /// The guard of the tenants' stacks.
-    #[error("the guard")]
-    Guard(#[from] stack_guard::OpenError),
-    /// The list of devices.
-    #[error("the list of devices")]
-    Devices(#[from] stack_guard::DevicesError),
-    /// The images.
-    #[error("the images")]
-    Images(#[from] images::OpenError),
-    /// The image of the host.
-    #[error("the image {}", images::HOST)]
-    Host(#[from] HostError),
 }
 
 /// Descriptors of a tenant's living init and stack.
@@ -520,256 +370,6 @@ impl World {
         Ok(())
     }
 
-    async fn launch(&mut self, tenant: &Tenant) -> Result<(), StepError> {
-        let spec = LaunchSpec {
-            init_path: self.config.init.clone(),
-            name: tenant.name.clone(),
-            stack: tenant.stack,
-            gids: tenant.gid,
-            control_socket: self.control_socket(&tenant.name),
-            state_dir: self.files(&tenant.name),
-            dns: tenant.dns.clone(),
-            addresses: tenant.addresses.clone(),
-            image: self.image(tenant).await?,
-            layer: house::Layer::Directory,
-            network: tenant.owns_network(),
-            api: Some(Doors::dir_of(&self.doors_dir(), &tenant.name)),
-            // While it is being replaced by a newer one there may be none; the tenant lives without.
-            program: Some(self.config.program.clone()).filter(|program| program.is_file()),
-            shares: tenant.shares.iter().map(share).collect(),
-            scratch: SCRATCH,
-        };
-        let cgroups = Some(self.cgroups.entry(&tenant.name)?);
-        let (ephemeral, disk) = (tenant.ephemeral, tenant.limits.disk.map(Bytes::get));
-        let launched = tokio::task::spawn_blocking(move || start(spec, cgroups, ephemeral, disk)).await;
-        self.sit(&tenant.name, launched.map_err(joined)??)
-    }
-
-    /// What below the state of the world a request asks for can be had here: limits and image.
-    ///
-    /// # Errors
-    /// [`Invalid`] naming the limit that this host cannot hold.
-    pub async fn check_house(&self, request: &TenantRequest) -> Result<(), Invalid> {
-        if let Some(name) = request.image.clone().filter(|name| name != images::HOST) {
-            self.images.get(&name).map_err(|error| match error {
-                GetError::Name(refused) => refused,
-                broken => Invalid::new("image", name, crate::owner::chain(&broken)),
-            })?;
-        }
-        self.check_limits(&request.limits)
-    }
-
-    /// Whether this host can hold such limits.
-    pub fn check_limits(&self, limits: &Limits) -> Result<(), Invalid> {
-        self.cgroups.check(limits).map_err(|error| match error {
-            CgroupError::NotHere { limit, why } => {
-                let value = limits.pairs().into_iter().find(|(name, _)| *name == limit);
-                Invalid::new(format!("limits.{limit}"), value.map_or_else(String::new, |(_, value)| value), why)
-            }
-            other => Invalid::new("limits", "", other.to_string()),
-        })?;
-        if let Some(disk) = limits.disk {
-            layer::check_limit(disk.get()).map_err(|error| error.for_field("limits.disk"))?;
-        }
-        rates::check(limits)
-    }
-
-    fn limit(&self, tenant: &Tenant) -> Result<(), StepError> {
-        self.cgroups.make(&tenant.name)?;
-        Ok(self.cgroups.set(&tenant.name, &self.cgroups.with_defaults(&tenant.limits))?)
-    }
-
-    /// The images.
-    pub fn images(&self) -> Arc<ImageStore> {
-        self.images.clone()
-    }
-
-    async fn image(&self, tenant: &Tenant) -> Result<Image, StepError> {
-        let images = self.images.clone();
-        if tenant.image != images::HOST {
-            let name = tenant.image.clone();
-            let found = tokio::task::spawn_blocking(move || images.get(&name)).await.map_err(joined)??;
-            return Ok(Image::Tree { root: found.root });
-        }
-        let host = tokio::task::spawn_blocking(move || images.host()).await.map_err(joined)??;
-        let _ = tenant;
-        Ok(Image::Host { root: host.root, set_id: host.set_id })
-    }
-
-    async fn end_init(&mut self, name: &TenantName) -> Result<(), StepError> {
-        if let Some(seat) = self.seats.remove(name) {
-            let pidfd = seat.pidfd;
-            tokio::task::spawn_blocking(move || launch::end(&pidfd, END_DEADLINE)).await.map_err(joined)??;
-        }
-        Ok(())
-    }
-
-    async fn state_access(&mut self, tenant: &Tenant) -> Result<(), StepError> {
-        let Some(vlan) = tenant.vlan else { return Ok(()) };
-        let gateway = self.macs(vlan).1;
-        if let Some(row) = self.access.row(tenant, gateway) {
-            let stored = self.access.put(&row).await?;
-            self.inner_mtu.insert(vlan, stored.mtu);
-        }
-        Ok(())
-    }
-
-    /// MTU of a port whose longest inner packet is `inner` bytes: never more than the trunk carries with a tag.
-    fn port_mtu(&self, inner: u32) -> u32 {
-        inner.min(self.room.trunk.mtu.saturating_sub(4)).max(1280)
-    }
-
-    async fn wanted_mtu(&mut self, tenant: &Tenant, otherwise: u32) -> Result<u32, StepError> {
-        let Some(vlan) = tenant.vlan else { return Ok(otherwise) };
-        if let Some(inner) = self.inner_mtu.get(&vlan) {
-            return Ok(self.port_mtu(*inner));
-        }
-        let stored = match self.stored(tenant, vlan).await {
-            Err(error) if error.is_away() => return Ok(otherwise),
-            answer => answer?,
-        };
-        Ok(self.inner_of(tenant, stored.as_ref()).map_or(otherwise, |inner| self.port_mtu(inner)))
-    }
-
-    /// The VLAN's row at the access server. A tenant without tunnels needs none, and no server either: the other end of
-    /// the trunk may be somebody else's.
-    async fn stored(&mut self, tenant: &Tenant, vlan: Vlan) -> Result<Option<StoredRow>, AccessError> {
-        match self.access.get(vlan).await {
-            Err(AccessError::Unreachable { .. }) if tenant.tunnels.is_empty() => Ok(None),
-            other => other,
-        }
-    }
-
-    /// Longest packet in bytes that passes beyond the trunk; `None` when only a row not stated yet will tell. Without
-    /// tunnels the trunk is the limit, unless somebody else stated some for the VLAN.
-    fn inner_of(&self, tenant: &Tenant, stored: Option<&StoredRow>) -> Option<u32> {
-        if !tenant.tunnels.is_empty() {
-            return stored.map(|row| row.mtu);
-        }
-        let others = stored.filter(|row| !self.access.is_ours(row));
-        Some(others.map_or(self.room.trunk.mtu, |row| row.mtu))
-    }
-
-    async fn add_port(&mut self, tenant: &Tenant) -> Result<(), StepError> {
-        let Some(vlan) = tenant.vlan else { return Ok(()) };
-        let mtu = self.wanted_mtu(tenant, 1280).await?;
-        let seat = self.seats.get(&tenant.name).ok_or_else(|| StepError::NoInit(tenant.name.clone()))?;
-        let near = port_name(vlan);
-        let inside = VethEnd { name: &tenant.device, mac: tenant.mac, mtu };
-        link::add_veth(&self.room.netlink, VethEnd { name: &near, mac: None, mtu }, inside, seat.netns.as_fd()).await?;
-        Ok(())
-    }
-
-    fn port_row(&self, tenant: &Tenant, vlan: Vlan, ifindex: u32, mtu: u32) -> PortRow {
-        let (server, gateway_mac) = self.macs(vlan);
-        let mut answer = answered_prefixes(&tenant.tunnels);
-        let asks = asks_neighbours(&tenant.tunnels);
-        if !asks {
-            // Should the stack lose its one permanent neighbour, it asks for it and recovers.
-            answer.push(IpNet::from(IpAddr::V6(stack::GATEWAY)));
-        }
-        answer.sort();
-        answer.dedup();
-        let mac = tenant.mac.unwrap_or(server);
-        PortRow { ifindex, vlan, mac, gateway_mac, mtu, asks, answer, class: rates::class(tenant, vlan) }
-    }
-
-    async fn bind(&mut self, tenant: &Tenant) -> Result<(), StepError> {
-        let Some(vlan) = tenant.vlan else { return Ok(()) };
-        let name = port_name(vlan);
-        let port = link::find(&self.room.netlink, &name).await?.ok_or(StepError::NoDevice(name))?;
-        let mtu = self.wanted_mtu(tenant, port.mtu).await?;
-        if port.mtu != mtu {
-            link::set_mtu(&self.room.netlink, port.index, mtu).await?;
-        }
-        // A stack that died took its port along, but not the port's row.
-        if self.room.bound(vlan).await?.is_some_and(|there| there.ifindex != port.index) {
-            self.room.unbind(vlan).await?;
-        }
-        let row = self.port_row(tenant, vlan, port.index, mtu);
-        self.hold_rates(tenant, vlan, port.index).await?;
-        self.room.bind(row.config(&self.room)?).await?;
-        if tenant.limits.rate_out.is_none() {
-            self.free_class(vlan).await?;
-        }
-        Ok(())
-    }
-
-    async fn wanted_stack(&mut self, tenant: &Tenant, otherwise: u32) -> Result<stack::StackPlan, StepError> {
-        let mtu = self.wanted_mtu(tenant, otherwise).await?;
-        Ok(stack_plan(tenant, tenant.vlan.map(|v| self.macs(v).1), mtu))
-    }
-
-    async fn configure(&mut self, tenant: &Tenant) -> Result<(), StepError> {
-        let netlink = match self.seats.get(&tenant.name) {
-            Some(seat) => seat.netlink.clone(),
-            None => return Err(StepError::NoInit(tenant.name.clone())),
-        };
-        let found = stack::read(&netlink, &tenant.device).await?;
-        let found = found.ok_or_else(|| StepError::NoDevice(tenant.device.clone()))?;
-        let wanted = self.wanted_stack(tenant, found.link.mtu).await?;
-        // The names first: when we are killed in between, the addresses still differ and this is done again.
-        let files = self.files(&tenant.name);
-        launch::write_hosts(&files, &tenant.name, &tenant.addresses).map_err(|source| StepError::File {
-            verb: "write etc/hosts in",
-            path: files.display().to_string(),
-            source,
-        })?;
-        if tenant.vlan.is_some() {
-            self.cut_tunnelled(tenant)?;
-        }
-        stack::apply(&netlink, &found, &wanted).await?;
-        Ok(())
-    }
-
-    fn cut_tunnelled(&self, tenant: &Tenant) -> Result<(), StepError> {
-        let seat = self.seats.get(&tenant.name).ok_or_else(|| StepError::NoInit(tenant.name.clone()))?;
-        let cut = seat.netns.run(|| offload::cut_tunnelled(&tenant.device))?;
-        cut.map_err(|source| StepError::Offload { device: tenant.device.clone(), source })
-    }
-
-    async fn probe(&mut self, tenant: &Tenant) -> Result<(), StepError> {
-        let (Some(vlan), Some(address)) = (tenant.vlan, tenant.addresses.first()) else { return Ok(()) };
-        let (server_mac, gateway_mac) = self.macs(vlan);
-        let mut question = Question { ifindex: 0, vlan: Some(vlan), target: address.addr(), server_mac, gateway_mac };
-        let prober = match self.room.trunk.near_ifindex {
-            Some(near) => Prober::open(Question { ifindex: near, ..question })?,
-            None => {
-                // The trunk is a card: what is sent on it leaves the machine, so the port's own end asks.
-                let name = port_name(vlan);
-                let port = link::find(&self.room.netlink, &name).await?.ok_or(StepError::NoDevice(name))?;
-                question = Question { ifindex: port.index, vlan: None, ..question };
-                let runtime = tokio::runtime::Handle::current();
-                self.room.ns.run(|| {
-                    let _inside = runtime.enter();
-                    Prober::open(question)
-                })??
-            }
-        };
-        Ok(prober.ask(PROBE_DEADLINE).await?)
-    }
-
-    async fn give_device(&mut self, tenant: &Tenant) -> Result<(), StepError> {
-        let seat = self.seats.get(&tenant.name).ok_or_else(|| StepError::NoInit(tenant.name.clone()))?;
-        if let Some(card) = link::find(&self.here, &tenant.device).await? {
-            link::give_away(&self.here, card.index, seat.netns.as_fd()).await?;
-            return Ok(());
-        }
-        match link::find(&seat.netlink, &tenant.device).await? {
-            Some(_) => Ok(()),
-            None => Err(StepError::NoDevice(tenant.device.clone())),
-        }
-    }
-
-    async fn return_device(&mut self, tenant: &Tenant) -> Result<(), StepError> {
-        let Some(seat) = self.seats.get(&tenant.name) else { return Ok(()) };
-        if let Some(card) = link::find(&seat.netlink, &tenant.device).await? {
-            let ours = NetNs::current()?;
-            link::give_away(&seat.netlink, card.index, ours.as_fd()).await?;
-        }
-        Ok(())
-    }
-
     /// MTU of the tenant's device in bytes, as it is.
     pub async fn mtu(&self, tenant: &Tenant) -> Option<u32> {
         let seat = self.seats.get(&tenant.name)?;
@@ -797,36 +397,6 @@ impl World {
         }
         Ok(counters)
     }
-}
-
-/// Size of a tenant's /tmp, /run and /dev/shm each, bytes; a limit of memory counts what is in them.
-const SCRATCH: u64 = 256 << 20;
-/// Size of an ephemeral tenant's layer, bytes.
-const EPHEMERAL: u64 = 1 << 30;
-
-/// Prepares the layer of a tenant that does not run, and starts its init.
-fn start(
-    mut spec: LaunchSpec,
-    cgroups: Option<Entry>,
-    ephemeral: bool,
-    disk: Option<u64>,
-) -> Result<Launched, StepError> {
-    let mut surroundings = Surroundings { cgroups, layer: None };
-    if ephemeral {
-        spec.layer = house::Layer::Memory { size: disk.unwrap_or(EPHEMERAL) };
-    } else {
-        launch::make_state_dir(&spec)?;
-        let prepared = Layer::new(&spec.state_dir, spec.gids).prepare(disk)?;
-        if let Some(mounted) = prepared.mount {
-            spec.layer = house::Layer::Mounted;
-            surroundings.layer = Some(mounted.mount);
-        }
-    }
-    Ok(launch::launch_into(&spec, &surroundings)?)
-}
-
-fn share(mount: &ShareMount) -> Share {
-    Share { source: PathBuf::from(&mount.directory), target: PathBuf::from(&mount.target), read_only: mount.read_only }
 }
 
 /// Where cgroups of version 2 are mounted.

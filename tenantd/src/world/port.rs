@@ -1,0 +1,192 @@
+//! A tenant's way to its trunk: the access server's row, the port with its row, addresses and routes of the stack, the probe;
+//! or a card given whole.
+
+use std::net::IpAddr;
+use std::os::fd::AsFd;
+
+use ipnet::IpNet;
+use stackmap::Vlan;
+
+use super::{PROBE_DEADLINE, StepError, World, rates};
+use crate::access::{AccessError, StoredRow};
+use crate::launch;
+use crate::model::Tenant;
+use crate::net::link::{self, VethEnd};
+use crate::net::ns::NetNs;
+use crate::net::offload;
+use crate::net::probe::{Prober, Question};
+use crate::net::room::{PortRow, port_name};
+use crate::net::stack;
+use crate::plan::{answered_prefixes, asks_neighbours, stack_plan};
+
+impl World {
+    pub(super) async fn state_access(&mut self, tenant: &Tenant) -> Result<(), StepError> {
+        let Some(vlan) = tenant.vlan else { return Ok(()) };
+        let gateway = self.macs(vlan).1;
+        if let Some(row) = self.access.row(tenant, gateway) {
+            let stored = self.access.put(&row).await?;
+            self.inner_mtu.insert(vlan, stored.mtu);
+        }
+        Ok(())
+    }
+
+    /// MTU of a port whose longest inner packet is `inner` bytes: never more than the trunk carries with a tag.
+    pub(super) fn port_mtu(&self, inner: u32) -> u32 {
+        inner.min(self.room.trunk.mtu.saturating_sub(4)).max(1280)
+    }
+
+    pub(super) async fn wanted_mtu(&mut self, tenant: &Tenant, otherwise: u32) -> Result<u32, StepError> {
+        let Some(vlan) = tenant.vlan else { return Ok(otherwise) };
+        if let Some(inner) = self.inner_mtu.get(&vlan) {
+            return Ok(self.port_mtu(*inner));
+        }
+        let stored = match self.stored(tenant, vlan).await {
+            Err(error) if error.is_away() => return Ok(otherwise),
+            answer => answer?,
+        };
+        Ok(self.inner_of(tenant, stored.as_ref()).map_or(otherwise, |inner| self.port_mtu(inner)))
+    }
+
+    /// The VLAN's row at the access server. A tenant without tunnels needs none, and no server either: the other end of
+    /// the trunk may be somebody else's.
+    pub(super) async fn stored(&mut self, tenant: &Tenant, vlan: Vlan) -> Result<Option<StoredRow>, AccessError> {
+        match self.access.get(vlan).await {
+            Err(AccessError::Unreachable { .. }) if tenant.tunnels.is_empty() => Ok(None),
+            other => other,
+        }
+    }
+
+    /// Longest packet in bytes that passes beyond the trunk; `None` when only a row not stated yet will tell. Without
+    /// tunnels the trunk is the limit, unless somebody else stated some for the VLAN.
+    pub(super) fn inner_of(&self, tenant: &Tenant, stored: Option<&StoredRow>) -> Option<u32> {
+        if !tenant.tunnels.is_empty() {
+            return stored.map(|row| row.mtu);
+        }
+        let others = stored.filter(|row| !self.access.is_ours(row));
+        Some(others.map_or(self.room.trunk.mtu, |row| row.mtu))
+    }
+
+    pub(super) async fn add_port(&mut self, tenant: &Tenant) -> Result<(), StepError> {
+        let Some(vlan) = tenant.vlan else { return Ok(()) };
+        let mtu = self.wanted_mtu(tenant, 1280).await?;
+        let seat = self.seats.get(&tenant.name).ok_or_else(|| StepError::NoInit(tenant.name.clone()))?;
+        let near = port_name(vlan);
+        let inside = VethEnd { name: &tenant.device, mac: tenant.mac, mtu };
+        link::add_veth(&self.room.netlink, VethEnd { name: &near, mac: None, mtu }, inside, seat.netns.as_fd()).await?;
+        Ok(())
+    }
+
+    pub(super) fn port_row(&self, tenant: &Tenant, vlan: Vlan, ifindex: u32, mtu: u32) -> PortRow {
+        let (server, gateway_mac) = self.macs(vlan);
+        let mut answer = answered_prefixes(&tenant.tunnels);
+        let asks = asks_neighbours(&tenant.tunnels);
+        if !asks {
+            // Should the stack lose its one permanent neighbour, it asks for it and recovers.
+            answer.push(IpNet::from(IpAddr::V6(stack::GATEWAY)));
+        }
+        answer.sort();
+        answer.dedup();
+        let mac = tenant.mac.unwrap_or(server);
+        PortRow { ifindex, vlan, mac, gateway_mac, mtu, asks, answer, class: rates::class(tenant, vlan) }
+    }
+
+    pub(super) async fn bind(&mut self, tenant: &Tenant) -> Result<(), StepError> {
+        let Some(vlan) = tenant.vlan else { return Ok(()) };
+        let name = port_name(vlan);
+        let port = link::find(&self.room.netlink, &name).await?.ok_or(StepError::NoDevice(name))?;
+        let mtu = self.wanted_mtu(tenant, port.mtu).await?;
+        if port.mtu != mtu {
+            link::set_mtu(&self.room.netlink, port.index, mtu).await?;
+        }
+        // A stack that died took its port along, but not the port's row.
+        if self.room.bound(vlan).await?.is_some_and(|there| there.ifindex != port.index) {
+            self.room.unbind(vlan).await?;
+        }
+        let row = self.port_row(tenant, vlan, port.index, mtu);
+        self.hold_rates(tenant, vlan, port.index).await?;
+        self.room.bind(row.config(&self.room)?).await?;
+        if tenant.limits.rate_out.is_none() {
+            self.free_class(vlan).await?;
+        }
+        Ok(())
+    }
+
+    pub(super) async fn wanted_stack(
+        &mut self,
+        tenant: &Tenant,
+        otherwise: u32,
+    ) -> Result<stack::StackPlan, StepError> {
+        let mtu = self.wanted_mtu(tenant, otherwise).await?;
+        Ok(stack_plan(tenant, tenant.vlan.map(|v| self.macs(v).1), mtu))
+    }
+
+    pub(super) async fn configure(&mut self, tenant: &Tenant) -> Result<(), StepError> {
+        let netlink = match self.seats.get(&tenant.name) {
+            Some(seat) => seat.netlink.clone(),
+            None => return Err(StepError::NoInit(tenant.name.clone())),
+        };
+        let found = stack::read(&netlink, &tenant.device).await?;
+        let found = found.ok_or_else(|| StepError::NoDevice(tenant.device.clone()))?;
+        let wanted = self.wanted_stack(tenant, found.link.mtu).await?;
+        // The names first: when we are killed in between, the addresses still differ and this is done again.
+        let files = self.files(&tenant.name);
+        launch::write_hosts(&files, &tenant.name, &tenant.addresses).map_err(|source| StepError::File {
+            verb: "write etc/hosts in",
+            path: files.display().to_string(),
+            source,
+        })?;
+        if tenant.vlan.is_some() {
+            self.cut_tunnelled(tenant)?;
+        }
+        stack::apply(&netlink, &found, &wanted).await?;
+        Ok(())
+    }
+
+    pub(super) fn cut_tunnelled(&self, tenant: &Tenant) -> Result<(), StepError> {
+        let seat = self.seats.get(&tenant.name).ok_or_else(|| StepError::NoInit(tenant.name.clone()))?;
+        let cut = seat.netns.run(|| offload::cut_tunnelled(&tenant.device))?;
+        cut.map_err(|source| StepError::Offload { device: tenant.device.clone(), source })
+    }
+
+    pub(super) async fn probe(&mut self, tenant: &Tenant) -> Result<(), StepError> {
+        let (Some(vlan), Some(address)) = (tenant.vlan, tenant.addresses.first()) else { return Ok(()) };
+        let (server_mac, gateway_mac) = self.macs(vlan);
+        let mut question = Question { ifindex: 0, vlan: Some(vlan), target: address.addr(), server_mac, gateway_mac };
+        let prober = match self.room.trunk.near_ifindex {
+            Some(near) => Prober::open(Question { ifindex: near, ..question })?,
+            None => {
+                // The trunk is a card: what is sent on it leaves the machine, so the port's own end asks.
+                let name = port_name(vlan);
+                let port = link::find(&self.room.netlink, &name).await?.ok_or(StepError::NoDevice(name))?;
+                question = Question { ifindex: port.index, vlan: None, ..question };
+                let runtime = tokio::runtime::Handle::current();
+                self.room.ns.run(|| {
+                    let _inside = runtime.enter();
+                    Prober::open(question)
+                })??
+            }
+        };
+        Ok(prober.ask(PROBE_DEADLINE).await?)
+    }
+
+    pub(super) async fn give_device(&mut self, tenant: &Tenant) -> Result<(), StepError> {
+        let seat = self.seats.get(&tenant.name).ok_or_else(|| StepError::NoInit(tenant.name.clone()))?;
+        if let Some(card) = link::find(&self.here, &tenant.device).await? {
+            link::give_away(&self.here, card.index, seat.netns.as_fd()).await?;
+            return Ok(());
+        }
+        match link::find(&seat.netlink, &tenant.device).await? {
+            Some(_) => Ok(()),
+            None => Err(StepError::NoDevice(tenant.device.clone())),
+        }
+    }
+
+    pub(super) async fn return_device(&mut self, tenant: &Tenant) -> Result<(), StepError> {
+        let Some(seat) = self.seats.get(&tenant.name) else { return Ok(()) };
+        if let Some(card) = link::find(&seat.netlink, &tenant.device).await? {
+            let ours = NetNs::current()?;
+            link::give_away(&seat.netlink, card.index, ours.as_fd()).await?;
+        }
+        Ok(())
+    }
+}
