@@ -69,7 +69,7 @@ const OWN_NETWORK: [&str; 9] = [
 ];
 
 /// Those that say nothing when the server's root tries them, and why.
-const WITHOUT_CONTROL: [(&str, &str); 11] = [
+const WITHOUT_CONTROL: [(&str, &str); 12] = [
     ("ambient_admin", "nobody has it inheritable"),
     ("binfmt", "not every kernel has it"),
     ("chroot_escape", "leaves the jail everywhere; what it looks for is the host"),
@@ -79,6 +79,7 @@ const WITHOUT_CONTROL: [(&str, &str); 11] = [
     ("nsfs_parent", "the first user namespace has no parent"),
     ("oom_exempt", "needs CAP_SYS_RESOURCE"),
     ("other_processes", "a world is in a pid namespace of its own"),
+    ("real_time", "with RT_GROUP_SCHED (cgroup version 1) a cgroup without a share of real time has none"),
     ("sysrq", "not every kernel has it"),
     ("user_namespaces_setting", "needs CAP_SYS_RESOURCE"),
 ];
