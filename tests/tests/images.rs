@@ -112,9 +112,9 @@ fn check(world: &World, tarball: &str, repository: &Path) -> Result<()> {
         |tenant: &str, script: &str| world.ok("server", &["tenantd", "exec", tenant, "--", "sh", "-ec", script]);
     let sources = format!("echo 'deb [trusted=yes] http://{address}:8000 ./' >/etc/apt/sources.list");
     inside(&one, &sources)?;
-    // The repository may not listen yet.
+    // The repository may not listen yet, which apt-get does not call a failure.
     eventually("apt-get update", Duration::from_secs(20), || {
-        inside(&one, "apt-get -o Acquire::Retries=0 -qq update").ok()
+        inside(&one, "apt-get -o Acquire::Retries=0 -qq update; apt-cache show site-tool").ok()
     })?;
     inside(&one, "DEBIAN_FRONTEND=noninteractive apt-get -qq install -y site-tool")?;
     let said = inside(&one, "site-tool; cat /etc/site-tool; dpkg -l site-tool | tail -n 1")?;
