@@ -416,16 +416,8 @@ fn short_turns() {
         deadline: u64,
         period: u64,
     }
-    let attributes = Attributes {
-        size: 48,
-        policy: 0,
-        flags: 0,
-        nice: 0,
-        priority: 0,
-        runtime: TURN,
-        deadline: 0,
-        period: 0,
-    };
+    let attributes =
+        Attributes { size: 48, policy: 0, flags: 0, nice: 0, priority: 0, runtime: TURN, deadline: 0, period: 0 };
     // SAFETY: system call on a structure that lives here, of the size it says.
     unsafe { libc::syscall(libc::SYS_sched_setattr, 0, &raw const attributes, 0) };
 }
