@@ -26,8 +26,35 @@ pub struct Hold {
     pub(super) limits: Vec<(u32, libc::rlim_t, libc::rlim_t)>,
 }
 
-/// Resources of setrlimit(2): RLIMIT_CPU (0) to RLIMIT_RTTIME (15).
-const RESOURCES: std::ops::Range<u32> = 0..16;
+/// Resources of setrlimit(2) in their order, RLIMIT_CPU (0) to RLIMIT_RTTIME (15), as /proc/PID/limits calls them.
+const RESOURCES: [&str; 16] = [
+    "Max cpu time",
+    "Max file size",
+    "Max data size",
+    "Max stack size",
+    "Max core file size",
+    "Max resident set",
+    "Max processes",
+    "Max open files",
+    "Max locked memory",
+    "Max address space",
+    "Max file locks",
+    "Max pending signals",
+    "Max msgqueue size",
+    "Max nice priority",
+    "Max realtime priority",
+    "Max realtime timeout",
+];
+
+/// Read as text: `prlimit` of a process with other ids needs CAP_SYS_RESOURCE, which the host's root may lack.
+fn parse_limits(text: &str) -> Vec<(u32, libc::rlim_t, libc::rlim_t)> {
+    let value = |word: &str| if word == "unlimited" { Some(libc::RLIM_INFINITY) } else { word.parse().ok() };
+    let limit = |(number, name): (u32, &&str)| {
+        let mut words = text.lines().find_map(|line| line.strip_prefix(*name))?.split_whitespace();
+        Some((number, value(words.next()?)?, value(words.next()?)?))
+    };
+    (0..).zip(&RESOURCES).filter_map(limit).collect()
+}
 
 impl Hold {
     /// Takes hold of the process and makes sure that it is the one meant: process 1 of a pid namespace, with the
@@ -63,14 +90,7 @@ impl Hold {
         let bounding = field("CapBnd").and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0);
         let network = bounding & Capability::CAP_NET_ADMIN.bitmask() != 0;
         let cgroups = fs::read_to_string(proc.join("cgroup")).map_err(failed("cgroup"))?;
-        let mut limits = Vec::new();
-        for resource in RESOURCES {
-            let mut value = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-            // SAFETY: system call on a structure that lives here; reads only.
-            if unsafe { libc::prlimit(*pid, resource, std::ptr::null(), &mut value) } == 0 {
-                limits.push((resource, value.rlim_cur, value.rlim_max));
-            }
-        }
+        let limits = parse_limits(&fs::read_to_string(proc.join("limits")).map_err(failed("limits"))?);
         // Still there: the number meant the same process all the time.
         // SAFETY: plain system call; signal 0 is none.
         let alive =
@@ -133,6 +153,13 @@ fn procs(line: &str, mounts: &str) -> Option<PathBuf> {
 mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used)]
     use super::*;
+
+    #[test]
+    fn limits_are_read_as_proc_writes_them() {
+        let text = "Limit    Soft Limit  Hard Limit  Units\nMax open files    1024    20000    files\n\
+            Max nice priority    0    0\nMax stack size    8388608    unlimited    bytes\n";
+        assert_eq!(parse_limits(text), [(3, 8_388_608, libc::RLIM_INFINITY), (7, 1024, 20_000), (13, 0, 0)]);
+    }
 
     const MOUNTS: &str = "\
         30 24 0:26 / /sys/fs/cgroup ro,nosuid - tmpfs tmpfs ro,mode=755\n\
