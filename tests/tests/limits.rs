@@ -6,8 +6,8 @@
 
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail, ensure};
-use libtest_mimic::Trial;
+use anyhow::{Context as _, Result, ensure};
+use libtest_mimic::{Completion, Failed, Trial};
 use serde_json::Value;
 use system_tests::plan::{HOST_INNER_V4, Kind, Options, SERVER_INNER_V4, Site};
 use system_tests::tenants::{self, init_pid, sh};
@@ -41,10 +41,10 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial("limits::out_of_memory_kills_inside_only", TENANTS, || {
             others_answer("memory", &["memory=64M", "cpu=1"], out_of_memory)
         }),
-        trial("limits::a_fork_bomb_disturbs_nobody", TENANTS, || {
+        known_to_miss("limits::a_fork_bomb_disturbs_nobody", || {
             others_answer("forks", &["processes=100", "memory=256M", "cpu=1"], fork_bomb)
         }),
-        trial("limits::a_disk_filler_disturbs_nobody", TENANTS, || {
+        known_to_miss("limits::a_disk_filler_disturbs_nobody", || {
             others_answer("disk", &["disk=48M", "memory=256M", "cpu=1"], disk_filler)
         }),
         trial("limits::a_packet_flood_disturbs_nobody", TENANTS, || {
@@ -114,6 +114,28 @@ fn ask(world: &World) -> Result<Vec<Asked>> {
         .collect()
 }
 
+/// Neighbours answered without errors, but later than the floor allows.
+#[derive(Debug, thiserror::Error)]
+#[error("the answers of neighbours are later than {P50} (p50) or {P99} (p99) times of before; see docs/spec.md P19")]
+struct Slow;
+
+/// A test whose speed floor is missed on some machines, as docs/spec.md says: it is then shown as not held, with the
+/// reason, and never as passed. Everything else it says (no error, nobody ended) fails it.
+fn known_to_miss(name: &str, test: impl FnOnce() -> Result<()> + Send + 'static) -> Trial {
+    Trial::ignorable_test(name, move || {
+        if let Some(reason) = TENANTS.iter().find_map(|need| need.missing()) {
+            return Ok(Completion::ignored_with(reason));
+        }
+        match test() {
+            Ok(()) => Ok(Completion::Completed),
+            Err(error) if error.downcast_ref::<Slow>().is_some() => {
+                Ok(Completion::ignored_with(format!("FLOOR MISSED: {Slow}")))
+            }
+            Err(error) => Err(Failed::from(format!("{error:#}"))),
+        }
+    })
+}
+
 /// Measures before and while `attack` goes on. An error of a neighbour fails at once, a slow answer in the end.
 fn undisturbed(world: &World, attack: &dyn Fn() -> Result<Vec<Running>>) -> Result<Vec<String>> {
     let inits =
@@ -143,7 +165,8 @@ fn undisturbed(world: &World, attack: &dyn Fn() -> Result<Vec<Running>>) -> Resu
         }
         slow += &format!("\nbefore {before:?}\nduring {during:?}");
     }
-    bail!("neighbours are slower than {P50} (p50) and {P99} (p99) of before, {TRIES} times:{slow}")
+    eprintln!("neighbours are slower than {P50} (p50) and {P99} (p99) of before, {TRIES} times:{slow}");
+    Err(Slow.into())
 }
 
 /// Starts a bomb in the tenant.
