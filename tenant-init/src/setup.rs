@@ -128,11 +128,11 @@ pub(crate) fn set_up(spec: &HouseSpec) -> Result<Held, SetupError> {
     step("attach the root", || attach(&root, &spec.state.join("stage/root")))?;
     step("enter the root", || enter(&spec.state.join("stage/root")))?;
     step("programs", || {
-        taken.programs.iter().try_for_each(|(mount, at)| mount_point(at).and_then(|()| attach(mount, at)))
+        taken.programs.iter().try_for_each(|(mount, at)| directory(at).and_then(|()| attach(mount, at)))
     })?;
     step("set-id programs", || taken.set_id.iter().try_for_each(|(mount, at)| optional(attach(mount, at)).map(drop)))?;
-    step("/proc", || mount_point(Path::new("/proc")).and_then(|()| attach(&proc, Path::new("/proc"))))?;
-    step("/sys", || mount_point(Path::new("/sys")).and_then(|()| attach(&sys, Path::new("/sys"))))?;
+    step("/proc", || directory(Path::new("/proc")).and_then(|()| attach(&proc, Path::new("/proc"))))?;
+    step("/sys", || directory(Path::new("/sys")).and_then(|()| attach(&sys, Path::new("/sys"))))?;
     step("mask /proc and /sys", || mask(spec.network))?;
     step("/dev", || devices(spec, queues.as_ref()))?;
     step("/tmp", || scratch("/tmp", spec, 0o1777, NOSUID | NODEV))?;
@@ -280,11 +280,6 @@ fn enter(root: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// A directory to mount on, at a path whose parents are ours.
-fn mount_point(at: &Path) -> io::Result<()> {
-    directory(at)
-}
-
 fn mask(network: bool) -> io::Result<()> {
     // One empty directory and one empty file for all. They are copied from a place, because a mount that is attached
     // nowhere cannot be copied before Linux 6.15.
@@ -320,8 +315,9 @@ fn mask(network: bool) -> io::Result<()> {
 
 fn devices(spec: &HouseSpec, queues: Option<&OwnedFd>) -> io::Result<()> {
     let dev = Path::new("/dev");
-    mount_point(dev)?;
-    let own = (spec.ids.to_string(), (spec.ids + 5).to_string());
+    directory(dev)?;
+    // The group `tty` of the tenant.
+    let tty = (spec.ids + 5).to_string();
     // Not NODEV: the nodes below are made here. The directory is root's of the host: no other node or file comes in.
     attach(&new(c"tmpfs", &[(c"size", "64k"), (c"nr_inodes", "64"), (c"mode", "0755")], NOSUID | NOEXEC)?, dev)?;
     for (name, major, minor) in DEVICES {
@@ -339,7 +335,7 @@ fn devices(spec: &HouseSpec, queues: Option<&OwnedFd>) -> io::Result<()> {
         (c"newinstance" as &CStr, ""),
         (c"ptmxmode", "0666"),
         (c"mode", "0620"),
-        (c"gid", own.1.as_str()),
+        (c"gid", tty.as_str()),
         // The kernel has 3,072 for all that are not its first instance.
         (c"max", "256"),
     ];
@@ -355,7 +351,7 @@ fn devices(spec: &HouseSpec, queues: Option<&OwnedFd>) -> io::Result<()> {
 fn scratch(at: &str, spec: &HouseSpec, mode: u32, set: u64) -> io::Result<()> {
     let (size, ids, mode) = (spec.scratch.to_string(), spec.ids.to_string(), format!("{mode:o}"));
     let inodes = (spec.scratch / 4096).to_string();
-    mount_point(Path::new(at))?;
+    directory(Path::new(at))?;
     let options =
         [(c"size" as &CStr, size.as_str()), (c"nr_inodes", &inodes), (c"mode", &mode), (c"uid", &ids), (c"gid", &ids)];
     attach(&new(c"tmpfs", &options, set)?, Path::new(at))

@@ -8,6 +8,8 @@
 //! The instance's directory lies below the root of the hierarchies as we see them, not below our own place: tenants
 //! live on when the daemon's unit is stopped, and version 2 does not allow directories with limits below one with
 //! processes. In a cgroup namespace that root is the namespace's.
+//!
+//! Longer than other rooms: all verbs of one type, each with the documentation of what it reads, writes and refuses.
 
 mod disk;
 mod end;

@@ -1,4 +1,5 @@
-"""What root inside a tenant tries against the wall. Needs nothing but python.
+"""What root inside a tenant tries against the wall. Needs nothing but python. One long file, because it is handed into
+a tenant as one text.
 
 calls [NAME...]      one line an attack: NAME and how it ended: OK, the name of an errno, or SIGNAL n
 secrets DIR...       JSON: device, inode, size and hash of every file below that is not for everybody (on the host)

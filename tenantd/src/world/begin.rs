@@ -93,7 +93,6 @@ impl World {
             return Ok(Image::Tree { root: found.root });
         }
         let host = tokio::task::spawn_blocking(move || images.host()).await.map_err(joined)??;
-        let _ = tenant;
         Ok(Image::Host { root: host.root, set_id: host.set_id })
     }
 
