@@ -11,7 +11,8 @@ use crate::floor::trial;
 const HEAD: &str = "# Drop reasons
 
 Every packet that goes no further is counted under a name, per tenant: `tenantd status NAME`, `access-server counters`.
-Names that begin with `port_` come from the tenant's port and the trunk's end in the patch room (`vlan-rs`), those with
+Names that begin with `filter_` come from the filter of the tenant's own stack (`filter_N` from its rule N, counted from 1,
+`filter_default` from its default; from 0 with every change of it), those with `port_` come from the tenant's port and the trunk's end in the patch room (`vlan-rs`), those with
 `access_` from the tunnel side (`access-server`). A number is never used again.
 ";
 
