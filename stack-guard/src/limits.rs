@@ -13,7 +13,7 @@ use libbpf_rs::OpenObject;
 use libbpf_rs::libbpf_sys;
 use libbpf_rs::skel::{OpenSkel, SkelBuilder};
 
-use crate::pins::{OpenOptions, adopt, c_path, configure, pinned_maps};
+use crate::pins::{LIMIT, OpenOptions, adopt, c_path, configure, detach, pinned_maps};
 use crate::skel::guard::GuardSkelBuilder;
 
 /// A limit on the connections a stack accepts could not be set or lifted.
@@ -35,7 +35,7 @@ fn failed<E: Into<Box<dyn std::error::Error + Send + Sync>>>(
 }
 
 fn pin(pin_dir: &Path, cookie: u64) -> PathBuf {
-    pin_dir.join(format!("limit_{cookie}"))
+    pin_dir.join(format!("{LIMIT}{cookie}"))
 }
 
 /// A program that knows its stack.
@@ -111,7 +111,9 @@ pub(crate) fn set(options: &OpenOptions, cookie: u64, netns: BorrowedFd<'_>) -> 
 
 /// Takes the program off; succeeds when it is not there.
 pub(crate) fn lift(pin_dir: &Path, cookie: u64) -> Result<(), LimitError> {
-    match std::fs::remove_file(pin(pin_dir, cookie)) {
+    let pin = pin(pin_dir, cookie);
+    detach(&pin).map_err(failed(cookie, "take the program off"))?;
+    match std::fs::remove_file(pin) {
         Err(e) if e.kind() != io::ErrorKind::NotFound => Err(failed(cookie, "remove the pin")(e)),
         _ => Ok(()),
     }

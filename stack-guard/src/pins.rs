@@ -21,6 +21,10 @@ use crate::task;
 /// Version of the pinned tables.
 const LAYOUT: u32 = 1;
 
+/// How the names of the pins of attachments begin: to the guard's cgroup, and to a stack whose connections are limited.
+const LINK: &str = "link_";
+pub(crate) const LIMIT: &str = "limit_";
+
 /// Stacks a guard has place for unless told otherwise.
 pub const DEFAULT_MAX_STACKS: u32 = 8192;
 
@@ -273,7 +277,7 @@ pub(crate) fn load(options: &OpenOptions) -> Result<Loaded, OpenError> {
 
 /// Puts the program in the place of the one that is attached, which the kernel does at once, or attaches it.
 fn attach(program: &mut ProgramMut<'_>, cgroup: &File, dir: &Path) -> Result<bool, OpenError> {
-    let pin = dir.join(format!("link_{}", program.name().to_string_lossy()));
+    let pin = dir.join(format!("{LINK}{}", program.name().to_string_lossy()));
     // Asked first: libbpf prints a failure to open.
     match pin.exists().then(|| Link::open(&pin)) {
         Some(Ok(mut link)) => match link.update_prog(program) {
@@ -317,8 +321,8 @@ fn belongs_here(guard: &Table<u32, guard_row>, ours: u64, dir: &Path) -> Result<
     Ok(())
 }
 
-/// Ends a guard: removes its attachments, its tables and the directory; succeeds when they are not there. From then on
-/// nothing is refused.
+/// Ends a guard: removes its attachments, its tables and the directory; succeeds when they are not there. Once it has
+/// returned nothing is refused.
 pub fn discard(pin_dir: &Path) -> io::Result<()> {
     let absent = |e: &io::Error| e.kind() == io::ErrorKind::NotFound;
     let entries = match std::fs::read_dir(pin_dir) {
@@ -327,7 +331,12 @@ pub fn discard(pin_dir: &Path) -> io::Result<()> {
         Err(e) => return Err(e),
     };
     for entry in entries {
-        match std::fs::remove_file(entry?.path()) {
+        let entry = entry?;
+        let name = entry.file_name();
+        if [LINK, LIMIT].iter().any(|kind| name.as_bytes().starts_with(kind.as_bytes())) {
+            detach(&entry.path())?;
+        }
+        match std::fs::remove_file(entry.path()) {
             Err(e) if !absent(&e) => return Err(e),
             _ => {}
         }
@@ -336,6 +345,16 @@ pub fn discard(pin_dir: &Path) -> io::Result<()> {
         Err(e) if !absent(&e) => Err(e),
         _ => Ok(()),
     }
+}
+
+/// Takes a pinned attachment off, now: the kernel lets go of one whose last pin is removed at a later time, from a work
+/// queue. Succeeds when there is none, or it has nothing left that it is attached to.
+pub(crate) fn detach(pin: &Path) -> io::Result<()> {
+    // Asked first: libbpf prints a failure to open.
+    if pin.exists() {
+        Link::open(pin).and_then(|link| link.detach()).map_err(|e| io::Error::other(e.to_string()))?;
+    }
+    Ok(())
 }
 
 /// A path as the kernel's calls take it.
