@@ -172,7 +172,7 @@ pub(crate) struct FromTenant {
 
 /// Where the commands arrive.
 #[derive(Debug)]
-pub(crate) struct Inbox {
+pub struct Inbox {
     /// The operators'.
     pub(crate) operators: mpsc::Receiver<Command>,
     /// The tenants'.

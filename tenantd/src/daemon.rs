@@ -12,6 +12,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::access::AccessClient;
 use crate::config::Config;
+use crate::control::Handle;
 use crate::features::{self, FeatureError};
 use crate::net::ns::NsError;
 use crate::net::room::{PatchError, PatchRoom, check_card};
@@ -145,15 +146,19 @@ pub async fn run(config: Config) -> Result<(), RunError> {
     let room = PatchRoom::open(&pin, &bpf_dir, config.trunk.as_deref(), &near).await?;
     let access = AccessClient::new(Path::new(&config.access), format!("tenantd/{}", config.instance));
     let (ended_in, ended) = tokio::sync::mpsc::channel(1024);
-    let world = World::new(WorldParts { config: config.clone(), room, access, ended: ended_in, bpf_dir })?;
+    let (handle, inbox) = Handle::new();
+    let made_of = WorldParts { config: config.clone(), room, access, ended: ended_in, handle: handle.clone(), bpf_dir };
+    let world = World::new(made_of)?;
     let parts = Parts {
         instance: config.instance.clone(),
         trunk: config.trunk.clone().unwrap_or(near),
         store: Box::new(store),
-        world,
+        kernel: world,
         ended,
+        handle: handle.clone(),
+        inbox,
     };
-    let (owner, handle) = Owner::start(parts).await.map_err(Box::new)?;
+    let owner = Owner::start(parts).await.map_err(Box::new)?;
     let listener = crate::api::bind(&config.socket).await?;
     let owner = tokio::spawn(owner.run());
     let mut terminate = signal(SignalKind::terminate()).map_err(RunError::Signal)?;

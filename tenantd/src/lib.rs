@@ -1,7 +1,7 @@
 //! The server side: stack, port and process group of every closed network, and the tables that tie them together.
 //!
-//! Rooms: [`model`] the words of the API; `control` the one owner of all state and its events; `store` what is
-//! desired; `actual` what is so, read from the kernel; `plan` the difference as a value; `apply` the steps; `net`
+//! Rooms: [`model`] the words of the API; `control` the way to the one owner of all state (`owner`); `store` what is
+//! desired; `kernel` what the owner asks of the machine, `world` the machine; `plan` the difference as a value; `net`
 //! patch room, trunk, stacks, probe; `access` the client of the access server; `api` REST; `commands` the command line.
 
 pub mod access;
@@ -16,6 +16,7 @@ pub mod daemon;
 pub mod enter;
 pub mod features;
 pub mod images;
+pub mod kernel;
 pub mod launch;
 pub mod layer;
 pub mod limits;

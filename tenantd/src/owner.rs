@@ -26,13 +26,13 @@ use stackmap::{
 use tenant_init::client::ClientError;
 use tokio::sync::mpsc;
 
-use crate::access::{AccessError, Row};
-use crate::api::Doors;
+use crate::access::AccessError;
 use crate::control::{Command, FromTenant, Handle, Inbox, OpError, Reply};
+use crate::kernel::Kernel;
 use crate::model::*;
 use crate::plan::{Action, plan, service_of};
 use crate::store::{Desired, Store, StoreError};
-use crate::world::{InitEnded, PASS_DEADLINE, StepError, World};
+use crate::world::{InitEnded, PASS_DEADLINE, StepError};
 
 pub use errors::chain;
 use errors::store_step;
@@ -67,11 +67,11 @@ struct Failure {
 }
 
 /// The owner's state.
-pub struct Owner {
+pub struct Owner<K> {
     instance: String,
     trunk: String,
     store: Box<dyn Store>,
-    world: World,
+    kernel: K,
     maps: Maps,
     desired: BTreeMap<TenantName, Desired>,
     failures: BTreeMap<TenantName, Failure>,
@@ -84,8 +84,6 @@ pub struct Owner {
     access_state: String,
     handle: Handle,
     inbox: Inbox,
-    /// Sockets of the tenants' own APIs.
-    doors: Doors,
     /// On whose behalf what is being done now is done.
     origin: EventOrigin,
     ended: mpsc::Receiver<InitEnded>,
@@ -96,7 +94,7 @@ pub struct Owner {
 }
 
 /// What an owner is made of.
-pub struct Parts {
+pub struct Parts<K> {
     /// Instance name.
     pub instance: String,
     /// Name of the trunk, for showing.
@@ -104,9 +102,13 @@ pub struct Parts {
     /// Desired state.
     pub store: Box<dyn Store>,
     /// Kernel, access server, files.
-    pub world: World,
+    pub kernel: K,
     /// Inits that ended.
     pub ended: mpsc::Receiver<InitEnded>,
+    /// The way to the owner.
+    pub handle: Handle,
+    /// Where its commands arrive.
+    pub inbox: Inbox,
 }
 
 /// Why the owner could not take up its work.
@@ -128,16 +130,14 @@ pub enum StartError {
     Sweep(#[from] StepError),
 }
 
-impl Owner {
+impl<K: Kernel> Owner<K> {
     /// Load what is desired, remove what nobody desires, and queue a pass for every tenant.
-    pub async fn start(parts: Parts) -> Result<(Self, Handle), StartError> {
-        let (handle, inbox) = Handle::new();
-        let doors = Doors::new(parts.world.doors_dir(), handle.clone());
+    pub async fn start(parts: Parts<K>) -> Result<Self, StartError> {
         let mut owner = Self {
             instance: parts.instance,
             trunk: parts.trunk,
             store: parts.store,
-            world: parts.world,
+            kernel: parts.kernel,
             maps: Maps::new(),
             desired: BTreeMap::new(),
             failures: BTreeMap::new(),
@@ -145,9 +145,8 @@ impl Owner {
             starting: BTreeMap::new(),
             locals: Vec::new(),
             access_state: "not asked yet".into(),
-            handle: handle.clone(),
-            inbox,
-            doors,
+            handle: parts.handle,
+            inbox: parts.inbox,
             origin: EventOrigin::Daemon,
             ended: parts.ended,
             last_full: Instant::now(),
@@ -167,18 +166,16 @@ impl Owner {
         }
         owner.sweep().await?;
         owner.reach_access().await;
-        owner.watch_guard();
-        Ok((owner, handle))
+        Ok(owner)
     }
 
     /// Remove ports of VLANs that no tenant has: left by a daemon that was killed after it forgot and before it removed.
     async fn sweep(&mut self) -> Result<(), StartError> {
         let known: BTreeSet<_> = self.desired.values().filter_map(|d| d.tenant.vlan).collect();
-        let mut found: BTreeSet<_> = self.world.bound_vlans().await?.into_iter().collect();
-        found.extend(self.world.port_vlans().await?);
+        let found = self.kernel.port_vlans().await?;
         for vlan in found.difference(&known) {
             tracing::warn!(%vlan, "removing a leftover port");
-            self.world.sweep(*vlan).await?;
+            self.kernel.sweep(*vlan).await?;
         }
         Ok(())
     }
@@ -242,7 +239,7 @@ impl Owner {
     }
 
     fn init_ended(&mut self, ended: InitEnded) {
-        self.world.forget_seat(&ended.tenant, ended.pid);
+        self.kernel.forget_seat(&ended.tenant, ended.pid);
         if self.desired.contains_key(&ended.tenant) {
             self.tell("tenant-changed", Some(&ended.tenant), format!("init {} ended", ended.pid));
             self.turns.push_front(ended.tenant);
@@ -252,17 +249,11 @@ impl Owner {
     /// Ask the access server who it is; when it was away, state every row again.
     async fn reach_access(&mut self) {
         let was = self.access_state.clone();
-        match self.world.access.status().await {
+        match self.kernel.access_status().await {
             Ok(status) => {
                 self.locals = status.local;
                 if was != "connected" {
-                    let rows: Vec<_> = self
-                        .desired
-                        .values()
-                        .filter(|d| !d.removing)
-                        .filter_map(|d| self.world.access.row(&d.tenant, self.world.macs(d.tenant.vlan?).1))
-                        .collect();
-                    self.access_state = match self.state_all(&rows).await {
+                    self.access_state = match self.state_all().await {
                         Ok(()) => "connected".into(),
                         Err(error) => chain(&error),
                     };
@@ -280,12 +271,13 @@ impl Owner {
 
     /// State every row. When one of them is refused the others must not wait for it: what nobody desires is taken away,
     /// and each tenant states its own in its pass, where a refusal stays with the tenant it is about.
-    async fn state_all(&mut self, rows: &[Row]) -> Result<(), AccessError> {
-        match self.world.access.replace_all(rows).await {
+    async fn state_all(&mut self) -> Result<(), AccessError> {
+        let staying = self.desired.values().filter(|desired| !desired.removing);
+        let tenants: Vec<_> = staying.map(|desired| desired.tenant.clone()).collect();
+        match self.kernel.state_all(&tenants).await {
             Err(AccessError::Refused { detail, .. }) => {
                 tracing::warn!(detail, "the access server refused the rows as a whole; they are stated one by one");
-                let wanted = rows.iter().map(Row::vlan).collect();
-                self.world.access.delete_others(&wanted).await?;
+                self.kernel.withdraw_others(&tenants).await?;
                 self.turns = self.desired.keys().cloned().collect();
                 Ok(())
             }
@@ -324,14 +316,13 @@ impl Owner {
         let started = Instant::now();
         let mut desired = desired.clone();
         if desired.removing {
-            self.doors.close(&desired.tenant.name);
+            self.kernel.close_door(&desired.tenant.name);
         }
-        let mut actual = self.world.actual(&desired).await.map_err(|e| ("read", e))?;
+        let mut actual = self.kernel.actual(&desired).await.map_err(|e| ("read", e))?;
         if let Some(busy) = self.starting.get(&desired.tenant.name) {
             // On its way and not desired yet: nothing to be taken away.
             actual.services.retain(|name, _| !busy.contains(name) || service_of(&desired.tenant, name).is_some());
         }
-        actual.door = self.doors.is_open(&desired.tenant.name);
         if let Some(newer) = actual.access_newer {
             // The store is older than what we once stated (a backup was put back): what it says now counts from there.
             desired.tenant.generation = newer + 1;
@@ -347,11 +338,9 @@ impl Owner {
             }
             let started = Instant::now();
             let name = action.name();
-            self.world.apply(&desired.tenant, &action).await.map_err(|e| (name, e))?;
-            match action {
-                Action::Forget => self.forget(&desired.tenant.name).map_err(|e| (name, store_step(e)))?,
-                Action::OpenDoor => self.doors.open(&desired.tenant).map_err(|e| (name, e.into()))?,
-                _ => {}
+            self.kernel.apply(&desired.tenant, &action).await.map_err(|e| (name, e))?;
+            if action == Action::Forget {
+                self.forget(&desired.tenant.name).map_err(|e| (name, store_step(e)))?;
             }
             steps.push(step(name, started));
         }
@@ -389,7 +378,7 @@ impl Owner {
             Command::Settle { name, reply } => answer(reply, self.settle(&name).await.map(Tenant::shown)),
             Command::Share { request, reply } => answer(reply, self.share(*request).await),
             Command::Unshare { directory, tenants, reply } => answer(reply, self.unshare(&directory, &tenants).await),
-            Command::Images { reply } => answer(reply, Ok(self.world.images())),
+            Command::Images { reply } => answer(reply, Ok(self.kernel.images())),
             Command::ListShares { reply } => answer(reply, Ok(self.shares())),
             Command::AddService { name, service, reply } => self.add_service(&name, *service, reply),
             Command::RemoveService { name, service, reply } => self.remove_service(&name, &service, reply),

@@ -1,6 +1,7 @@
 //! Where plans meet the kernel: reading what is so for one tenant and taking one step for it. Nothing is remembered
 //! here but descriptors of what was found; work for one tenant does not depend on how many there are.
 
+mod asked;
 mod begin;
 mod errors;
 mod files;
@@ -11,7 +12,7 @@ mod rates;
 mod running;
 mod services;
 mod shares;
-pub(crate) mod verify;
+pub mod verify;
 
 pub use services::{Job, Verb};
 
@@ -31,13 +32,15 @@ use tokio::io::unix::AsyncFd;
 use tokio::sync::mpsc;
 
 use crate::access::{AccessClient, AccessError};
+use crate::api::Doors;
 use crate::cgroups::{Cgroups, Layout};
 use crate::config::Config;
+use crate::control;
 use crate::images::ImageStore;
 use crate::launch::{self, AdoptError, Launched};
 use crate::model::{Counters, Tenant};
 use crate::net::filter::Netfilter;
-use crate::net::link::{self, NetlinkError};
+use crate::net::link;
 use crate::net::ns::NetNs;
 use crate::net::room::{PatchRoom, port_name};
 use crate::net::stack;
@@ -76,6 +79,8 @@ pub struct WorldParts {
     pub access: AccessClient,
     /// Who is told of inits that end unasked.
     pub ended: mpsc::Sender<InitEnded>,
+    /// The way to the owner, for the tenants' own APIs and for what the guard refuses.
+    pub handle: control::Handle,
     /// The instance's directory in a bpffs.
     pub bpf_dir: PathBuf,
 }
@@ -107,6 +112,8 @@ pub struct World {
     /// Longest inner packet of each VLAN as the access server said last.
     inner_mtu: HashMap<Vlan, u32>,
     ended: mpsc::Sender<InitEnded>,
+    /// Sockets of the tenants' own APIs.
+    doors: Doors,
 }
 
 impl World {
@@ -115,7 +122,7 @@ impl World {
     /// # Errors
     /// The cgroups or the images cannot be opened.
     pub fn new(parts: WorldParts) -> Result<Self, OpenError> {
-        let WorldParts { config, room, access, ended, bpf_dir } = parts;
+        let WorldParts { config, room, access, ended, handle, bpf_dir } = parts;
         let here = NetNs::current()?.netlink()?;
         let cgroups = Cgroups::open(&config.cgroup, &config.state_dir)?;
         cgroups.tell_support();
@@ -128,8 +135,10 @@ impl World {
         // Now, or the first tenant would wait for it.
         images.host()?;
         let (seats, inner_mtu) = (HashMap::new(), HashMap::new());
-        let world = Self { config, here, room, access, seats, cgroups, guard, images, inner_mtu, ended };
+        let doors = Doors::new(config.run_dir.join("tenants"), handle.clone());
+        let world = Self { config, here, room, access, seats, cgroups, guard, images, inner_mtu, ended, doors };
         world.sweep_files();
+        world.watch_guard(handle);
         Ok(world)
     }
 
@@ -137,36 +146,6 @@ impl World {
     pub fn macs(&self, vlan: Vlan) -> (MacAddr, MacAddr) {
         let of = |role| MacAddr::derive(&self.config.instance, TrunkIndex::default(), vlan, role);
         (of(MacRole::Server), of(MacRole::Gateway))
-    }
-
-    /// True when a network card of this name is in our namespace.
-    pub async fn card_is_here(&self, name: &str) -> Result<bool, NetlinkError> {
-        Ok(link::find(&self.here, name).await?.is_some())
-    }
-
-    /// VLANs that have a port in the data path, for finding leftovers.
-    pub async fn bound_vlans(&self) -> Result<Vec<Vlan>, StepError> {
-        Ok(self.room.vlans().await?)
-    }
-
-    /// Remove what a tenant that nobody knows left in the patch room.
-    pub async fn sweep(&self, vlan: Vlan) -> Result<(), StepError> {
-        self.room.unbind(vlan).await?;
-        self.free_class(vlan).await?;
-        link::delete(&self.room.netlink, &port_name(vlan)).await?;
-        Ok(())
-    }
-
-    /// Ports in the patch room, by VLAN.
-    pub async fn port_vlans(&self) -> Result<Vec<Vlan>, StepError> {
-        let links = link::list(&self.room.netlink).await?;
-        let number = |name: &str| name.strip_prefix('p')?.parse().ok().and_then(|n| Vlan::new(n).ok());
-        Ok(links.iter().filter_map(|(name, _)| number(name)).collect())
-    }
-
-    /// Process id and namespace of a tenant's init, if it lives.
-    pub fn seat(&self, name: &TenantName) -> Option<(i32, u64)> {
-        self.seats.get(name).map(|seat| (seat.pid, seat.inode))
     }
 
     /// Drop the descriptors of an init that ended.
@@ -210,6 +189,7 @@ impl World {
     pub async fn actual(&mut self, desired: &Desired) -> Result<Actual, StepError> {
         let tenant = &desired.tenant;
         let mut actual = Actual { files: self.files(&tenant.name).exists(), ..Actual::default() };
+        actual.door = self.doors.is_open(&tenant.name);
         actual.init = self.take_seat(&tenant.name).await?;
         let limits = self.cgroups.limits(&tenant.name)?;
         actual.cgroups = limits.is_some();
@@ -309,8 +289,7 @@ impl World {
             Action::WriteNames => self.write_names(tenant),
             Action::UnmountShare(share) => self.unmount_share(tenant, share).await,
             Action::MountShare(share) => self.mount_share(tenant, share).await,
-            // The owner's: what listens there leads to it.
-            Action::OpenDoor => Ok(()),
+            Action::OpenDoor => Ok(self.doors.open(tenant)?),
             Action::Forget => {
                 if let Some(vlan) = tenant.vlan {
                     self.inner_mtu.remove(&vlan);
@@ -368,18 +347,6 @@ impl World {
         });
         self.seats.insert(name.clone(), Seat { pid, pidfd, netns, inode, cookie, netlink, netfilter });
         Ok(())
-    }
-
-    /// MTU of the tenant's device in bytes, as it is.
-    pub async fn mtu(&self, tenant: &Tenant) -> Option<u32> {
-        let seat = self.seats.get(&tenant.name)?;
-        Some(link::find(&seat.netlink, &tenant.device).await.ok()??.mtu)
-    }
-
-    /// What the tenant uses of the machine, as its cgroups count.
-    #[must_use]
-    pub fn usage(&self, name: &TenantName) -> crate::cgroups::Usage {
-        self.cgroups.usage(name)
     }
 
     /// Traffic and drops of a tenant: its port's, its filter's and the access server's.

@@ -12,9 +12,10 @@ use tenant_init::protocol::{Refusal, RefusalKind};
 use super::errors::half_made;
 use super::{Owner, answer};
 use crate::control::{OpError, Reply};
+use crate::kernel::{Kernel, ServiceJob};
 use crate::model::*;
 use crate::plan::service_of;
-use crate::world::{Job, StepError, Verb};
+use crate::world::{StepError, Verb};
 
 /// Most services of one tenant that are on their way at the same time.
 const AT_ONCE: usize = 4;
@@ -50,7 +51,7 @@ impl Asked {
     }
 }
 
-impl Owner {
+impl<K: Kernel> Owner<K> {
     pub(super) fn add_service(&mut self, name: &TenantName, service: ServiceRequest, reply: Reply<ServiceStatus>) {
         match self.may_add(name, &service) {
             // Started before it is recorded: a command that cannot be run is refused and nothing is changed.
@@ -59,7 +60,7 @@ impl Owner {
         }
     }
 
-    fn may_add(&self, name: &TenantName, service: &ServiceRequest) -> Result<Job, OpError> {
+    fn may_add(&self, name: &TenantName, service: &ServiceRequest) -> Result<K::Job, OpError> {
         let tenant = self.changeable(name)?;
         service.check()?;
         let busy = self.starting.get(name).is_some_and(|names| names.contains(&service.name));
@@ -72,7 +73,7 @@ impl Owner {
         if let Some(rule) = rule {
             return Err(OpError::Conflict { field: "name".into(), value: service.name.to_string(), rule });
         }
-        self.world.job(tenant, service, Verb::Start).map_err(|e| service_refused(name, service, e))
+        self.kernel.job(tenant, service, Verb::Start).map_err(|e| service_refused(name, service, e))
     }
 
     pub(super) fn act_on_service(
@@ -94,7 +95,7 @@ impl Owner {
         let found = self.changeable(name).and_then(|tenant| {
             let found = service_of(tenant, service).cloned();
             let found = found.ok_or_else(|| OpError::Unknown { what: "service", name: service.to_string() })?;
-            let job = self.world.job(tenant, &found, verb).map_err(|e| service_refused(name, &found, e))?;
+            let job = self.kernel.job(tenant, &found, verb).map_err(|e| service_refused(name, &found, e))?;
             Ok((found, job))
         });
         match found {
@@ -104,7 +105,7 @@ impl Owner {
     }
 
     /// Lets a task do it.
-    fn begin(&mut self, name: &TenantName, service: ServiceRequest, job: Job, add: bool, reply: Asked) {
+    fn begin(&mut self, name: &TenantName, service: ServiceRequest, job: K::Job, add: bool, reply: Asked) {
         let names: &mut BTreeSet<TenantName> = self.starting.entry(name.clone()).or_default();
         if names.len() >= AT_ONCE || !names.insert(service.name.clone()) {
             let rule = format!("tenant {name} has it or {AT_ONCE} other services on their way; wait for them");
@@ -113,11 +114,7 @@ impl Owner {
         }
         let (handle, tenant, origin, verb) = (self.handle.clone(), name.clone(), self.origin, job.verb());
         tokio::spawn(async move {
-            let ran = tokio::task::spawn_blocking(move || job.run()).await;
-            let result = match ran {
-                Ok(result) => result.map_err(|error| service_refused(&tenant, &service, error)),
-                Err(error) => Err(half_made(&tenant, "service", &StepError::Watch(std::io::Error::other(error)))),
-            };
+            let result = job.run().await.map_err(|error| service_refused(&tenant, &service, error));
             handle.service_done(Done { tenant, service, verb, add, origin, result, reply }).await;
         });
     }
@@ -166,7 +163,7 @@ impl Owner {
             .await;
         match recorded {
             Err(error @ OpError::Failed { step: "store", .. }) => {
-                let _ = self.world.stop_service(name, &asked).await;
+                let _ = self.kernel.stop_service(name, &asked).await;
                 Err(error)
             }
             // The service runs and is recorded; what else is wrong with the tenant is told by its status.
@@ -184,11 +181,11 @@ impl Owner {
     }
 
     pub(super) fn templates(&self) -> Vec<TemplateView> {
-        crate::templates::views(&self.world.templates())
+        crate::templates::views(&self.kernel.templates())
     }
 
     pub(super) fn template(&self, name: &str) -> Result<TemplateView, OpError> {
-        Ok(crate::templates::view(&self.world.templates(), name).map_err(|error| error.invalid())?)
+        Ok(crate::templates::view(&self.kernel.templates(), name).map_err(|error| error.invalid())?)
     }
 }
 

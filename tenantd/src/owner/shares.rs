@@ -7,10 +7,11 @@ use stackmap::{Invalid, TenantName};
 
 use super::Owner;
 use crate::control::OpError;
+use crate::kernel::Kernel;
 use crate::model::*;
 use crate::shares::{check_nesting, target_of};
 
-impl Owner {
+impl<K: Kernel> Owner<K> {
     /// Check everything for every tenant, then change one after another. One that fails in the kernel is tried again on
     /// the timer and does not keep the others from it.
     pub(super) async fn share(&mut self, request: ShareRequest) -> Result<SharedDirectory, OpError> {
@@ -21,7 +22,7 @@ impl Owner {
         for name in names {
             self.changeable(name)?;
         }
-        let path = self.world.check_share(&request).await?;
+        let path = self.kernel.check_share(&request).await?;
         let directory = path.display().to_string();
         let target = target_of(&path)?;
         let shared = self.desired.values().flat_map(|d| &d.tenant.shares).map(|s| Path::new(&s.directory));

@@ -1,6 +1,6 @@
 //! Tenants: add with everything checked before anything is touched, change, remove.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use stackmap::{FlowRequest, GidRange, Invalid, LinkRequest, NicName, TenantName, TunnelSpec};
 use tenant_init::client::ClientError;
@@ -10,12 +10,13 @@ use super::{Owner, step};
 use crate::change::{Change, check_bounds};
 use crate::control::{OpError, Stopping};
 use crate::images::HOST;
+use crate::kernel::Kernel;
 use crate::model::*;
 use crate::plan::plan;
 use crate::store::Desired;
 use crate::world::StepError;
 
-impl Owner {
+impl<K: Kernel> Owner<K> {
     /// Check a request against every rule and table; nothing is changed.
     pub(super) async fn planned(&mut self, request: &TenantRequest) -> Result<(Tenant, FlowRequest), OpError> {
         if let Some(there) = self.desired.get(&request.name)
@@ -24,12 +25,12 @@ impl Owner {
             return Err(self.half_done(&request.name));
         }
         request.check()?;
-        self.world.check_house(request).await?;
+        self.kernel.check_house(request).await?;
         let mut flow = FlowRequest::new(request.name.clone(), self.meta(1)?);
         flow.gid = request.gid.map(GidRange::new).transpose().map_err(|e| e.for_field("gid"))?;
         if let Some(device) = &request.device {
             let nic: NicName = device.parse().map_err(|e: Invalid| e.for_field("device"))?;
-            let here = self.world.card_is_here(device).await;
+            let here = self.kernel.card_is_here(device).await;
             if !here.map_err(|e| not_done(&request.name, "read", &e))? {
                 let rule = "no such network card in the server's own network namespace";
                 return Err(Invalid::new("device", device.clone(), rule).into());
@@ -56,7 +57,7 @@ impl Owner {
             gid: placed.upper.gid,
             device: request.device.clone().unwrap_or_else(|| placed.upper.stack.port_name()),
             whole_device: request.device.is_some(),
-            mac: vlan.map(|v| self.world.macs(v).0),
+            mac: vlan.map(|v| self.kernel.macs(v).0),
             addresses: request.addresses.clone(),
             tunnels,
             dns: request.dns.clone(),
@@ -128,8 +129,7 @@ impl Owner {
     pub(super) async fn remove(&mut self, name: &TenantName, force: bool) -> Result<(), OpError> {
         let desired = self.known(name)?.clone();
         if !force && !desired.removing {
-            let processes = self.world.ask_init(name, |c| c.processes(Duration::from_secs(5))).await;
-            match processes {
+            match self.kernel.processes(name).await {
                 Ok(0) | Err(StepError::Init(ClientError::Gone { .. })) => {}
                 // One that does not answer may well have processes.
                 Err(error) => return Err(not_done(name, "processes", &error)),
@@ -149,10 +149,10 @@ impl Owner {
     pub(super) async fn change_by(&mut self, name: &TenantName, change: Change) -> Result<Tenant, OpError> {
         if let Change::Limits(words) = &change {
             let limits = self.changeable(name)?.limits.with_words(words)?;
-            self.world.check_limits(&limits)?;
+            self.kernel.check_limits(&limits)?;
         }
         if let Change::Filter(filter) = &change {
-            self.world.check_filter(name, filter)?;
+            self.kernel.check_filter(name, filter)?;
         }
         self.change(name, |tenant| change.make(tenant)).await
     }
@@ -160,7 +160,7 @@ impl Owner {
     /// Tell its init to end its services and then itself; what does not end in time is killed. Returns at once.
     pub(super) async fn stop_tenant(&mut self, name: &TenantName) -> Result<Stopping, OpError> {
         let tenant = self.changeable(name)?.clone();
-        let gone = self.world.stop(&tenant).await.map_err(|e| not_done(name, "end", &e))?;
+        let gone = self.kernel.stop(&tenant).await.map_err(|e| not_done(name, "end", &e))?;
         self.tell("tenant-changed", Some(name), "restarted".into());
         Ok(Stopping { gone })
     }
@@ -168,7 +168,7 @@ impl Owner {
     /// Bring a tenant to what is desired.
     pub(super) async fn settle(&mut self, name: &TenantName) -> Result<Tenant, OpError> {
         let tenant = self.changeable(name)?.clone();
-        self.world.forget_ended(name);
+        self.kernel.forget_ended(name);
         self.pass(name).await.map_err(|(step, error)| half_made(name, step, &error))?;
         Ok(tenant)
     }

@@ -5,9 +5,10 @@ use stackmap::{Site, TenantName, TunnelSpec};
 use super::Owner;
 use super::errors::conflict;
 use crate::control::OpError;
+use crate::kernel::Kernel;
 use crate::model::*;
 
-impl Owner {
+impl<K: Kernel> Owner<K> {
     pub(super) async fn add_tunnel(&mut self, name: &TenantName, tunnel: TunnelSpec) -> Result<Tenant, OpError> {
         if self.access_state != "connected" {
             self.reach_access().await;

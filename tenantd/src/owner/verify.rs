@@ -9,6 +9,7 @@ use stackmap::{Maps, TenantName};
 
 use super::{Owner, answer, chain};
 use crate::control::{Command, Handle, OpError, Reply};
+use crate::kernel::Kernel;
 use crate::model::{Event, EventOrigin};
 use crate::refusals::{self, GuardRefusal};
 use crate::verify::{self, Gathered, PAUSE, ROUNDS, Verification};
@@ -17,21 +18,11 @@ use crate::world::verify::{Listed, words as flow_words};
 /// What was told as drift and is not known to be gone: tenants and words.
 pub(super) type Drift = BTreeSet<(BTreeSet<String>, String)>;
 
-impl Owner {
-    /// Starts the reader of the guard's events.
-    pub(super) fn watch_guard(&self) {
-        let watched = self.world.guard().events().map_err(|error| chain(&error));
-        let watched =
-            watched.and_then(|events| refusals::watch(events, self.handle.clone()).map_err(|error| error.to_string()));
-        if let Err(error) = watched {
-            tracing::error!(error, "refusals of the guard are counted but not told");
-        }
-    }
-
+impl<K: Kernel> Owner<K> {
     /// Everything a verification needs to know of the tables.
     pub(super) fn gather(&self) -> Result<Gathered, OpError> {
         let tenants: Vec<Listed<'_>> = self.desired.values().map(|desired| self.listed(desired)).collect();
-        self.world.gather(&tenants).map_err(|error| OpError::CannotVerify { cause: chain(&error) })
+        self.kernel.gather(&tenants).map_err(|error| OpError::CannotVerify { cause: chain(&error) })
     }
 
     fn listed<'a>(&self, desired: &'a crate::store::Desired) -> Listed<'a> {
@@ -93,7 +84,7 @@ impl Owner {
 
     /// The tenant whose stack has a cookie.
     fn tenant_of(&self, cookie: u64) -> Option<TenantName> {
-        let ids = self.world.ids_of_cookie(cookie)?;
+        let ids = self.kernel.ids_of_cookie(cookie)?;
         let found = self.desired.values().find(|desired| desired.tenant.gid.get() == ids);
         found.map(|desired| desired.tenant.name.clone())
     }
@@ -156,7 +147,7 @@ pub(crate) enum Proof {
     Refused(Vec<Refused>),
 }
 
-impl Owner {
+impl<K: Kernel> Owner<K> {
     pub(super) fn prove(&mut self, proof: Proof) {
         // Nobody asked for what these tell.
         self.origin = EventOrigin::Daemon;

@@ -1,17 +1,16 @@
 //! What callers are shown: the tables, the daemon, a tenant and its services.
 
-use std::time::Duration;
-
 use stackmap::TenantName;
 
 use super::Owner;
 use crate::control::OpError;
+use crate::kernel::Kernel;
 use crate::model::*;
 use crate::plan::service_of;
 
-impl Owner {
+impl<K: Kernel> Owner<K> {
     pub(super) async fn services(&mut self, tenant: &Tenant) -> Vec<ServiceStatus> {
-        let states = self.world.ask_init(&tenant.name, |c| c.list(Duration::from_secs(2))).await.unwrap_or_default();
+        let states = self.kernel.services(&tenant.name).await.unwrap_or_default();
         let status = |service: &ServiceRequest| {
             let found = states.iter().find(|s| s.spec.name == service.name.as_str());
             ServiceStatus {
@@ -39,7 +38,7 @@ impl Owner {
 
     pub(super) fn log_path(&self, name: &TenantName, service: &TenantName) -> Result<std::path::PathBuf, OpError> {
         match service_of(&self.known(name)?.tenant, service) {
-            Some(_) => Ok(self.world.files(name).join("logs").join(format!("{service}.log"))),
+            Some(_) => Ok(self.kernel.files(name).join("logs").join(format!("{service}.log"))),
             None => Err(OpError::Unknown { what: "service", name: service.to_string() }),
         }
     }
@@ -74,8 +73,8 @@ impl Owner {
             (Some(_), false) => TenantState::HalfDone,
             (None, false) => TenantState::Ready,
         };
-        let seat = self.world.seat(name);
-        let counters = self.world.counters(&desired.tenant).await.unwrap_or_default();
+        let seat = self.kernel.seat(name);
+        let counters = self.kernel.counters(&desired.tenant).await.unwrap_or_default();
         Ok(TenantStatus {
             name: name.clone(),
             state,
@@ -83,11 +82,11 @@ impl Owner {
             cause: failure.map(|f| f.cause),
             init_pid: seat.map(|(pid, _)| pid),
             netns: seat.map(|(_, inode)| inode),
-            mtu: self.world.mtu(&desired.tenant).await,
+            mtu: self.kernel.mtu(&desired.tenant).await,
             services: self.services(&desired.tenant).await,
             counters,
-            guard: self.world.refusals(&desired.tenant),
-            usage: Some(self.world.usage(name)),
+            guard: self.kernel.refusals(&desired.tenant),
+            usage: Some(self.kernel.usage(name)),
         })
     }
 }

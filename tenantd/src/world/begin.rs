@@ -1,7 +1,6 @@
 //! How a tenant begins: its limits, its image, its layer, its init; and how its init is ended.
 
 use std::path::PathBuf;
-use std::sync::Arc;
 
 use stackmap::{Invalid, TenantName};
 use tenant_init::house::{self, Image, Share};
@@ -9,7 +8,7 @@ use tenant_init::house::{self, Image, Share};
 use super::{END_DEADLINE, StepError, World, joined, rates};
 use crate::api::Doors;
 use crate::cgroups::{CgroupError, Entry};
-use crate::images::{self, GetError, ImageStore};
+use crate::images::{self, GetError};
 use crate::launch::{self, LaunchSpec, Launched, Surroundings};
 use crate::layer::{self, Layer};
 use crate::limits::{Bytes, Limits};
@@ -78,11 +77,6 @@ impl World {
     pub(super) fn limit(&self, tenant: &Tenant) -> Result<(), StepError> {
         self.cgroups.make(&tenant.name)?;
         Ok(self.cgroups.set(&tenant.name, &self.cgroups.with_defaults(&tenant.limits))?)
-    }
-
-    /// The images.
-    pub fn images(&self) -> Arc<ImageStore> {
-        self.images.clone()
     }
 
     pub(super) async fn image(&self, tenant: &Tenant) -> Result<Image, StepError> {

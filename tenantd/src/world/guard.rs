@@ -9,7 +9,10 @@ use stackmap::GidRange;
 
 use super::{OpenError, Seat, StepError, World};
 use crate::cgroups::Cgroups;
+use crate::control::Handle;
 use crate::model::Tenant;
+use crate::owner::chain;
+use crate::refusals;
 
 /// Opens the guard on the cgroup of version 2 that is asked about all sockets, and puts the list of devices on the
 /// instance's own directory.
@@ -67,9 +70,13 @@ impl World {
         self.guard.counters_of(row.cookie).ok()
     }
 
-    /// The guard, for its events.
-    pub fn guard(&self) -> &Guard {
-        &self.guard
+    /// Starts the reader of the guard's events.
+    pub(super) fn watch_guard(&self, handle: Handle) {
+        let watched = self.guard.events().map_err(|error| chain(&error));
+        let watched = watched.and_then(|events| refusals::watch(events, handle).map_err(|error| error.to_string()));
+        if let Err(error) = watched {
+            tracing::error!(error, "refusals of the guard are counted but not told");
+        }
     }
 
     pub(super) fn guard_row(&self, tenant: &Tenant, seat: &Seat) -> Result<Row, StepError> {

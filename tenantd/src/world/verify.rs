@@ -12,7 +12,7 @@ use crate::store::Desired;
 use crate::verify::{Expected, Gathered, SeatedInit};
 
 /// One tenant as owner and tables have it.
-pub(crate) struct Listed<'a> {
+pub struct Listed<'a> {
     /// What is desired.
     pub desired: &'a Desired,
     /// Its rows in the tables.
@@ -90,10 +90,5 @@ impl World {
             refused: counters.refusals.iter().map(|(refusal, n)| (refusal.name().to_owned(), *n)).collect(),
             not_told: counters.not_told,
         })
-    }
-
-    /// First group id of the stack with a cookie, as the guard has it: also before the tenant's init was found.
-    pub fn ids_of_cookie(&self, cookie: u64) -> Option<u32> {
-        self.guard.row(cookie).map(|row| row.gids_start)
     }
 }

@@ -1,0 +1,193 @@
+//! The world as the owner asks it. What is done lies in the rooms beside this one, under the same names (an inherent
+//! method is found before a trait's); only what is no more than a line or two is done here.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use stackmap::{Invalid, MacAddr, TenantName, Vlan};
+use tenant_init::protocol::ServiceState;
+use tokio::sync::oneshot;
+
+use super::verify::Listed;
+use super::{Job, StepError, Verb, World, joined};
+use crate::access::{AccessError, AccessStatus, Row};
+use crate::cgroups::Usage;
+use crate::images::ImageStore;
+use crate::kernel::{Access, Rules, ServiceJob, Services, Steps, Views};
+use crate::limits::Limits;
+use crate::model::{Counters, Filter, ServiceRequest, ShareRequest, Tenant, TenantRequest};
+use crate::net::link::{self, NetlinkError};
+use crate::net::room::port_name;
+use crate::plan::{Action, Actual};
+use crate::refusals::TenantRefusals;
+use crate::store::Desired;
+use crate::verify::Gathered;
+
+/// How long init may take to say how many processes it has.
+const COUNT_DEADLINE: Duration = Duration::from_secs(5);
+/// How long it may take to say what its services do, to somebody who looks.
+const LIST_DEADLINE: Duration = Duration::from_secs(2);
+
+impl Steps for World {
+    async fn port_vlans(&self) -> Result<BTreeSet<Vlan>, StepError> {
+        let mut found: BTreeSet<_> = self.room.vlans().await?.into_iter().collect();
+        let links = link::list(&self.room.netlink).await?;
+        let number = |name: &str| name.strip_prefix('p')?.parse().ok().and_then(|n| Vlan::new(n).ok());
+        found.extend(links.iter().filter_map(|(name, _)| number(name)));
+        Ok(found)
+    }
+
+    async fn sweep(&mut self, vlan: Vlan) -> Result<(), StepError> {
+        self.room.unbind(vlan).await?;
+        self.free_class(vlan).await?;
+        Ok(link::delete(&self.room.netlink, &port_name(vlan)).await?)
+    }
+
+    async fn actual(&mut self, desired: &Desired) -> Result<Actual, StepError> {
+        self.actual(desired).await
+    }
+
+    async fn apply(&mut self, tenant: &Tenant, action: &Action) -> Result<(), StepError> {
+        self.apply(tenant, action).await
+    }
+
+    async fn stop(&mut self, tenant: &Tenant) -> Result<oneshot::Receiver<()>, StepError> {
+        self.stop(tenant).await
+    }
+
+    fn close_door(&mut self, name: &TenantName) {
+        self.doors.close(name);
+    }
+
+    fn forget_seat(&mut self, name: &TenantName, pid: i32) {
+        self.forget_seat(name, pid);
+    }
+
+    fn forget_ended(&mut self, name: &TenantName) {
+        self.forget_ended(name);
+    }
+
+    async fn processes(&self, name: &TenantName) -> Result<usize, StepError> {
+        self.ask_init(name, |c| c.processes(COUNT_DEADLINE)).await
+    }
+}
+
+impl Access for World {
+    async fn access_status(&mut self) -> Result<AccessStatus, AccessError> {
+        self.access.status().await
+    }
+
+    async fn state_all(&mut self, tenants: &[Tenant]) -> Result<(), AccessError> {
+        let rows: Vec<_> = tenants.iter().filter_map(|tenant| self.row_of(tenant)).collect();
+        self.access.replace_all(&rows).await
+    }
+
+    async fn withdraw_others(&mut self, tenants: &[Tenant]) -> Result<(), AccessError> {
+        let wanted = tenants.iter().filter_map(|tenant| self.row_of(tenant)).map(|row| row.vlan()).collect();
+        self.access.delete_others(&wanted).await
+    }
+}
+
+impl World {
+    fn row_of(&self, tenant: &Tenant) -> Option<Row> {
+        self.access.row(tenant, self.macs(tenant.vlan?).1)
+    }
+}
+
+impl Rules for World {
+    fn macs(&self, vlan: Vlan) -> (MacAddr, MacAddr) {
+        self.macs(vlan)
+    }
+
+    async fn card_is_here(&self, name: &str) -> Result<bool, NetlinkError> {
+        Ok(link::find(&self.here, name).await?.is_some())
+    }
+
+    async fn check_house(&self, request: &TenantRequest) -> Result<(), Invalid> {
+        self.check_house(request).await
+    }
+
+    fn check_limits(&self, limits: &Limits) -> Result<(), Invalid> {
+        self.check_limits(limits)
+    }
+
+    fn check_filter(&self, name: &TenantName, filter: &Filter) -> Result<(), Invalid> {
+        self.check_filter(name, filter)
+    }
+
+    async fn check_share(&self, request: &ShareRequest) -> Result<PathBuf, Invalid> {
+        self.check_share(request).await
+    }
+}
+
+impl ServiceJob for Job {
+    fn verb(&self) -> Verb {
+        self.verb()
+    }
+
+    async fn run(self) -> Result<(), StepError> {
+        // A method of our own is found first: this one blocks.
+        tokio::task::spawn_blocking(move || self.run()).await.map_err(joined)?
+    }
+}
+
+impl Services for World {
+    type Job = Job;
+
+    fn job(&self, tenant: &Tenant, service: &ServiceRequest, verb: Verb) -> Result<Job, StepError> {
+        self.job(tenant, service, verb)
+    }
+
+    async fn stop_service(&self, tenant: &TenantName, service: &TenantName) -> Result<(), StepError> {
+        self.stop_service(tenant, service).await
+    }
+
+    async fn services(&self, name: &TenantName) -> Result<Vec<ServiceState>, StepError> {
+        self.ask_init(name, |c| c.list(LIST_DEADLINE)).await
+    }
+
+    fn templates(&self) -> PathBuf {
+        self.templates()
+    }
+
+    fn images(&self) -> Arc<ImageStore> {
+        self.images.clone()
+    }
+}
+
+impl Views for World {
+    fn seat(&self, name: &TenantName) -> Option<(i32, u64)> {
+        self.seats.get(name).map(|seat| (seat.pid, seat.inode))
+    }
+
+    async fn counters(&mut self, tenant: &Tenant) -> Result<Counters, StepError> {
+        self.counters(tenant).await
+    }
+
+    async fn mtu(&self, tenant: &Tenant) -> Option<u32> {
+        let seat = self.seats.get(&tenant.name)?;
+        Some(link::find(&seat.netlink, &tenant.device).await.ok()??.mtu)
+    }
+
+    fn usage(&self, name: &TenantName) -> Usage {
+        self.cgroups.usage(name)
+    }
+
+    fn refusals(&self, tenant: &Tenant) -> Option<TenantRefusals> {
+        self.refusals(tenant)
+    }
+
+    fn files(&self, name: &TenantName) -> PathBuf {
+        self.files(name)
+    }
+
+    fn ids_of_cookie(&self, cookie: u64) -> Option<u32> {
+        self.guard.row(cookie).map(|row| row.gids_start)
+    }
+
+    fn gather(&self, tenants: &[Listed<'_>]) -> Result<Gathered, StepError> {
+        self.gather(tenants)
+    }
+}
