@@ -8,12 +8,15 @@ pub mod view;
 mod vlans;
 
 use axum::Router;
-use axum::extract::DefaultBodyLimit;
+use axum::extract::{DefaultBodyLimit, Request};
 use axum::http::{Method, Uri};
+use axum::middleware::{self, Next};
+use axum::response::Response;
 use axum::routing::{get, put};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::daemon::{Command, Event, Failure, Reply, chain};
+use crate::fault;
 use crate::gateway::Refusal;
 use crate::problem::{Problem, ProblemKind};
 
@@ -44,6 +47,7 @@ impl Api {
             .fallback(no_path)
             .method_not_allowed_fallback(no_method)
             .layer(DefaultBodyLimit::max(BODY_LIMIT))
+            .layer(middleware::from_fn(change))
             .with_state(self)
     }
 
@@ -53,6 +57,18 @@ impl Api {
         self.owner.send(Event::Request(command, reply)).await.map_err(|_| stopping())?;
         answer.await.map_err(|_| stopping())?.map_err(Problem::from)
     }
+}
+
+/// The ends of a request that changes something.
+async fn change(request: Request, next: Next) -> Response {
+    if matches!(*request.method(), Method::GET | Method::HEAD) {
+        return next.run(request).await;
+    }
+    fault::asked();
+    fault::point("request.received");
+    let response = next.run(request).await;
+    fault::point("request.answered");
+    response
 }
 
 async fn no_path(uri: Uri) -> Problem {

@@ -34,6 +34,7 @@ impl Cli {
             Verb::Show(args) => args.client.json,
             Verb::PutTunnel(args) | Verb::DeleteTunnel(args) => args.client.json,
             Verb::Detach(args) => args.client.json,
+            Verb::FaultPoints(args) => args.json,
         }
     }
 }
@@ -59,6 +60,9 @@ pub enum Verb {
     DeleteTunnel(TunnelArgs),
     /// Remove the data path of an instance from the kernel: programs, maps, pins. No daemon may run.
     Detach(DetachArgs),
+    /// List the places at which a test can end the daemon.
+    #[command(hide = true)]
+    FaultPoints(FaultPointsArgs),
 }
 
 /// Where an instance is.
@@ -181,6 +185,14 @@ pub struct TunnelArgs {
     /// What every client command takes.
     #[command(flatten)]
     pub client: ClientArgs,
+}
+
+/// What `fault-points` takes.
+#[derive(Debug, Args)]
+pub struct FaultPointsArgs {
+    /// Answer in JSON.
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// `access-server detach`.

@@ -3,6 +3,7 @@
 mod counters;
 mod delete_tunnel;
 mod detach;
+mod fault_points;
 mod list;
 mod put_tunnel;
 mod run;
@@ -34,6 +35,7 @@ pub fn dispatch(cli: Cli) -> anyhow::Result<()> {
             Verb::PutTunnel(args) => put_tunnel::put_tunnel(&args).await,
             Verb::DeleteTunnel(args) => delete_tunnel::delete_tunnel(&args).await,
             Verb::Detach(args) => detach::detach(&args).await,
+            Verb::FaultPoints(args) => fault_points::fault_points(&args),
         }
     })
 }

@@ -12,12 +12,15 @@ use thiserror::Error;
 use tokio::sync::{mpsc, oneshot};
 use tracing::{debug, error, info, warn};
 
+use crate::fault;
 use crate::gateway::{Ends, Gateway, Path, Plan, Refusal, RowRequest, Settings, Step};
 use crate::row::VlanRow;
 use crate::table::{Table, TableError, VlanCounters};
 
 /// How often the paths are looked up again although nobody reported a change: netlink reports can be lost.
 const SURVEY_EVERY: Duration = Duration::from_secs(60);
+/// Seconds. An end later than this since the start of the machine was counted from 1970.
+const YEARS_30: u64 = 946_080_000;
 
 /// Everything that can happen to the owner.
 #[derive(Debug)]
@@ -90,7 +93,7 @@ pub struct LiveRow {
     pub devices: HashMap<u32, String>,
     /// The trunk's MTU in bytes, the limit of a row without tunnels.
     pub trunk_mtu: u32,
-    /// Unix time of the answer, in seconds.
+    /// When it was answered, in seconds since the machine was started.
     pub now: u64,
 }
 
@@ -184,7 +187,7 @@ impl<T: Table, N: Network> Daemon<T, N> {
         };
         daemon.read_back()?;
         let survey = daemon.network.survey(daemon.gateway.ends()).await;
-        let expired = daemon.gateway.expire(unix_now());
+        let expired = daemon.gateway.expire(since_boot());
         daemon.apply(expired)?;
         daemon.take(survey)?;
         for row in daemon.gateway.strangers() {
@@ -199,7 +202,7 @@ impl<T: Table, N: Network> Daemon<T, N> {
         let mut survey_timer = tokio::time::interval(SURVEY_EVERY);
         survey_timer.reset();
         loop {
-            let until_expiry = self.gateway.next_expiry().map(|at| at.saturating_sub(unix_now()));
+            let until_expiry = self.gateway.next_expiry().map(|at| at.saturating_sub(since_boot()));
             tokio::select! {
                 event = inbox.recv() => match event {
                     None | Some(Event::Stop) => return self.table,
@@ -248,7 +251,7 @@ impl<T: Table, N: Network> Daemon<T, N> {
             Command::Row(vlan) => Ok(self.reply_row(vlan)?),
             Command::Put(request) => {
                 self.learn(&request.tunnels).await;
-                let plan = self.gateway.put(unix_now(), &request)?;
+                let plan = self.gateway.put(since_boot(), &request)?;
                 self.apply(plan)?;
                 Ok(self.reply_row(request.vlan)?)
             }
@@ -270,7 +273,7 @@ impl<T: Table, N: Network> Daemon<T, N> {
             }
             Command::ReplaceAll(owner, rows) => {
                 self.learn(rows.iter().flat_map(|row| &row.tunnels)).await;
-                let plan = self.gateway.replace_all(unix_now(), &owner, &rows)?;
+                let plan = self.gateway.replace_all(since_boot(), &owner, &rows)?;
                 let (added, changed, removed) = (plan.added.clone(), plan.changed.clone(), plan.removed.clone());
                 self.apply(plan)?;
                 info!(%owner, added = added.len(), changed = changed.len(), removed = removed.len(), "rows replaced");
@@ -292,18 +295,23 @@ impl<T: Table, N: Network> Daemon<T, N> {
                 return Err(failure);
             }
             self.gateway.done(step);
+            fault::point("apply.one");
         }
         Ok(())
     }
 
     fn read_back(&mut self) -> Result<(), TableError> {
-        let rows = self.table.dump()?;
+        let mut rows = self.table.dump()?;
+        let unix = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        for end in rows.iter_mut().filter_map(|row| row.expires_at.as_mut()) {
+            *end = counted_since_boot(*end, unix, since_boot());
+        }
         self.gateway.adopt(rows);
         Ok(())
     }
 
     fn expire(&mut self) {
-        let plan = self.gateway.expire(unix_now());
+        let plan = self.gateway.expire(since_boot());
         let removed = plan.removed.clone();
         match self.apply(plan) {
             Ok(()) if removed.is_empty() => {}
@@ -371,7 +379,7 @@ impl<T: Table, N: Network> Daemon<T, N> {
             path_mtus: row.tunnels.iter().map(|tunnel| self.table.path_mtu(&tunnel.id)).collect(),
             devices: row.tunnels.iter().filter_map(|tunnel| name(tunnel.next_hop?.ifindex)).collect(),
             trunk_mtu: self.gateway.settings().trunk_mtu,
-            now: unix_now(),
+            now: since_boot(),
         }
     }
 }
@@ -406,7 +414,29 @@ pub fn chain(error: &dyn std::error::Error) -> String {
     text
 }
 
-fn unix_now() -> u64 {
-    // A clock before 1970 makes rows live longer, which is the harmless side.
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+/// Seconds since the machine was started, time asleep included: rows live in the kernel, so none is older than it, and
+/// setting the clock ends none early nor keeps one.
+fn since_boot() -> u64 {
+    let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: `now` is a valid place for the answer.
+    let done = unsafe { libc::clock_gettime(libc::CLOCK_BOOTTIME, &raw mut now) };
+    if done == 0 { u64::try_from(now.tv_sec).unwrap_or(0) } else { 0 }
+}
+
+/// The end of a row as this version counts it. Earlier versions counted from 1970, which no machine has been running for.
+fn counted_since_boot(end: u64, unix: u64, boot: u64) -> u64 {
+    if end < YEARS_30 { end } else { boot + end.saturating_sub(unix) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_end_that_an_earlier_version_wrote_keeps_what_is_left_of_it() {
+        let (unix, boot) = (1_790_000_000, 5_000);
+        assert_eq!(counted_since_boot(5_060, unix, boot), 5_060);
+        assert_eq!(counted_since_boot(unix + 60, unix, boot), 5_060);
+        assert_eq!(counted_since_boot(unix - 60, unix, boot), boot, "over");
+    }
 }

@@ -365,7 +365,7 @@ impl Gateway {
         plan
     }
 
-    /// When the next row ends, in Unix seconds.
+    /// When the next row ends, in seconds since the machine was started.
     pub fn next_expiry(&self) -> Option<u64> {
         self.expiries.first().map(|&(at, _)| at)
     }

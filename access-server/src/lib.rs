@@ -17,6 +17,7 @@ pub mod commands;
 pub mod config;
 pub mod daemon;
 pub mod datapath;
+pub mod fault;
 pub mod gateway;
 pub mod link;
 pub mod lock;

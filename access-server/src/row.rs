@@ -19,7 +19,7 @@ pub struct VlanRow {
     pub generation: Generation,
     /// How the row came to be.
     pub origin: Origin,
-    /// Unix time in seconds at which the row ends, if it has an end.
+    /// When the row ends, in seconds since the machine was started, if it has an end.
     pub expires_at: Option<u64>,
     /// Ethernet address of the server's port on this VLAN.
     pub server_mac: MacAddr,

@@ -14,6 +14,7 @@ use crate::checks::{self, Found};
 use crate::config::{DaemonConfig, Role};
 use crate::daemon::{Command, Daemon, Event};
 use crate::datapath::{self, DatapathConfig};
+use crate::fault;
 use crate::gateway::{RowRequest, Settings};
 use crate::lock::InstanceLock;
 use crate::route::{self, Routes};
@@ -40,6 +41,7 @@ pub struct Extras {
 /// # Errors
 /// The step that failed, with its cause.
 pub async fn serve(config: &DaemonConfig, extras: Extras) -> anyhow::Result<()> {
+    fault::arm()?;
     config.check()?;
     checks::privileges()?;
     let name = match config.role {
@@ -47,17 +49,20 @@ pub async fn serve(config: &DaemonConfig, extras: Extras) -> anyhow::Result<()> 
         Role::Site { .. } => "access-server site",
     };
     let _lock = InstanceLock::take(&config.run_dir, &config.instance, name)?;
+    fault::point("start.locked");
     let (connection, handle, _) = rtnetlink::new_connection().context("cannot open a netlink socket")?;
     tokio::spawn(connection);
     let found = checks::network(config, &handle).await?;
     prepare_devices(config, &found, &handle).await?;
     bpffs::ensure(&config.bpffs)?;
     let table = open_table(config, &found)?;
+    fault::point("start.open");
     let listener = listen(&config.socket)?;
 
     let (owner, inbox) = mpsc::channel(QUEUE);
     let routes = Routes::new(handle.clone(), &config.wans, config.inside_device());
     let daemon = Daemon::start(settings(config, &found), table, routes, owner.clone()).await?;
+    fault::point("start.read");
     let mut devices = config.wans.clone();
     devices.push(config.inside_device().to_owned());
     route::watch(devices, owner.clone()).context("cannot watch the routing table")?;
@@ -66,6 +71,7 @@ pub async fn serve(config: &DaemonConfig, extras: Extras) -> anyhow::Result<()> 
     let detach_on_exit = extras.detach_on_exit;
     tokio::spawn(own_rows(owner, extras, config.clone()));
     daemon.run(inbox).await;
+    fault::point("stop.begun");
     api.abort();
     // Ours as long as the lock is: no successor has put its own there.
     std::fs::remove_file(&config.socket).context("cannot remove the socket")?;

@@ -16,6 +16,7 @@ use crate::limits::{self, LimitError};
 use crate::pins::{self, Loaded, OpenError, OpenOptions};
 use crate::row::{GIDS, Row, RowError};
 use crate::skel::guard::types::{guard_row, owner_row, stack_row};
+use crate::steps;
 use crate::tables::TableError;
 
 /// As in stacks.h: no limit.
@@ -227,6 +228,7 @@ impl Guard {
         }
         self.loaded.by_gids.put(&row.gids(), &cookie)?;
         self.by_gids.insert(row.gids(), cookie);
+        steps::passed("guard.gids");
         for cgroup in &row.cgroups {
             if self.levels | cgroup.levels() != self.levels {
                 self.look_at(self.levels | cgroup.levels())?;
@@ -234,9 +236,11 @@ impl Guard {
             self.loaded.by_cgroup.put(&cgroup.id, &owner_row { stack: cookie, level: cgroup.level, pad: 0 })?;
             self.by_cgroup.insert(cgroup.id, cookie);
         }
+        steps::passed("guard.cgroups");
         let max_connections = row.max_connections.unwrap_or(UNLIMITED);
         self.loaded.stacks.put(&cookie, &stack_row { id, gids: row.gids(), max_connections })?;
         self.rows.insert(cookie, (id, row.clone()));
+        steps::passed("guard.stack");
         match netns.filter(|_| row.max_connections.is_some()) {
             Some(netns) => limits::set(&self.options, cookie, netns)?,
             None => limits::lift(&self.options.pin_dir, cookie)?,
@@ -261,7 +265,9 @@ impl Guard {
     /// first.
     pub fn remove(&mut self, cookie: u64) -> Result<bool, PutError> {
         limits::lift(&self.options.pin_dir, cookie)?;
+        steps::passed("unguard.limit");
         let there = self.loaded.stacks.remove(&cookie)?;
+        steps::passed("unguard.stack");
         let stale = |owners: &BTreeMap<u64, u64>| -> Vec<u64> {
             owners.iter().filter(|&(_, &owner)| owner == cookie).map(|(&key, _)| key).collect()
         };
@@ -278,6 +284,7 @@ impl Guard {
             self.loaded.by_gids.remove(&gids)?;
             self.by_gids.remove(&gids);
         }
+        steps::passed("unguard.owners");
         if let Some((id, _)) = self.rows.get(&cookie) {
             self.loaded.connections.remove(id)?;
         }
@@ -327,6 +334,8 @@ impl Guard {
         let mut held = self.rows.get(&row.cookie).is_some_and(|(_, known)| known == row);
         held &= stack.is_some_and(|there| (there.gids, there.max_connections) == (row.gids(), max_connections));
         held &= self.loaded.by_gids.get(&row.gids())? == Some(row.cookie);
+        // Set after the row: a put that was killed between them left a limit that nothing holds.
+        held &= limits::is_set(&self.options.pin_dir, row.cookie) == row.max_connections.is_some();
         for Cgroup { id, level } in &row.cgroups {
             let owner = self.loaded.by_cgroup.get(id)?;
             held &= owner.is_some_and(|owner| (owner.stack, owner.level) == (row.cookie, *level));

@@ -25,6 +25,7 @@ mod limits;
 mod pins;
 mod refusal;
 mod row;
+mod steps;
 mod tables;
 mod task;
 
@@ -48,4 +49,5 @@ pub use limits::LimitError;
 pub use pins::{DEFAULT_MAX_STACKS, OpenError, OpenOptions, discard};
 pub use refusal::{Hook, Refusal};
 pub use row::{GIDS, Row, RowError};
+pub use steps::{STEPS, watch_steps};
 pub use tables::TableError;

@@ -65,6 +65,11 @@ fn load(options: &OpenOptions, cookie: u64) -> Result<OwnedFd, LimitError> {
     skel.progs.guard_incoming.as_fd().try_clone_to_owned().map_err(failed(cookie, "hold the BPF program"))
 }
 
+/// Whether a limit of the stack is pinned.
+pub(crate) fn is_set(pin_dir: &Path, cookie: u64) -> bool {
+    pin(pin_dir, cookie).exists()
+}
+
 /// Puts the program in the place of the pinned one. Says whether there was one that is attached.
 pub(crate) fn replace(options: &OpenOptions, cookie: u64) -> Result<bool, LimitError> {
     let path = c_path(&pin(&options.pin_dir, cookie)).map_err(failed(cookie, "name the pin"))?;

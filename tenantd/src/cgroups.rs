@@ -36,6 +36,7 @@ pub use disk::Disk;
 pub use layout::{Hierarchy, Layout, Version};
 pub use usage::Usage;
 
+use crate::fault;
 use crate::limits::{Bytes, Limits};
 use knobs::FileError;
 
@@ -314,7 +315,10 @@ impl Cgroups {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
                 Err(CgroupError::Make { path, source: error })
             }
-            _ => Ok(()),
+            _ => {
+                fault::point("limits.some");
+                Ok(())
+            }
         })
     }
 
@@ -507,6 +511,7 @@ impl Cgroups {
                 sleep(Duration::from_millis(1));
                 self.kill(tenant)?;
             }
+            fault::point("cgroups.some");
         }
         Ok(())
     }

@@ -13,6 +13,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use crate::access::AccessClient;
 use crate::config::Config;
 use crate::control::Handle;
+use crate::fault;
 use crate::features::{self, FeatureError};
 use crate::net::ns::NsError;
 use crate::net::room::{PatchError, PatchRoom, check_card};
@@ -29,6 +30,9 @@ pub enum RunError {
     /// The process's own capabilities could not be read.
     #[error("cannot read the process's capabilities")]
     Capabilities(#[source] caps::errors::CapsError),
+    /// A fault point that cannot be armed.
+    #[error(transparent)]
+    Fault(#[from] fault_point::ArmError),
     /// The kernel is too old.
     #[error("kernel {found} is too old: tenantd needs 6.1 or newer (Debian 12 has it)")]
     Kernel {
@@ -119,6 +123,7 @@ const NEEDED: [caps::Capability; 4] = [
 
 /// Run until SIGTERM or SIGINT. The kernel keeps what tenants need; nothing is taken down at the end.
 pub async fn run(config: Config) -> Result<(), RunError> {
+    fault::arm()?;
     for capability in NEEDED {
         let held = caps::has_cap(None, caps::CapSet::Effective, capability).map_err(RunError::Capabilities)?;
         if !held {
@@ -140,15 +145,19 @@ pub async fn run(config: Config) -> Result<(), RunError> {
     let _lock = lock(&config.run_dir.join("lock"))?;
     // Somebody may have started another one of this instance with another run directory.
     let _store_lock = lock(&config.state_dir.join("lock"))?;
+    fault::point("start.locked");
     let bpf_dir = bpf_dir(&config)?;
     let store = SqliteStore::open(&config.state_dir.join("tenantd.db"))?;
+    fault::point("start.store");
     let near = format!("trunk-{}", config.instance);
     let room = PatchRoom::open(&pin, &bpf_dir, config.trunk.as_deref(), &near).await?;
+    fault::point("start.room");
     let access = AccessClient::new(Path::new(&config.access), format!("tenantd/{}", config.instance));
     let (ended_in, ended) = tokio::sync::mpsc::channel(1024);
     let (handle, inbox) = Handle::new();
     let made_of = WorldParts { config: config.clone(), room, access, ended: ended_in, handle: handle.clone(), bpf_dir };
     let world = World::new(made_of)?;
+    fault::point("start.world");
     let parts = Parts {
         instance: config.instance.clone(),
         trunk: config.trunk.clone().unwrap_or(near),
@@ -160,6 +169,7 @@ pub async fn run(config: Config) -> Result<(), RunError> {
     };
     let owner = Owner::start(parts).await.map_err(Box::new)?;
     let listener = crate::api::bind(&config.socket).await?;
+    fault::point("start.listening");
     let owner = tokio::spawn(owner.run());
     let mut terminate = signal(SignalKind::terminate()).map_err(RunError::Signal)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(RunError::Signal)?;
@@ -169,9 +179,11 @@ pub async fn run(config: Config) -> Result<(), RunError> {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
     }
+    fault::point("stop.begun");
     // A step that has begun is finished by the next start: intent is in the store, the rest is read from the kernel.
     owner.abort();
     let _ = std::fs::remove_file(&config.socket);
+    fault::point("stop.silent");
     Ok(())
 }
 

@@ -35,6 +35,7 @@ use tenant_init::tree;
 pub use names::{resolv_conf, write_hosts, write_resolv_conf};
 
 use crate::cgroups::Entry;
+use crate::fault;
 
 /// What an init is made from.
 #[derive(Debug, Clone)]
@@ -274,6 +275,7 @@ pub fn launch_into(spec: &LaunchSpec, surroundings: &Surroundings) -> Result<Lau
     let first = spec.gids.get();
     let ping_groups = CString::new(format!("{first} {}", first + (IDS - 1)))?;
     let control = control_socket(spec)?;
+    fault::point("launch.socket");
     let inherited = [above(&null)?, above(&log)?, above(&control)?, above(&house)?];
     let layer = surroundings.layer.as_ref().map(above).transpose()?;
     let birth = child::Birth {
@@ -293,6 +295,7 @@ pub fn launch_into(spec: &LaunchSpec, surroundings: &Surroundings) -> Result<Lau
             return Err(named(spec, failure));
         }
     };
+    fault::point("launch.cloned");
     if spec.network
         && let Err(source) = Client::connect(&spec.control_socket).and_then(|mut init| init.hello(OWN_STACK))
     {

@@ -14,6 +14,7 @@ pub mod config;
 pub mod control;
 pub mod daemon;
 pub mod enter;
+pub mod fault;
 pub mod features;
 pub mod images;
 pub mod kernel;

@@ -114,6 +114,9 @@ enum Verb {
     Cp(commands::cp::Cp),
     /// Watch what tenants use
     Top(commands::top::Top),
+    /// List the places at which a test can end the daemon
+    #[command(hide = true)]
+    FaultPoints(commands::fault_points::FaultPoints),
 }
 
 fn main() -> ExitCode {
@@ -176,6 +179,7 @@ fn dispatch(cli: Cli) -> Result<u8, Failure> {
         Verb::Shell(args) => return commands::shell::run(args, cx),
         Verb::Cp(args) => return commands::cp::run(args, cx),
         Verb::Top(args) => commands::top::run(&args, &cx),
+        Verb::FaultPoints(args) => commands::fault_points::run(&args, &cx),
     }
     .map(|()| 0)
 }

@@ -28,6 +28,7 @@ use tokio::sync::mpsc;
 
 use crate::access::AccessError;
 use crate::control::{Command, FromTenant, Handle, Inbox, OpError, Reply};
+use crate::fault::{self, Moment};
 use crate::kernel::Kernel;
 use crate::model::*;
 use crate::plan::{Action, plan, service_of};
@@ -165,7 +166,9 @@ impl<K: Kernel> Owner<K> {
             owner.desired.insert(tenant.name, desired);
         }
         owner.sweep().await?;
+        fault::point("start.swept");
         owner.reach_access().await;
+        fault::point("start.access");
         Ok(owner)
     }
 
@@ -211,6 +214,7 @@ impl<K: Kernel> Owner<K> {
                 Input::Turn(name) => {
                     self.turns.pop_front();
                     let _ = self.pass(&name).await;
+                    fault::point("start.one");
                 }
                 Input::Tick => {
                     self.tick().await;
@@ -338,10 +342,12 @@ impl<K: Kernel> Owner<K> {
             }
             let started = Instant::now();
             let name = action.name();
+            fault::step(name, Moment::Before).map_err(|e| (name, e.into()))?;
             self.kernel.apply(&desired.tenant, &action).await.map_err(|e| (name, e))?;
             if action == Action::Forget {
                 self.forget(&desired.tenant.name).map_err(|e| (name, store_step(e)))?;
             }
+            fault::step(name, Moment::After).map_err(|e| (name, e.into()))?;
             steps.push(step(name, started));
         }
         if actual.silent {

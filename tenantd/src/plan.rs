@@ -181,7 +181,8 @@ fn removal(tenant: &Tenant, actual: &Actual) -> Vec<Action> {
         }
     };
     when(actual.access_any && !actual.access_away, Action::WithdrawAccess);
-    when(actual.bound, Action::Unbind);
+    // Also where no tag leads to the port: rows of an unbind that was killed may be left, and its class.
+    when(actual.bound || actual.port, Action::Unbind);
     when(actual.port, Action::DeletePort);
     when(tenant.whole_device && actual.device, Action::ReturnDevice);
     when(actual.init, Action::EndInit);
@@ -199,9 +200,7 @@ fn making(tenant: &Tenant, actual: &Actual) -> Vec<Action> {
     // A port whose other end is not in this stack is a leftover of a stack that died.
     let stale_port = actual.port && !(actual.init && actual.device);
     if stale_port {
-        if actual.bound {
-            steps.push(Action::Unbind);
-        }
+        steps.push(Action::Unbind);
         steps.push(Action::DeletePort);
     }
     for (name, as_desired) in &actual.services {

@@ -8,6 +8,7 @@ use rusqlite::{Connection, params};
 use serde::{Deserialize, Serialize};
 use stackmap::TenantName;
 
+use crate::fault;
 use crate::model::Tenant;
 
 /// Schema of the database file; a file with a higher one is refused.
@@ -131,20 +132,24 @@ impl Store for SqliteStore {
     fn put(&mut self, desired: &Desired) -> Result<(), StoreError> {
         let name = desired.tenant.name.to_string();
         let body = serde_json::to_string(desired).map_err(|source| StoreError::Row { name: name.clone(), source })?;
+        fault::point("store.put.before");
         self.db
             .prepare_cached(
                 "INSERT INTO tenants (name, body) VALUES (?1, ?2) ON CONFLICT (name) DO UPDATE SET body = ?2",
             )
             .and_then(|mut s| s.execute(params![name, body]))
             .map_err(|source| StoreError::Statement { verb: "write", name, source })?;
+        fault::point("store.put.after");
         Ok(())
     }
 
     fn remove(&mut self, name: &TenantName) -> Result<(), StoreError> {
+        fault::point("store.remove.before");
         self.db
             .prepare_cached("DELETE FROM tenants WHERE name = ?1")
             .and_then(|mut s| s.execute(params![name.to_string()]))
             .map_err(|source| StoreError::Statement { verb: "delete", name: name.to_string(), source })?;
+        fault::point("store.remove.after");
         Ok(())
     }
 }

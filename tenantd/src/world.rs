@@ -36,6 +36,7 @@ use crate::api::Doors;
 use crate::cgroups::{Cgroups, Layout};
 use crate::config::Config;
 use crate::control;
+use crate::fault;
 use crate::images::ImageStore;
 use crate::launch::{self, AdoptError, Launched};
 use crate::model::{Counters, Tenant};
@@ -275,6 +276,7 @@ impl World {
             Action::Unbind => match tenant.vlan {
                 Some(vlan) => {
                     self.room.unbind(vlan).await?;
+                    fault::point("unbind.class");
                     self.free_class(vlan).await
                 }
                 None => Ok(()),

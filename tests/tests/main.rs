@@ -24,6 +24,7 @@ mod inside_api;
 mod instances;
 mod isolation;
 mod kill9;
+mod kill_points;
 mod large;
 mod leftovers;
 mod limits;
@@ -68,6 +69,7 @@ fn main() -> ExitCode {
         attacks::trials(),
         add_remove::trials(),
         kill9::trials(),
+        kill_points::trials(),
         private_server::trials(),
         standard_servers::trials(),
         inside_api::trials(),

@@ -25,6 +25,7 @@ mod drop_reason;
 mod filter;
 mod pins;
 mod room;
+mod steps;
 mod tables;
 mod vid;
 
@@ -42,6 +43,7 @@ pub use drop_reason::DropReason;
 pub use filter::{FILTER_PRIORITY, FilterError};
 pub use pins::{OpenError, discard};
 pub use room::{Adoption, Change, PortError, PortId, Program, Room, RoomCounters, TrunkError, Usage, Verdict};
+pub use steps::{STEPS, watch_steps};
 pub use tables::TableError;
 pub use tables::counters::{Counters, Drops};
 pub use vid::{Tag, Vid, VidError};

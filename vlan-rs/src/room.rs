@@ -18,6 +18,7 @@ use crate::drop_reason::DropReason;
 use crate::filter::{self, FilterError};
 use crate::pins::{self, Loaded, OpenError};
 use crate::skel::types::port_row;
+use crate::steps;
 use crate::tables::counters::{Counters, Drops};
 use crate::tables::{TableError, answers, bytes_of, counters, limits, ports, rates, trunks};
 use crate::vid::Tag;
@@ -180,6 +181,8 @@ pub struct Room {
     loaded: Loaded,
     ports: BTreeMap<u32, Port>,
     trunks: BTreeMap<u32, (u32, TrunkConfig)>,
+    /// Ports to which no tag leads: a put or delete of another process was killed. By the tag they should have.
+    half: BTreeMap<Tag, u32>,
     free_slots: BTreeSet<u32>,
     answer_count: u32,
     adoption: Adoption,
@@ -197,6 +200,7 @@ impl Room {
             loaded,
             ports: BTreeMap::new(),
             trunks: BTreeMap::new(),
+            half: BTreeMap::new(),
             free_slots: (ROOM_SLOT + 1..slots).collect(),
             answer_count: 0,
             adoption: Adoption::default(),
@@ -217,7 +221,9 @@ impl Room {
     /// # Errors
     /// The table that could not be read.
     pub fn port(&self, tag: Tag) -> Result<Option<PortConfig>, TableError> {
-        let Some(ifindex) = self.ifindex_of(PortId::Tag(tag))? else { return Ok(None) };
+        // One to which no tag leads is not there yet, or not any more.
+        let Some(tagged) = self.loaded.by_tag.get(&ports::key_of(tag))? else { return Ok(None) };
+        let ifindex = tagged.port;
         let Some(row) = self.loaded.by_ifindex.get(&ifindex)? else { return Ok(None) };
         let mut found = ports::config_of(ifindex, &row);
         if let Some(port) = &mut found {
@@ -259,12 +265,15 @@ impl Room {
             port.config.answer.sort();
             self.answer_count += count(&port.config.answer);
         }
+        self.half = self.ports.iter().map(|(&ifindex, port)| (port.config.tag(), ifindex)).collect();
         // A put that was killed between its rows.
         for (key, row) in self.loaded.by_tag.rows()? {
             let owner = self.ports.get(&row.port);
             let wanted = owner.map(|port| ports::key_of(port.config.tag()));
             if wanted.is_none_or(|wanted| bytes_of(&wanted) != bytes_of(&key)) {
                 self.loaded.by_tag.remove(&key)?;
+            } else if let Some(port) = owner {
+                self.half.remove(&port.config.tag());
             }
         }
         Ok(())
@@ -436,6 +445,7 @@ impl Room {
         let (tag_row, row) = ports::rows_of(config, mode, slot);
         // 0. Its limits, before the row that says it has some.
         limits::put(&self.loaded.limits, slot, config)?;
+        steps::passed("port.limits");
         let old_answer: &[IpNet] = present.map_or(&[], |port| &port.config.answer);
         // 1. Nothing may reach the port under a tag that it is about to lose.
         if let Some(old) = present.filter(|port| port.config.tag() != config.tag()) {
@@ -445,12 +455,16 @@ impl Room {
         self.loaded.by_ifindex.put(&config.ifindex, &row)?;
         self.answer_count = self.answer_count + count(&config.answer) - count(old_answer);
         self.ports.insert(config.ifindex, Port { row, config: config.clone() });
+        steps::passed("port.row");
         // 3. Its answers.
         answers::replace(&self.loaded.answers, config.ifindex, old_answer, &config.answer)?;
+        steps::passed("port.answers");
         // 4. Its way out.
         filter::attach(self.program(Program::Port), config.ifindex, self.filter_handle, present.is_none())?;
+        steps::passed("port.filter");
         // 5. Its way in.
         self.loaded.by_tag.put(&ports::key_of(config.tag()), &tag_row)?;
+        self.half.retain(|_, port| *port != config.ifindex);
         Ok(match present {
             None => Change::Added,
             Some(old) if ports::same_row(&old.row, &row) && old.config == *config => Change::Unchanged,
@@ -467,14 +481,19 @@ impl Room {
         if let Some(port) = self.ports.get(&ifindex) {
             ports::remove_tag(&self.loaded.by_tag, port.config.tag(), ifindex)?;
         }
+        steps::passed("unport.tag");
         filter::detach(self.program(Program::Port), ifindex, self.filter_handle)?;
+        steps::passed("unport.filter");
         Ok(self.forget_port(ifindex)?)
     }
 
     fn ifindex_of(&self, id: PortId) -> Result<Option<u32>, TableError> {
         Ok(match id {
             PortId::Ifindex(ifindex) => self.ports.contains_key(&ifindex).then_some(ifindex),
-            PortId::Tag(tag) => self.loaded.by_tag.get(&ports::key_of(tag))?.map(|row| row.port),
+            PortId::Tag(tag) => {
+                let row = self.loaded.by_tag.get(&ports::key_of(tag))?;
+                row.map(|row| row.port).or_else(|| self.half.get(&tag).copied())
+            }
         })
     }
 
@@ -489,6 +508,7 @@ impl Room {
         self.loaded.by_ifindex.remove(&ifindex)?;
         self.free_slots.insert(port.row.slot);
         self.answer_count -= count(&port.config.answer);
+        self.half.retain(|_, port| *port != ifindex);
         self.ports.remove(&ifindex);
         Ok(())
     }

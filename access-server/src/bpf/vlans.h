@@ -30,7 +30,7 @@ struct {
 /* What only user space reads: it keeps no other record of a row. */
 struct vlan_meta {
 	__u64 generation;
-	__u64 expires_at; /* Unix time in seconds; 0: never */
+	__u64 expires_at; /* seconds since the machine was started; 0: never */
 	__u8 origin;
 	__u8 owner_len;
 	__u8 zero[6];

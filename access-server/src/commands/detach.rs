@@ -5,11 +5,13 @@ use anyhow::{Context, bail};
 use crate::cli::DetachArgs;
 use crate::client::Client;
 use crate::datapath;
+use crate::fault;
 use crate::lock::InstanceLock;
 
 use super::{daemon_answers, print_json};
 
 pub(super) async fn detach(args: &DetachArgs) -> anyhow::Result<()> {
+    fault::arm()?;
     let places = args.client.place.places();
     // The lock says who holds the instance; the socket tells of a daemon with another run directory.
     let _lock = InstanceLock::take(&places.run_dir(), places.instance, "access-server detach")?;

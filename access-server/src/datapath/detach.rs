@@ -7,6 +7,7 @@ use libbpf_rs::{MapCore, MapHandle};
 
 use super::attach::{self, Side};
 use super::{OpenError, load};
+use crate::fault;
 
 /// Takes the programs of `instance` off all devices of the calling thread's network namespace and the pins in `pin_dir`
 /// away. What is not there needs no removing.
@@ -26,8 +27,10 @@ pub fn detach(pin_dir: &Path, instance: &str) -> Result<(), OpenError> {
                 attach::detach(&devices.as_fd(), ifindex, side, attach::handle(instance))
                     .map_err(|source| OpenError::Attach { ifindex, source })?;
             }
+            fault::point("detach.one");
         }
     }
+    fault::point("detach.programs");
     load::unpin(pin_dir)?;
     match std::fs::remove_dir(pin_dir) {
         Err(source) if source.kind() != std::io::ErrorKind::NotFound => {

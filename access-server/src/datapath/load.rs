@@ -16,6 +16,7 @@ use super::map::{Map, MapError};
 use super::maps::{self, Maps};
 use super::skel::{GatewaySkelBuilder, OpenGatewaySkel, types};
 use super::{DatapathConfig, OpenError, Role, TrunkMode, wire};
+use crate::fault;
 
 /// What runs: the maps and the programs.
 pub(super) struct Loaded {
@@ -136,6 +137,7 @@ pub(super) fn attach_all(loaded: &Loaded, cfg: &DatapathConfig) -> Result<(), Op
     for (ifindex, program, side) in places {
         loaded.maps.devices.put(&ifindex, &1)?;
         attach::attach(program, ifindex, side, handle).map_err(|source| OpenError::Attach { ifindex, source })?;
+        fault::point("attach.one");
     }
     for ifindex in loaded.maps.devices.keys()? {
         if ifindex != inside && !wans.contains(&ifindex) {

@@ -12,6 +12,7 @@ use super::maps::Maps;
 use super::places::{Placed, Places, ends};
 use super::skel::types;
 use super::{DeleteError, PutError, wire};
+use crate::fault;
 use crate::row::{TunnelRow, VlanRow};
 
 /// Whether a changed tunnel may be written over the old one: all that changed is one number, which the programs read at
@@ -71,18 +72,23 @@ pub(super) fn put(maps: &Maps, places: &mut Places, row: VlanRow) -> Result<(), 
     let placed = Placed { row, indices };
     // From here on a failure leaves the row half written; the caller reads the maps anew.
     let first_l2 = put_tunnels(maps, places, &placed)?;
+    fault::point("put.tunnels");
     put_prefixes(maps, old.as_ref(), &placed)?;
+    fault::point("put.prefixes");
     if old.is_none() {
         maps.vlan_metas.put(&u32::from(vlan.get()), &wire::vlan_meta(&placed.row))?;
     }
     let row_value = wire::vlan_row(&placed.row, &placed.indices, first_l2);
     maps.vlans.put(&u32::from(vlan.get()), &row_value)?;
+    fault::point("put.row");
     for (tunnel, index) in placed.tunnels() {
         maps.tunnels.put(&wire::tunnel_key(&tunnel.id), &wire::tunnel_in(&placed.row, index))?;
         places.bound.insert(tunnel.id, vlan);
     }
+    fault::point("put.keys");
     if let Some(old) = &old {
         remove_gone(maps, places, old, Some(&placed))?;
+        fault::point("put.removed");
         // Last: whoever reads the new generation reads a whole row.
         maps.vlan_metas.put(&u32::from(vlan.get()), &wire::vlan_meta(&placed.row))?;
     }
@@ -160,8 +166,11 @@ pub(super) fn delete(maps: &Maps, places: &mut Places, vlan: Vlan) -> Result<(),
         for tunnel in &old.row.tunnels {
             maps.tunnels.remove(&wire::tunnel_key(&tunnel.id))?;
         }
+        fault::point("delete.keys");
         maps.vlans.put(&number, &types::vlan_row::default())?;
+        fault::point("delete.row");
         remove_gone(maps, places, &old, None)?;
+        fault::point("delete.removed");
         maps.vlan_metas.put(&number, &types::vlan_meta::default())?;
         places.rows.remove(&vlan);
     }

@@ -38,6 +38,7 @@ use tracing::info;
 use super::socket::Peer;
 use super::{described, no_such_method, no_such_path};
 use crate::control::Handle;
+use crate::fault;
 use crate::model::{Tenant, TenantStatus};
 use crate::problem::{Problem, ProblemKind};
 
@@ -160,6 +161,7 @@ impl Doors {
     pub(super) fn open_for(&mut self, name: &TenantName, root: u32) -> Result<(), DoorError> {
         let dir = Self::dir_of(&self.dir, name);
         let (listener, file) = bind(&dir, root)?;
+        fault::point("door.bound");
         let account = Mutex::new(Account { left: CHANGES, at: Instant::now() });
         let guard = Arc::new(Guard { name: name.clone(), root, account });
         let router = router(self.handle.for_tenant(name.clone()), guard);

@@ -45,6 +45,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::control::Handle;
+use crate::fault;
 use crate::problem::{Problem, ProblemKind};
 use socket::{Gate, Peer};
 pub use socket::{ServeError, bind};
@@ -134,7 +135,10 @@ async fn guard(
     let method = request.method().clone();
     // The pattern, not the path: a tunnel in a path holds a customer's address.
     let route = request.extensions().get::<MatchedPath>().map(|p| p.as_str().to_owned()).unwrap_or_default();
+    fault::asked();
+    fault::point("request.received");
     let response = next.run(request).await;
+    fault::point("request.answered");
     info!(uid = peer.uid, %method, route, status = response.status().as_u16(), "request");
     response
 }

@@ -18,6 +18,7 @@ pub mod add_tenant;
 pub mod add_tunnel;
 pub mod cp;
 pub mod exec;
+pub mod fault_points;
 pub mod image;
 pub mod list;
 pub mod list_shares;

@@ -13,6 +13,8 @@ use vlan_rs::{
     TrunkConfig, TrunkError, TrunkMode, Vid, VidError,
 };
 
+use crate::fault;
+
 use super::link::{self, Link, NetlinkError, VethEnd};
 use super::ns::{NetNs, NsError, is_pinned};
 
@@ -126,7 +128,9 @@ impl PatchRoom {
                 }
                 // What is pinned belongs to a room that is gone: its device numbers mean nothing in a new one.
                 vlan_rs::discard(bpf_dir).map_err(PatchError::Discard)?;
-                NetNs::create_pinned(pin)?
+                let made = NetNs::create_pinned(pin)?;
+                fault::point("room.pinned");
+                made
             }
         };
         let netlink = ns.netlink()?;
@@ -135,6 +139,7 @@ impl PatchRoom {
             Some(card) => take_card(&here, &netlink, &ns, card).await?,
             None => make_pair(&here, &netlink, near).await?,
         };
+        fault::point("room.trunk");
         let mode = if card.is_none() { TrunkMode::Peer } else { TrunkMode::Plain };
         let (jobs, inbox) = mpsc::channel::<Job>();
         let (ready, opened) = tokio::sync::oneshot::channel();

@@ -18,6 +18,8 @@ use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteFlags, Rout
 use rtnetlink::{Handle, RouteMessageBuilder};
 use stackmap::MacAddr;
 
+use crate::fault;
+
 use super::link::{self, NetlinkError, failed};
 
 /// Next hop of everything in a layer-3 stack; its Ethernet address is the gateway's.
@@ -205,12 +207,14 @@ pub async fn apply(netlink: &Handle, actual: &StackActual, plan: &StackPlan) -> 
         absent_is_fine(netlink.address().del(message).execute().await)
             .map_err(failed("delete address", gone.address.to_string()))?;
     }
+    fault::point("stack.cleared");
     if actual.link.mtu != plan.mtu {
         link::set_mtu(netlink, index, plan.mtu).await?;
     }
     for new in plan.addresses.difference(&actual.addresses) {
         add_address(netlink, index, new).await?;
     }
+    fault::point("stack.addressed");
     if !actual.link.up {
         // Where nobody is asked nothing needs a link-local address, its duplicate detection or its group reports.
         if !plan.link_local {
@@ -231,6 +235,7 @@ pub async fn apply(netlink: &Handle, actual: &StackActual, plan: &StackPlan) -> 
             .await
             .map_err(failed("set neighbour", GATEWAY.to_string()))?;
     }
+    fault::point("stack.neighbour");
     // A device that was down has lost its IPv6 routes: nothing of what was read before is left of them.
     let kept = if actual.link.up { actual.routes.clone() } else { BTreeSet::new() };
     // Routes on the link first: a router's route needs the way to the router.

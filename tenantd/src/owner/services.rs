@@ -12,6 +12,7 @@ use tenant_init::protocol::{Refusal, RefusalKind};
 use super::errors::half_made;
 use super::{Owner, answer};
 use crate::control::{OpError, Reply};
+use crate::fault;
 use crate::kernel::{Kernel, ServiceJob};
 use crate::model::*;
 use crate::plan::service_of;
@@ -129,6 +130,7 @@ impl<K: Kernel> Owner<K> {
             }
         }
         self.origin = origin;
+        fault::point("service.done");
         let name = service.name.clone();
         let result = match result {
             Ok(()) if add => self.record(&tenant, service).await,

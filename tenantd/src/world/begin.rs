@@ -8,6 +8,7 @@ use tenant_init::house::{self, Image, Share};
 use super::{END_DEADLINE, StepError, World, joined, rates};
 use crate::api::Doors;
 use crate::cgroups::{CgroupError, Entry};
+use crate::fault;
 use crate::images::{self, GetError};
 use crate::launch::{self, LaunchSpec, Launched, Surroundings};
 use crate::layer::{self, Layer};
@@ -42,7 +43,9 @@ impl World {
         let cgroups = Some(self.cgroups.entry(&tenant.name)?);
         let (ephemeral, disk) = (tenant.ephemeral, tenant.limits.disk.map(Bytes::get));
         let launched = tokio::task::spawn_blocking(move || start(spec, cgroups, ephemeral, disk)).await;
-        self.sit(&tenant.name, launched.map_err(joined)??)
+        let launched = launched.map_err(joined)??;
+        fault::point("launch.held");
+        self.sit(&tenant.name, launched)
     }
 
     /// What below the state of the world a request asks for can be had here: limits and image.
@@ -117,6 +120,7 @@ fn start(
             surroundings.layer = Some(mounted.mount);
         }
     }
+    fault::point("launch.layer");
     Ok(launch::launch_into(&spec, &surroundings)?)
 }
 

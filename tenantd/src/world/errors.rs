@@ -8,6 +8,7 @@ use tenant_init::client::ClientError;
 use crate::access::AccessError;
 use crate::api::DoorError;
 use crate::cgroups::CgroupError;
+use crate::fault::Injected;
 use crate::images::{self, GetError, HostError};
 use crate::launch::{AdoptError, EndError, LaunchError};
 use crate::layer::LayerError;
@@ -111,6 +112,9 @@ pub enum StepError {
     /// The socket of the tenant's own API.
     #[error(transparent)]
     Door(#[from] DoorError),
+    /// A test asked for it.
+    #[error(transparent)]
+    Fault(#[from] Injected),
     /// A thread of ours ended, or a descriptor could not be watched.
     #[error("cannot watch or wait")]
     Watch(#[source] io::Error),

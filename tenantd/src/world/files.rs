@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use tenant_init::tree;
 
 use super::{StepError, World, joined};
+use crate::fault;
 use crate::layer::Layer;
 use crate::model::Tenant;
 
@@ -27,6 +28,7 @@ impl World {
                 move |source| StepError::File { verb, path, source }
             };
             gone(fs::remove_file(&socket)).map_err(failed("remove", &socket))?;
+            fault::point("files.socket");
             if files.join("layer").exists() {
                 // A quota belongs to the ids, which may be the next tenant's.
                 Layer::new(&files, gids).set_limit(None)?;

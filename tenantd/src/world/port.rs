@@ -9,6 +9,7 @@ use stackmap::Vlan;
 
 use super::{PROBE_DEADLINE, StepError, World, rates};
 use crate::access::{AccessError, StoredRow};
+use crate::fault;
 use crate::launch;
 use crate::model::Tenant;
 use crate::net::link::{self, VethEnd};
@@ -104,7 +105,9 @@ impl World {
         }
         let row = self.port_row(tenant, vlan, port.index, mtu);
         self.hold_rates(tenant, vlan, port.index).await?;
+        fault::point("bind.rates");
         self.room.bind(row.config(&self.room)?).await?;
+        fault::point("bind.row");
         if tenant.limits.rate_out.is_none() {
             self.free_class(vlan).await?;
         }
@@ -135,6 +138,7 @@ impl World {
             path: files.display().to_string(),
             source,
         })?;
+        fault::point("stack.hosts");
         if tenant.vlan.is_some() {
             self.cut_tunnelled(tenant)?;
         }

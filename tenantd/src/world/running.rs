@@ -9,6 +9,7 @@ use stackmap::TenantName;
 use tokio::sync::oneshot;
 
 use super::{END_DEADLINE, StepError, World};
+use crate::fault;
 use crate::launch;
 use crate::model::Tenant;
 
@@ -46,6 +47,7 @@ impl World {
             let nothing = std::ptr::null::<u8>();
             libc::syscall(libc::SYS_pidfd_send_signal, pidfd.as_raw_fd(), libc::SIGTERM, nothing, 0);
         }
+        fault::point("restart.told");
         tokio::task::spawn_blocking(move || {
             wait(&pidfd, GOOD_ORDER);
             if let Err(error) = launch::end(&pidfd, END_DEADLINE) {
