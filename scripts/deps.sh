@@ -44,6 +44,7 @@ systemd-nspawn:systemd-container
 nc:netcat-openbsd
 nft:nftables
 /usr/lib/python3/dist-packages/scapy/__init__.py:python3-scapy
+/usr/lib/python3/dist-packages/prometheus_client/openmetrics/parser.py:python3-prometheus-client
 python3:python3'
 
 what=demo

@@ -2,8 +2,11 @@
 
 mod body;
 mod counters;
+mod look;
+mod metrics;
 mod owners;
 mod status;
+pub(crate) mod tcp;
 pub mod view;
 mod vlans;
 
@@ -42,6 +45,8 @@ impl Api {
             .route("/v1/counters", get(counters::list))
             .route("/v1/vlans", get(vlans::list))
             .route("/v1/vlans/{vlan}", get(vlans::show).put(vlans::put).delete(vlans::delete))
+            .route("/v1/vlans/{vlan}/look/{address}", get(look::show))
+            .route("/metrics", get(metrics::show))
             .route("/v1/vlans/{vlan}/tunnels/{spec}", put(vlans::put_tunnel).delete(vlans::delete_tunnel))
             .route("/v1/owners/{owner}/vlans", put(owners::replace_all))
             .fallback(no_path)

@@ -2,7 +2,7 @@
 // The comments here are the help texts: their brackets mark what may be left out, not links.
 #![allow(rustdoc::broken_intra_doc_links)]
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
@@ -102,6 +102,9 @@ pub struct DaemonArgs {
     /// Where the instance is.
     #[command(flatten)]
     pub place: PlaceArgs,
+    /// Answer /metrics there too, to whoever asks: an address of this host, no wildcard [default: the API socket only].
+    #[arg(long, value_name = "ADDR:PORT")]
+    pub metrics: Option<SocketAddr>,
     /// Say "ready" on standard output as JSON; a refusal is then a problem document on standard error.
     #[arg(long)]
     pub json: bool,

@@ -1,7 +1,7 @@
 //! What the command line asks of a daemon, checked as far as that goes without looking at the machine.
 
 use std::collections::BTreeSet;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use stackmap::{Invalid, Layer, TunnelSpec};
@@ -29,6 +29,8 @@ pub struct DaemonConfig {
     pub locals: Vec<IpAddr>,
     /// What stands behind the WAN.
     pub role: Role,
+    /// Where `/metrics` is answered on TCP; `None`: on the API socket only.
+    pub metrics: Option<SocketAddr>,
 }
 
 /// The two things this program can be.
@@ -119,6 +121,9 @@ impl DaemonConfig {
                 return Err(Invalid::new("local", local, "is given twice"));
             }
         }
+        if let Some(address) = self.metrics {
+            check_metrics(address)?;
+        }
         match &self.role {
             Role::Server { trunk, .. } => check_device("trunk", trunk),
             Role::Site { lan, tunnel, .. } => {
@@ -150,6 +155,18 @@ fn check_instance(instance: &str) -> Result<(), Invalid> {
         return Err(Invalid::new("instance", instance, rule));
     }
     Ok(())
+}
+
+/// Nobody is asked who he is there, so that somebody must have thought of the address.
+fn check_metrics(address: SocketAddr) -> Result<(), Invalid> {
+    let rule = match address {
+        a if a.ip().is_unspecified() || a.ip().is_multicast() => {
+            "must be an address of this host: whoever reaches it reads them"
+        }
+        a if a.port() == 0 => "must have a port 1..=65535",
+        _ => return Ok(()),
+    };
+    Err(Invalid::new("metrics", address, rule))
 }
 
 fn check_device(field: &'static str, name: &str) -> Result<(), Invalid> {

@@ -5,6 +5,7 @@
 //! Comes in: [`Event`]. Goes out: changes of the table, answers.
 
 use std::collections::{HashMap, HashSet};
+use std::net::IpAddr;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use stackmap::{Owner, TunnelSpec, Vlan};
@@ -14,8 +15,9 @@ use tracing::{debug, error, info, warn};
 
 use crate::fault;
 use crate::gateway::{Ends, Gateway, Path, Plan, Refusal, RowRequest, Settings, Step};
+use crate::metrics::Snapshot;
 use crate::row::VlanRow;
-use crate::table::{Table, TableError, VlanCounters};
+use crate::table::{Attached, Look, Table, TableError, VlanCounters};
 
 /// How often the paths are looked up again although nobody reported a change: netlink reports can be lost.
 const SURVEY_EVERY: Duration = Duration::from_secs(60);
@@ -56,6 +58,10 @@ pub enum Command {
     ReplaceAll(Owner, Vec<RowRequest>),
     /// What was carried and dropped.
     Counters,
+    /// Everything that is measured.
+    Metrics,
+    /// What becomes of packets of a VLAN from and to an address behind its tunnels.
+    Look(Vlan, IpAddr),
 }
 
 /// What the owner answers.
@@ -80,6 +86,23 @@ pub enum Reply {
     },
     /// Counters by VLAN.
     Counters(Vec<VlanCounters>),
+    /// Everything that is measured.
+    Metrics(Box<Snapshot>),
+    /// What the table says, with the state of the devices.
+    Look(Box<Seen>),
+}
+
+/// What a look at the table came to.
+#[derive(Debug, Clone)]
+pub struct Seen {
+    /// What the table says.
+    pub look: Look,
+    /// Programs, with their devices as last seen.
+    pub programs: Vec<(Attached, Option<Device>)>,
+    /// The row's generation and owner, as they are kept beside what packets meet.
+    pub row: Option<(u64, Owner)>,
+    /// The WAN device of the next hop.
+    pub leaves_by: Option<Device>,
 }
 
 /// A row with what is known of it beside the table.
@@ -280,7 +303,37 @@ impl<T: Table, N: Network> Daemon<T, N> {
                 Ok(Reply::Replaced { added, changed, removed })
             }
             Command::Counters => Ok(Reply::Counters(self.table.counters()?)),
+            Command::Metrics => Ok(Reply::Metrics(Box::new(self.measured()?))),
+            Command::Look(vlan, address) => Ok(Reply::Look(Box::new(self.look(vlan, address)?))),
         }
+    }
+
+    fn measured(&self) -> Result<Snapshot, TableError> {
+        let name = |ifindex| self.device(ifindex).map_or_else(|| format!("if{ifindex}"), |device| device.name.clone());
+        Ok(Snapshot {
+            counters: self.table.counters()?,
+            tunnels: self.gateway.rows().map(|row| (row.vlan.get(), row.tunnels.len() as u64)).collect(),
+            fill: self.table.fill(),
+            attached: self.table.attached().into_iter().map(|there| (name(there.ifindex), there)).collect(),
+        })
+    }
+
+    fn look(&self, vlan: Vlan, address: IpAddr) -> Result<Seen, TableError> {
+        let look = self.table.look(vlan, address)?;
+        let programs = self.table.attached().into_iter().map(|there| (there, self.device(there.ifindex).cloned()));
+        let hop = look.site.as_ref().and_then(|site| site.tunnel.next_hop);
+        let row = self.gateway.row(vlan).ok().map(|row| (row.generation.get(), row.owner.clone()));
+        Ok(Seen {
+            programs: programs.collect(),
+            row,
+            leaves_by: hop.and_then(|hop| self.device(hop.ifindex).cloned()),
+            look,
+        })
+    }
+
+    /// A device as last seen, by its index.
+    fn device(&self, ifindex: u32) -> Option<&Device> {
+        self.devices.wan.iter().chain(&self.devices.trunk).find(|device| device.ifindex == ifindex)
     }
 
     /// Applies a plan step by step. When a step fails, what the table really holds is read back: the truth is there.

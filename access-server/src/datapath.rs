@@ -11,6 +11,7 @@ mod detach;
 mod drop_reason;
 pub mod fragment;
 mod load;
+mod look;
 mod map;
 mod maps;
 mod places;
@@ -37,11 +38,15 @@ use crate::row::VlanRow;
 pub use beside::{BesideError, check as check_beside};
 pub use detach::detach;
 pub use drop_reason::DropReason;
+pub use look::{Arrival, Attached, Fill, Look, Site, VlanLook};
 pub use map::MapError;
 pub use slow_path::{SlowPath, SlowPathError};
 
 /// Tunnels of one instance: `TUNNELS_MAX` in `tunnels.h`.
 pub const TUNNELS_MAX: u32 = 16_384;
+
+/// Reasons that can be counted, of all VLANs: `drops` in `counters.h`.
+pub const DROPS_MAX: u64 = 65_536;
 
 /// How long a learned path MTU is believed: `PATH_EXPIRY_NS` in `paths.h`.
 pub const PATH_MTU_EXPIRY: Duration = Duration::from_secs(600);
@@ -249,8 +254,10 @@ pub struct Datapath {
     loaded: load::Loaded,
     places: places::Places,
     lost: Vec<Vlan>,
+    wans: Vec<u32>,
     inside: u32,
     tagged: bool,
+    handle: u32,
 }
 
 impl Datapath {
@@ -266,7 +273,8 @@ impl Datapath {
         load::addresses(&loaded.maps, cfg)?;
         load::attach_all(&loaded, cfg)?;
         let tagged = matches!(cfg.role, Role::Server { .. });
-        Ok(Self { loaded, places, lost, inside: cfg.role.inside_ifindex(), tagged })
+        let (wans, handle) = (cfg.wans.clone(), attach::handle(&cfg.instance));
+        Ok(Self { loaded, places, lost, wans, inside: cfg.role.inside_ifindex(), tagged, handle })
     }
 
     /// Takes the programs off all devices and the pins away: the end of an instance.

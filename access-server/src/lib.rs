@@ -21,6 +21,7 @@ pub mod fault;
 pub mod gateway;
 pub mod link;
 pub mod lock;
+pub mod metrics;
 pub mod mtu;
 pub mod problem;
 pub mod route;

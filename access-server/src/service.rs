@@ -9,7 +9,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
 use tracing::{error, info};
 
-use crate::api::Api;
+use crate::api::{Api, tcp};
 use crate::checks::{self, Found};
 use crate::config::{DaemonConfig, Role};
 use crate::daemon::{Command, Daemon, Event};
@@ -67,7 +67,12 @@ pub async fn serve(config: &DaemonConfig, extras: Extras) -> anyhow::Result<()> 
     devices.push(config.inside_device().to_owned());
     route::watch(devices, owner.clone()).context("cannot watch the routing table")?;
     stop_on_signal(owner.clone())?;
-    let api = tokio::spawn(axum::serve(listener, Api::new(owner.clone()).router()).into_future());
+    let api = Api::new(owner.clone());
+    if let Some(address) = config.metrics {
+        let metrics = tcp::bind(address).await.with_context(|| format!("metrics: cannot listen on {address}"))?;
+        tokio::spawn(tcp::serve(metrics, api.clone()));
+    }
+    let api = tokio::spawn(axum::serve(listener, api.router()).into_future());
     let detach_on_exit = extras.detach_on_exit;
     tokio::spawn(own_rows(owner, extras, config.clone()));
     daemon.run(inbox).await;

@@ -4,12 +4,14 @@ pub mod fake;
 pub mod kernel;
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 use stackmap::{TunnelId, Vlan};
 use thiserror::Error;
 
 use crate::daemon::Device;
+pub use crate::datapath::{Attached, Fill, Look};
 use crate::row::VlanRow;
 
 /// A table of VLAN rows that is obeyed: the eBPF data path, or a stand-in for it.
@@ -40,6 +42,18 @@ pub trait Table {
 
     /// The path MTU learnt from ICMP for the outer packets of `tunnel`, in bytes, while it is believed.
     fn path_mtu(&self, tunnel: &TunnelId) -> Option<u32>;
+
+    /// How full it is.
+    fn fill(&self) -> Vec<Fill>;
+
+    /// Which programs are on their devices.
+    fn attached(&self) -> Vec<Attached>;
+
+    /// What it says of an address of a VLAN, at the same cost whatever the number of rows.
+    ///
+    /// # Errors
+    /// [`TableError`] when it cannot be read.
+    fn look(&self, vlan: Vlan, address: IpAddr) -> Result<Look, TableError>;
 
     /// Works on these devices from now on, if they are others than before: a device that was removed and made again
     /// has another number. `true` when something had to be done; rows are untouched.

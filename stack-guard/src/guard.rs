@@ -14,6 +14,7 @@ use crate::counters::Counters;
 use crate::events::{Events, EventsError};
 use crate::limits::{self, LimitError};
 use crate::pins::{self, Loaded, OpenError, OpenOptions};
+use crate::reader::CounterReader;
 use crate::row::{GIDS, Row, RowError};
 use crate::skel::guard::types::{guard_row, owner_row, stack_row};
 use crate::steps;
@@ -355,6 +356,14 @@ impl Guard {
             None => 0,
         };
         Ok(Counters::new(connections, self.loaded.refusals.get(&cookie)?.as_ref()))
+    }
+
+    /// A reader of the counters of all stacks for another thread.
+    ///
+    /// # Errors
+    /// A descriptor of a table cannot be had.
+    pub fn counter_reader(&self) -> Result<CounterReader, TableError> {
+        CounterReader::new(&self.loaded)
     }
 
     /// The reader of refusals as they happen.

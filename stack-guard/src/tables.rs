@@ -81,6 +81,11 @@ impl<K: Plain, V: Plain> Table<K, V> {
         Self { map, rows: PhantomData }
     }
 
+    /// The same table on a descriptor of its own.
+    pub(crate) fn again(&self) -> Result<Self, TableError> {
+        Ok(Self::new(MapHandle::try_from(&self.map).map_err(|e| self.error("open again", e))?))
+    }
+
     pub(crate) fn capacity(&self) -> u32 {
         self.map.max_entries()
     }

@@ -1,6 +1,7 @@
 //! Client of the access server: rows are stated, never asked for in steps. Every request is an idempotent PUT or
 //! DELETE; after a lost connection all rows of ours are stated again.
 
+mod look;
 mod stated;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -19,6 +20,7 @@ use stackmap::{MacAddr, TunnelKind, TunnelSpec, Vlan};
 
 use crate::model::{Counters, Tenant};
 
+pub use look::{AccessLook, LookDevice, LookHop, LookProgram, LookSite};
 pub use stated::{StatedRow, StatedTunnel};
 
 /// How long the access server may take to answer: the owner waits for it, and with the owner every tenant.

@@ -2,6 +2,7 @@
 //!
 //! A flag overrides the file, the file overrides the default. Unknown keys of the file are refused.
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
@@ -39,6 +40,8 @@ pub struct Config {
     pub cgroup: String,
     /// Cgroup of version 2 whose processes the guard asks about; none means all.
     pub guard_cgroup: Option<PathBuf>,
+    /// Where `/metrics` is answered on TCP; none means on the API's socket only.
+    pub metrics: Option<SocketAddr>,
 }
 
 /// Settings as given by flags or by the file; what is left out has a default.
@@ -76,6 +79,9 @@ pub struct Options {
     /// Directory of a cgroup2 file system whose processes the guard watches [default: its root, all processes]
     #[arg(long, value_name = "DIR")]
     pub guard_cgroup: Option<PathBuf>,
+    /// Answer /metrics there too, to whoever asks: an address of this host, no wildcard [default: the API's socket only]
+    #[arg(long, value_name = "ADDR:PORT")]
+    pub metrics: Option<String>,
 }
 
 /// Why there is no [`Config`].
@@ -128,6 +134,7 @@ impl Options {
             init: self.init.or(below.init),
             cgroup: self.cgroup.or(below.cgroup),
             guard_cgroup: self.guard_cgroup.or(below.guard_cgroup),
+            metrics: self.metrics.or(below.metrics),
         }
     }
 
@@ -167,6 +174,7 @@ impl Options {
             init: absolute("init", self.init.unwrap_or_else(|| program_dir.join("tenant-init")))?,
             guard_cgroup: self.guard_cgroup.map(|path| absolute("guard-cgroup", path)).transpose()?,
             program: program_dir.join("tenantd"),
+            metrics: self.metrics.as_deref().map(parse_metrics).transpose()?,
             cgroup: self.cgroup.unwrap_or_else(|| format!("tenantd-{instance}")),
             trunk: self.trunk,
             instance,
@@ -216,6 +224,20 @@ fn parse_access(url: &str) -> Result<String, Invalid> {
     Ok(path.to_owned())
 }
 
+/// Nobody is asked who he is there, so that somebody must have thought of the address.
+fn parse_metrics(text: &str) -> Result<SocketAddr, Invalid> {
+    let refuse = |rule: &'static str| Invalid::new("metrics", text, rule);
+    let address: SocketAddr =
+        text.parse().map_err(|_| refuse("must be ADDR:PORT, such as 127.0.0.1:9600 or [::1]:9600"))?;
+    if address.ip().is_unspecified() || address.ip().is_multicast() {
+        return Err(refuse("must be an address of this host: whoever reaches it reads the names of all tenants"));
+    }
+    if address.port() == 0 {
+        return Err(refuse("must have a port 1..=65535"));
+    }
+    Ok(address)
+}
+
 fn check_socket_path(field: &'static str, path: &Path) -> Result<(), Invalid> {
     let len = path.as_os_str().len();
     if len > SOCKET_MAX {
@@ -255,6 +277,7 @@ mod tests {
                 program: "/opt/bin/tenantd".into(),
                 cgroup: "tenantd-main".into(),
                 guard_cgroup: None,
+                metrics: None,
             }
         );
     }
@@ -291,6 +314,9 @@ mod tests {
         assert_eq!(refused("instance = \"abcdefghij\"").field, "instance");
         assert_eq!(refused("instance = \"abcdefghijklmnop\"\ntrunk = \"eth0\"").field, "instance");
         assert_eq!(refused("trunk = \"a b\"").field, "trunk");
+        for address in ["9600", "0.0.0.0:9600", "[::]:9600", "127.0.0.1:0", "224.0.0.1:9600", "localhost:9600"] {
+            assert_eq!(refused(&format!("metrics = \"{address}\"")).field, "metrics");
+        }
         assert_eq!(refused("access = \"http://x\"").field, "access");
         assert_eq!(refused("access = \"unix://x\"").field, "access");
         assert_eq!(refused(&format!("socket = \"/{}\"", "s".repeat(107))).field, "socket");

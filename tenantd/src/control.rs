@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 
+mod measure;
 mod prove;
 
 use stackmap::{Invalid, TenantName, TunnelSpec};
@@ -12,9 +13,11 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, broadcast, mpsc, oneshot};
 
 use crate::change::Change;
 use crate::images::ImageStore;
+use crate::metrics::{Roster, Scraper};
 use crate::model::*;
 pub(crate) use crate::owner::Proof;
 use crate::owner::services::Done;
+use crate::trace::Parts;
 use crate::world::Verb;
 
 /// Why an operation was refused or failed. The API turns each into a problem document.
@@ -75,6 +78,12 @@ pub enum OpError {
         /// Why.
         cause: String,
     },
+    /// The kernel's counters could not be read.
+    #[error("cannot measure: {cause}")]
+    CannotMeasure {
+        /// Why.
+        cause: String,
+    },
     /// The daemon is shutting down.
     #[error("the daemon is shutting down")]
     Closed,
@@ -131,6 +140,10 @@ pub(crate) enum Command {
     LogPath { name: TenantName, service: TenantName, reply: Reply<std::path::PathBuf> },
     /// Tables against kernel, and what the guard refused.
     Prove(Proof),
+    /// What a trace starts from.
+    TraceParts { name: TenantName, reply: Reply<Parts> },
+    /// The owner's part of the metrics.
+    Roster { reply: Reply<Roster> },
 }
 
 /// A tenant on its way down.
@@ -149,6 +162,7 @@ pub struct Handle {
     tenants: mpsc::Sender<FromTenant>,
     events: broadcast::Sender<Event>,
     guest: Option<Guest>,
+    scraper: Arc<Scraper>,
 }
 
 /// Who speaks through a handle that belongs to a tenant.
@@ -186,7 +200,7 @@ impl Handle {
         let (tenants, from_tenants) = mpsc::channel(1024);
         let (events, _) = broadcast::channel(1024);
         let inbox = Inbox { operators: from_operators, tenants: from_tenants };
-        (Self { operators, tenants, events, guest: None }, inbox)
+        (Self { operators, tenants, events, guest: None, scraper: Arc::default() }, inbox)
     }
 
     /// The same way to the owner, for the administrator of one tenant.

@@ -170,7 +170,14 @@ pub async fn run(config: Config) -> Result<(), RunError> {
     let owner = Owner::start(parts).await.map_err(Box::new)?;
     let listener = crate::api::bind(&config.socket).await?;
     fault::point("start.listening");
+    let metrics = match config.metrics {
+        Some(address) => Some(crate::api::tcp::bind(address).await?),
+        None => None,
+    };
     let owner = tokio::spawn(owner.run());
+    if let Some(metrics) = metrics {
+        tokio::spawn(crate::api::tcp::serve(metrics, handle.clone()));
+    }
     let mut terminate = signal(SignalKind::terminate()).map_err(RunError::Signal)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(RunError::Signal)?;
     tracing::info!(socket = %config.socket.display(), "ready");

@@ -18,11 +18,13 @@ use crate::access::{AccessError, AccessStatus};
 use crate::cgroups::Usage;
 use crate::images::ImageStore;
 use crate::limits::Limits;
+use crate::metrics::{Readers, Seated};
 use crate::model::{Counters, Filter, ServiceRequest, ShareRequest, Tenant, TenantRequest};
 use crate::net::link::NetlinkError;
 use crate::plan::{Action, Actual};
 use crate::refusals::TenantRefusals;
 use crate::store::Desired;
+use crate::trace::Parts;
 use crate::verify::Gathered;
 use crate::world::verify::Listed;
 use crate::world::{StepError, Verb};
@@ -215,4 +217,13 @@ pub trait Views {
     /// # Errors
     /// The guard's tables or the cgroups cannot be read.
     fn gather(&self, tenants: &[Listed<'_>]) -> Result<Gathered, StepError>;
+
+    /// A tenant's living init and stack, by all its numbers.
+    fn seated(&self, name: &TenantName) -> Option<Seated>;
+
+    /// Ways to read counters beside the owner; none where there is nothing to read.
+    fn readers(&self) -> Option<Readers>;
+
+    /// What a trace starts from; none where there is no way for packets.
+    fn trace_parts(&self, desired: &Desired, failure: Option<String>) -> Option<Parts>;
 }

@@ -58,6 +58,8 @@ enum Verb {
     Status(commands::status::Status),
     /// Do tables and kernel agree? Every process, socket, port, tag, tunnel and guard row is looked at
     Verify(commands::verify::Verify),
+    /// Follow one flow through tunnel, tag, port, stack, filter and socket and back; says where it ends and why
+    Trace(commands::trace::TraceArgs),
     /// Add a site to a tenant, or change the prefixes behind one
     AddTunnel(commands::add_tunnel::AddTunnel),
     /// Take a site away from a tenant
@@ -175,6 +177,7 @@ fn dispatch(cli: Cli) -> Result<u8, Failure> {
         Verb::Template(args) => commands::template::run(&args, &cx),
         Verb::Logs(args) => commands::logs::run(&args, &cx),
         Verb::Verify(args) => return commands::verify::run(&args, &cx),
+        Verb::Trace(args) => return commands::trace::run(&args, &cx),
         Verb::Exec(args) => return commands::exec::run(args, cx),
         Verb::Shell(args) => return commands::shell::run(args, cx),
         Verb::Cp(args) => return commands::cp::run(args, cx),

@@ -8,6 +8,7 @@
 //! half done with step and cause, and the others alone; it is tried again on the timer.
 
 mod errors;
+mod measure;
 pub(crate) mod services;
 pub(crate) mod shares;
 mod tenants;
@@ -92,6 +93,7 @@ pub struct Owner<K> {
     next_event: u64,
     drift: verify::Drift,
     refusals: crate::refusals::Bound,
+    restarts: BTreeMap<TenantName, measure::Restarts>,
 }
 
 /// What an owner is made of.
@@ -154,6 +156,7 @@ impl<K: Kernel> Owner<K> {
             next_event: 1,
             drift: verify::Drift::new(),
             refusals: crate::refusals::Bound::default(),
+            restarts: BTreeMap::new(),
         };
         for desired in owner.store.load()? {
             let tenant = desired.tenant.clone();
@@ -292,7 +295,9 @@ impl<K: Kernel> Owner<K> {
     /// One tenant's pass: read, plan, apply. Returns the steps taken with their times.
     async fn pass(&mut self, name: &TenantName) -> Result<Vec<Step>, (&'static str, StepError)> {
         let Some(desired) = self.desired.get(name).cloned() else { return Ok(Vec::new()) };
+        let started = Instant::now();
         let result = self.steps(&desired).await;
+        self.count_pass(started, result.as_ref().err().map(|(step, _)| *step));
         match &result {
             Ok(_) => {
                 if self.failures.remove(name).is_some() {
@@ -334,6 +339,9 @@ impl<K: Kernel> Owner<K> {
             self.desired.insert(desired.tenant.name.clone(), desired.clone());
         }
         let mut steps = vec![step("read", started)];
+        let restarts = self.restarts.entry(desired.tenant.name.clone()).or_default();
+        restarts.services = std::mem::take(&mut actual.service_restarts);
+        restarts.adopted |= actual.init && restarts.launches == 0;
         for action in plan(&desired, &actual) {
             if let Action::StartService(service) = &action
                 && self.starting.get(&desired.tenant.name).is_some_and(|busy| busy.contains(service))
@@ -344,6 +352,7 @@ impl<K: Kernel> Owner<K> {
             let name = action.name();
             fault::step(name, Moment::Before).map_err(|e| (name, e.into()))?;
             self.kernel.apply(&desired.tenant, &action).await.map_err(|e| (name, e))?;
+            self.count_step(&desired.tenant.name, name);
             if action == Action::Forget {
                 self.forget(&desired.tenant.name).map_err(|e| (name, store_step(e)))?;
             }
@@ -359,6 +368,7 @@ impl<K: Kernel> Owner<K> {
     fn forget(&mut self, name: &TenantName) -> Result<(), StoreError> {
         self.store.remove(name)?;
         self.desired.remove(name);
+        self.restarts.remove(name);
         self.maps.remove(name);
         Ok(())
     }
@@ -397,6 +407,8 @@ impl<K: Kernel> Owner<K> {
             Command::TenantStatus { name, reply } => answer(reply, self.tenant_status(&name).await),
             Command::LogPath { name, service, reply } => answer(reply, self.log_path(&name, &service)),
             Command::Prove(proof) => self.prove(proof),
+            Command::TraceParts { name, reply } => answer(reply, self.trace_parts(&name)),
+            Command::Roster { reply } => answer(reply, Ok(self.roster())),
         }
     }
 

@@ -54,6 +54,8 @@ pub struct Actual {
     pub silent: bool,
     /// Services init knows, and whether they were started from what is desired.
     pub services: BTreeMap<TenantName, bool>,
+    /// How often init started each of them again; only told, never planned by.
+    pub service_restarts: Vec<(String, u64)>,
 }
 
 /// A shared directory as it is mounted in a running tenant.
@@ -399,6 +401,7 @@ mod tests {
             shares: Vec::new(),
             silent: false,
             services: BTreeMap::new(),
+            service_restarts: Vec::new(),
         }
     }
 

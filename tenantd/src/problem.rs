@@ -185,7 +185,7 @@ impl From<OpError> for Problem {
                 ..Self::at(ProblemKind::Busy, &Invalid::new("force", false, "must be true while processes run"))
             },
             OpError::HalfDone { .. } => Self::new(ProblemKind::HalfDone, detail),
-            OpError::CannotVerify { .. } => Self::new(ProblemKind::Failed, detail),
+            OpError::CannotVerify { .. } | OpError::CannotMeasure { .. } => Self::new(ProblemKind::Failed, detail),
             OpError::Failed { .. } => Self::new(ProblemKind::Failed, detail),
             OpError::Closed => Self::new(ProblemKind::Closing, detail),
         }

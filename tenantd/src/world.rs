@@ -7,6 +7,7 @@ mod errors;
 mod files;
 mod filter;
 mod guard;
+mod measure;
 mod port;
 mod rates;
 mod running;
@@ -259,6 +260,7 @@ impl World {
             for state in states {
                 let Ok(name) = state.spec.name.parse::<TenantName>() else { continue };
                 let wanted = service_of(tenant, &name).and_then(|s| self.service_spec(tenant, s).ok());
+                actual.service_restarts.push((name.to_string(), state.restarts));
                 actual.services.insert(name, wanted.map(|w| w.outline()).as_ref() == Some(&state.spec));
             }
         }

@@ -42,6 +42,7 @@ fn every_example_is_what_the_program_writes() {
     holds::<DaemonStatus>(&mut all, "DaemonStatus");
     holds::<MapView>(&mut all, "MapView");
     holds::<tenantd::verify::Verification>(&mut all, "Verification");
+    holds::<tenantd::trace::Trace>(&mut all, "Trace");
     holds::<tenantd::refusals::GuardRefusal>(&mut all, "GuardRefusal");
     holds::<SharedDirectory>(&mut all, "SharedDirectory");
     holds::<ImageView>(&mut all, "ImageView");
@@ -82,4 +83,22 @@ fn every_route_is_listed_with_its_methods() {
 
 fn first_two_cells(line: &str) -> Vec<String> {
     line.split('|').skip(1).take(2).map(|cell| cell.trim().to_owned()).collect()
+}
+
+#[test]
+fn every_metric_is_in_the_document() {
+    golden("tenantd", &tenantd::metrics::document());
+}
+
+/// The part of docs/metrics.md between its two marks; `UPDATE_DOCS=1` writes it.
+fn golden(mark: &str, expected: &str) {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/metrics.md");
+    let (begin, end) = (format!("<!-- begin {mark} -->\n"), format!("<!-- end {mark} -->"));
+    let text = std::fs::read_to_string(path).unwrap();
+    let (head, rest) = text.split_once(&begin).expect("its beginning");
+    let (found, tail) = rest.split_once(&end).expect("its end");
+    if std::env::var_os("UPDATE_DOCS").is_some() {
+        return std::fs::write(path, format!("{head}{begin}{expected}{end}{tail}")).unwrap();
+    }
+    assert_eq!(found, expected, "docs/metrics.md is not what the program tells; UPDATE_DOCS=1 writes it");
 }

@@ -50,6 +50,12 @@ impl Daemon {
         Self { name: name.into(), node: node.into(), argv, socket: socket.into() }
     }
 
+    /// The same with more words on its command line.
+    pub(crate) fn with(mut self, words: &str) -> Self {
+        self.argv.extend(words.split(' ').map(str::to_owned));
+        self
+    }
+
     /// The same in another network namespace than the node's.
     pub(crate) fn within(mut self, netns: &str) -> Self {
         self.argv.splice(0..0, ["nsenter".to_owned(), format!("--net={netns}")]);

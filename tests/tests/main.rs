@@ -29,6 +29,7 @@ mod large;
 mod leftovers;
 mod limits;
 mod many;
+mod metrics;
 mod one_gateway;
 mod pmtu;
 mod private_server;
@@ -37,6 +38,7 @@ mod right_tenant;
 mod sites;
 mod standard_servers;
 mod tags;
+mod trace;
 mod transfer;
 mod two_boxes;
 mod verify;
@@ -83,6 +85,8 @@ fn main() -> ExitCode {
         documents::trials(),
         examples::trials(),
         verify::trials(),
+        metrics::trials(),
+        trace::trials(),
     ]
     .into_iter()
     .flatten()

@@ -51,15 +51,25 @@ fn hook(program: BorrowedFd<'_>, ifindex: u32, handle: u32) -> Result<TcHook, Fi
         .hook(TC_INGRESS))
 }
 
-/// A clsact that is there already is fine, and `create()` says so; but libbpf prints the kernel's refusal as an error,
-/// on stderr by default. So its printing is off for this one call, which other threads of this crate wait for.
-fn make_clsact(hook: &mut TcHook) -> Result<(), libbpf_rs::Error> {
+/// libbpf prints what the kernel refuses as an error, on stderr by default. Where a refusal is an answer its printing is
+/// off for this one call, which other threads of this crate wait for.
+fn quietly<T>(call: impl FnOnce() -> T) -> T {
     static PRINTING: Mutex<()> = Mutex::new(());
     let _one = PRINTING.lock().unwrap_or_else(PoisonError::into_inner);
     let print = libbpf_rs::set_print(None);
-    let created = hook.create();
+    let result = call();
     libbpf_rs::set_print(print);
-    created.map(|_| ())
+    result
+}
+
+/// A clsact that is there already is fine, and `create()` says so.
+fn make_clsact(hook: &mut TcHook) -> Result<(), libbpf_rs::Error> {
+    quietly(|| hook.create()).map(|_| ())
+}
+
+/// Whether a program is on a device in our place. `program` is any: the kernel finds the filter by its place.
+pub(crate) fn is_attached(program: BorrowedFd<'_>, ifindex: u32, handle: u32) -> bool {
+    hook(program, ifindex, handle).is_ok_and(|mut hook| quietly(|| hook.query()).is_ok())
 }
 
 /// Puts the program on a device, in place of the one that was there. `fresh`: the device has no clsact yet, as far as

@@ -24,7 +24,7 @@ use crate::tables::{TableError, answers, bytes_of, counters, limits, ports, rate
 use crate::vid::Tag;
 
 /// Frames that reached the room's programs on a device without any row are counted here.
-const ROOM_SLOT: u32 = 0;
+pub(crate) const ROOM_SLOT: u32 = 0;
 
 /// A verb on a port failed. Nothing that passed before is harmed; repeat the verb when the cause is gone.
 #[derive(Debug, thiserror::Error)]
@@ -208,6 +208,14 @@ impl Room {
         room.read_tables()?;
         room.refresh()?;
         Ok(room)
+    }
+
+    pub(crate) fn loaded(&self) -> &Loaded {
+        &self.loaded
+    }
+
+    pub(crate) fn filter_handle(&self) -> u32 {
+        self.filter_handle
     }
 
     /// Where the tables are pinned.
@@ -548,22 +556,9 @@ impl Room {
         }
     }
 
-    fn counters_of_slot(&self, slot: u32) -> Result<Counters, TableError> {
-        let mut sum = counters::traffic_of(&self.loaded.traffic, slot)?;
-        sum.drops = counters::drops_of(&self.loaded.drops, slot)?;
-        Ok(sum)
-    }
-
     /// Counters of everything.
     pub fn counters(&self) -> Result<RoomCounters, TableError> {
-        let mut all = RoomCounters { room: counters::drops_of(&self.loaded.drops, ROOM_SLOT)?, ..Default::default() };
-        for port in self.ports.values() {
-            all.ports.insert(port.config.tag(), self.counters_of_slot(port.row.slot)?);
-        }
-        for (&ifindex, (slot, _)) in &self.trunks {
-            all.trunks.insert(ifindex, counters::drops_of(&self.loaded.drops, *slot)?);
-        }
-        Ok(all)
+        self.counter_reader()?.counters()
     }
 
     /// Counters of one port; None when there is no such port.
@@ -571,7 +566,7 @@ impl Room {
         let Some(row) = self.loaded.by_tag.get(&ports::key_of(tag))? else {
             return Ok(None);
         };
-        Ok(Some(self.counters_of_slot(row.slot)?))
+        Ok(Some(counters::of_slot(&self.loaded.traffic, &self.loaded.drops, row.slot)?))
     }
 
     /// What became of the last frame any program of this room saw, when [`OpenOptions::record_verdicts`] is set.

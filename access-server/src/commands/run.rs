@@ -24,6 +24,7 @@ pub(super) fn config(args: DaemonArgs, role: Role) -> DaemonConfig {
         bpffs: args.bpffs,
         wans: args.wans,
         locals: args.locals,
+        metrics: args.metrics,
         role,
     }
 }

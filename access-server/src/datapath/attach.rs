@@ -2,6 +2,7 @@
 //! device and a new program takes the place of the old one at once.
 
 use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::{Mutex, PoisonError};
 
 use libbpf_rs::{ErrorKind, TC_EGRESS, TC_INGRESS, TcAttachPoint, TcHook};
 
@@ -56,7 +57,13 @@ pub(super) fn detach(program: &impl AsFd, ifindex: u32, side: Side, handle: u32)
 
 /// Whether an instance's program is on a device. `any` is any descriptor: the kernel finds the filter by its place.
 pub(super) fn is_attached(any: BorrowedFd<'_>, ifindex: u32, side: Side, handle: u32) -> bool {
-    hook(any, ifindex, side, handle).query().is_ok()
+    static PRINTING: Mutex<()> = Mutex::new(());
+    let _one = PRINTING.lock().unwrap_or_else(PoisonError::into_inner);
+    // libbpf prints a refusal as an error, on stderr by default; here it is an answer.
+    let print = libbpf_rs::set_print(None);
+    let found = hook(any, ifindex, side, handle).query();
+    libbpf_rs::set_print(print);
+    found.is_ok()
 }
 
 #[cfg(test)]

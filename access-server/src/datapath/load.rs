@@ -27,7 +27,7 @@ pub(super) struct Loaded {
     inside: OwnedFd,
     /// Egress of the inside device.
     inject: OwnedFd,
-    names: [&'static str; 3],
+    pub(super) names: [&'static str; 3],
 }
 
 impl Loaded {

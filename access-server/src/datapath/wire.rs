@@ -12,11 +12,11 @@ use crate::row::{NextHop, TunnelRow, VlanRow};
 /// No tunnel: `TUNNEL_NONE` in `tunnels.h`.
 pub(super) const TUNNEL_NONE: u32 = u32::MAX;
 /// `TUNNEL_CHECK_SOURCE` in `tunnels.h`.
-const TUNNEL_CHECK_SOURCE: u16 = 1;
+pub(super) const TUNNEL_CHECK_SOURCE: u16 = 1;
 /// `VLAN_PRESENT` in `vlans.h`.
 pub(super) const VLAN_PRESENT: u32 = 1;
 /// `VLAN_SINGLE` in `vlans.h`.
-const VLAN_SINGLE: u32 = 2;
+pub(super) const VLAN_SINGLE: u32 = 2;
 /// `VLAN_FLOOD` in `vlans.h`.
 const VLAN_FLOOD: u32 = 4;
 /// `PREFIX_FIXED_BITS` in `prefixes.h`.

@@ -1,10 +1,11 @@
 //! Stand-ins for the data path, for tests that need no root: one that always works, one that fails on command.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 use stackmap::{TunnelId, Vlan};
 
-use super::{Table, TableError, VlanCounters};
+use super::{Attached, Fill, Look, Table, TableError, VlanCounters};
 use crate::daemon::Device;
 use crate::row::VlanRow;
 
@@ -53,6 +54,18 @@ impl Table for FakeTable {
 
     fn path_mtu(&self, _tunnel: &TunnelId) -> Option<u32> {
         None
+    }
+
+    fn fill(&self) -> Vec<Fill> {
+        vec![Fill { table: "vlans", used: self.rows.len() as u64, capacity: u64::from(Vlan::MAX) }]
+    }
+
+    fn attached(&self) -> Vec<Attached> {
+        vec![Attached { ifindex: 2, program: "wan_ingress", attached: true }]
+    }
+
+    fn look(&self, _vlan: Vlan, _address: IpAddr) -> Result<Look, TableError> {
+        Ok(Look::default())
     }
 
     fn follow(&mut self, _wan: &[Device], _inside: &Device) -> Result<bool, TableError> {
@@ -112,6 +125,18 @@ impl Table for FaultyTable {
 
     fn path_mtu(&self, tunnel: &TunnelId) -> Option<u32> {
         self.inner.path_mtu(tunnel)
+    }
+
+    fn fill(&self) -> Vec<Fill> {
+        self.inner.fill()
+    }
+
+    fn attached(&self) -> Vec<Attached> {
+        self.inner.attached()
+    }
+
+    fn look(&self, vlan: Vlan, address: IpAddr) -> Result<Look, TableError> {
+        self.inner.look(vlan, address)
     }
 
     fn follow(&mut self, wan: &[Device], inside: &Device) -> Result<bool, TableError> {

@@ -2,6 +2,7 @@
 //! Beside it runs one thread, the slow path, which cuts packets that the programs cannot.
 
 use std::io;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
@@ -11,7 +12,7 @@ use stackmap::{TunnelId, Vlan};
 use thiserror::Error;
 use tracing::{error, warn};
 
-use super::{Table, TableError, VlanCounters};
+use super::{Attached, Fill, Look, Table, TableError, VlanCounters};
 use crate::daemon::{Device, chain};
 use crate::datapath::{Datapath, DatapathConfig, OpenError, Role, SlowPath, SlowPathError, TrunkDev, TrunkMode};
 use crate::row::VlanRow;
@@ -103,6 +104,19 @@ pub fn trunk_dev(ifindex: u32, veth_across: bool) -> TrunkDev {
     TrunkDev { ifindex, mode: if veth_across { TrunkMode::Peer } else { TrunkMode::Plain } }
 }
 
+impl From<crate::datapath::VlanCounters> for VlanCounters {
+    fn from(counters: crate::datapath::VlanCounters) -> Self {
+        Self {
+            vlan: counters.vlan,
+            rx_packets: counters.rx_packets,
+            rx_bytes: counters.rx_bytes,
+            tx_packets: counters.tx_packets,
+            tx_bytes: counters.tx_bytes,
+            drops: counters.drops.into_iter().map(|(reason, n)| (reason.name().to_owned(), n)).collect(),
+        }
+    }
+}
+
 impl Table for KernelTable {
     fn put(&mut self, row: &VlanRow) -> Result<(), TableError> {
         let failed = |error| TableError::new(format!("write the row of vlan {}", row.vlan), error);
@@ -120,15 +134,20 @@ impl Table for KernelTable {
 
     fn counters(&self) -> Result<Vec<VlanCounters>, TableError> {
         let counters = self.datapath.counters().map_err(|error| TableError::new("read the counters", error))?;
-        let view = |counters: crate::datapath::VlanCounters| VlanCounters {
-            vlan: counters.vlan,
-            rx_packets: counters.rx_packets,
-            rx_bytes: counters.rx_bytes,
-            tx_packets: counters.tx_packets,
-            tx_bytes: counters.tx_bytes,
-            drops: counters.drops.into_iter().map(|(reason, n)| (reason.name().to_owned(), n)).collect(),
-        };
-        Ok(counters.into_iter().map(view).collect())
+        Ok(counters.into_iter().map(VlanCounters::from).collect())
+    }
+
+    fn fill(&self) -> Vec<Fill> {
+        self.datapath.fill()
+    }
+
+    fn attached(&self) -> Vec<Attached> {
+        self.datapath.attached()
+    }
+
+    fn look(&self, vlan: Vlan, address: IpAddr) -> Result<Look, TableError> {
+        let failed = |error| TableError::new(format!("read what becomes of packets of vlan {vlan}"), error);
+        self.datapath.look(vlan, address).map_err(failed)
     }
 
     fn path_mtu(&self, tunnel: &TunnelId) -> Option<u32> {

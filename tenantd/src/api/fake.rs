@@ -11,6 +11,7 @@ use super::Doors;
 use crate::client::Client;
 use crate::control::{Command, Handle, OpError, Proof, Stopping};
 use crate::images::ImageStore;
+use crate::metrics::{Enlisted, Roster};
 use crate::model::*;
 use crate::owner::shares::shared_directories;
 
@@ -165,6 +166,8 @@ impl Fake {
                 let path = self.logs.join(format!("{service}.log"));
                 drop(reply.send(self.service(&name, &service).map(|_| path)));
             }
+            Command::TraceParts { reply, .. } => drop(reply.send(Err(OpError::Closed))),
+            Command::Roster { reply } => drop(reply.send(Ok(self.roster()))),
             Command::Prove(Proof::Verify { name, reply }) => {
                 let known = name.map_or(Ok(()), |name| self.tenant(&name).map(drop));
                 drop(reply.send(known.map(|()| crate::verify::Verification {
@@ -286,6 +289,21 @@ impl Fake {
             guard: None,
             usage: None,
         })
+    }
+
+    fn roster(&self) -> Roster {
+        let enlist = |tenant: &Tenant| Enlisted {
+            name: tenant.name.clone(),
+            stack: tenant.stack.to_string(),
+            vlan: tenant.vlan,
+            gid: tenant.gid.get(),
+            half_done: false,
+            removing: false,
+            seat: None,
+            init_restarts: 0,
+            service_restarts: Vec::new(),
+        };
+        Roster { tenants: self.tenants.values().map(enlist).collect(), turns: 0, access_connected: true, kernel: None }
     }
 
     fn map(&self) -> MapView {

@@ -55,7 +55,7 @@ const CHANGES_A_SECOND: f64 = 2.0;
 const QUESTION: f64 = 0.05;
 
 /// What a tenant's administrator may ask for: method and route. Whatever is not here is the operator's.
-const ALLOWED: [(Method, &str); 33] = [
+const ALLOWED: [(Method, &str); 34] = [
     (Method::GET, "/openapi.json"),
     (Method::GET, "/v1/here"),
     (Method::GET, "/v1/events"),
@@ -65,6 +65,7 @@ const ALLOWED: [(Method, &str); 33] = [
     (Method::GET, "/v1/tenants/{name}"),
     (Method::GET, "/v1/tenants/{name}/status"),
     (Method::GET, "/v1/tenants/{name}/usage"),
+    (Method::GET, "/v1/tenants/{name}/trace"),
     (Method::GET, "/v1/tenants/{name}/tunnels"),
     (Method::GET, "/v1/tenants/{name}/limits"),
     (Method::GET, "/v1/tenants/{name}/shares"),

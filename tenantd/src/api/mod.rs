@@ -14,6 +14,7 @@ mod inside;
 mod limits;
 mod logs;
 mod map;
+mod metrics;
 mod openapi;
 pub use inside::{DoorError, Doors};
 pub(crate) use openapi::TunnelSchema;
@@ -22,8 +23,10 @@ mod services;
 mod shares;
 pub mod socket;
 mod status;
+pub(crate) mod tcp;
 mod templates;
 mod tenants;
+mod trace;
 mod tunnels;
 mod verify;
 
@@ -105,6 +108,8 @@ fn described() -> (Router<Handle>, utoipa::openapi::OpenApi) {
         .routes(routes!(here::here))
         .routes(routes!(verify::all))
         .routes(routes!(verify::one))
+        .routes(routes!(trace::one))
+        .routes(routes!(metrics::show))
         .routes(routes!(openapi::document))
         .split_for_parts()
 }

@@ -580,3 +580,16 @@ fn images_are_listed_and_a_bad_tarball_is_told_in_the_stream() {
     assert!(body.contains("event: failed") && body.contains("/nonexistent/x.tar"), "{body}");
     assert!(s.refused(Method::DELETE, "/v1/images/web", None).is(ProblemKind::Invalid));
 }
+
+#[test]
+fn metrics_are_told_as_text() {
+    let s = fake::serve().acme();
+    let (status, head, body) = s.raw(b"GET /metrics HTTP/1.1\r\nHost: t\r\nConnection: close\r\n\r\n");
+    assert_eq!(status, 200, "{body}");
+    assert!(head.contains("content-type: application/openmetrics-text; version=1.0.0; charset=utf-8"), "{head}");
+    assert!(
+        body.contains("tenantd_tenant_info{tenant=\"acme\",vlan=\"600\",stack=\"inet0\",gid=\"524288\"} 1\n"),
+        "{body}"
+    );
+    assert!(body.contains("tenantd_tenants{state=\"ready\"} 1\n") && body.contains("# EOF\n"), "{body}");
+}

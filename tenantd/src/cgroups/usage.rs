@@ -95,6 +95,49 @@ impl Usage {
     }
 }
 
+/// Of [`Usage`] what is one number in a small file.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Spent {
+    /// Processes and threads.
+    pub processes: Option<u64>,
+    /// Memory in bytes, as in [`Usage::memory`].
+    pub memory: Option<u64>,
+    /// Processor time in microseconds.
+    pub cpu_us: Option<u64>,
+    /// Processes killed because the memory was used up.
+    pub oom_kills: Option<u64>,
+}
+
+impl Spent {
+    /// Adds what one directory counts; files that are not there count nothing.
+    pub(super) fn add(&mut self, dir: &Path, version: Version, controllers: &[String]) {
+        let has = |name: &str| controllers.iter().any(|c| c == name);
+        if has("pids") {
+            self.processes = number(dir, "pids.current");
+        }
+        match version {
+            Version::Two => {
+                if self.cpu_us.is_none() {
+                    self.cpu_us = keyed(dir, "cpu.stat", "usage_usec");
+                }
+                if has("memory") {
+                    self.memory = number(dir, "memory.current");
+                    self.oom_kills = keyed(dir, "memory.events", "oom_kill");
+                }
+            }
+            Version::One => {
+                if has("cpuacct") {
+                    self.cpu_us = number(dir, "cpuacct.usage").map(|ns| ns / 1000);
+                }
+                if has("memory") {
+                    self.memory = number(dir, "memory.usage_in_bytes");
+                    self.oom_kills = keyed(dir, "memory.oom_control", "oom_kill");
+                }
+            }
+        }
+    }
+}
+
 /// Version 2: `8:0 rbytes=1 wbytes=2 ...`, summed over disks.
 fn io_stat(dir: &Path) -> (Option<u64>, Option<u64>) {
     let Ok(text) = read(dir, "io.stat") else { return (None, None) };

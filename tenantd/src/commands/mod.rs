@@ -47,6 +47,7 @@ pub mod stop_service;
 mod table;
 pub mod template;
 pub mod top;
+pub mod trace;
 pub mod unshare;
 pub mod verify;
 

@@ -96,6 +96,13 @@ impl Found {
         self.plain && self.rules.iter().map(|rule| &rule.mark).eq(wanted.iter().map(|entry| &entry.mark))
     }
 
+    /// The filter that these rules are; none when they are not, or not all, as we make them.
+    #[must_use]
+    pub fn filter(&self) -> Option<Filter> {
+        let filter = wire::filter(self.rules.iter().map(|rule| rule.mark.as_str()))?;
+        self.satisfies(&filter).then_some(filter)
+    }
+
     /// Packets dropped since the filter was set: `filter_N` for rule N (from 1), `filter_default` for the default.
     #[must_use]
     pub fn drops(&self, filter: &Filter) -> BTreeMap<String, u64> {
@@ -175,6 +182,15 @@ impl Netfilter {
             wire::replacement(&entries, fresh)
         };
         self.ask(&parts, "the filter").map(drop)
+    }
+
+    /// Names of all tables, ours among them.
+    ///
+    /// # Errors
+    /// The kernel refused.
+    pub fn tables(&self) -> Result<Vec<String>, FilterError> {
+        let (answers, _) = self.ask(&[wire::get_tables()], "the tables")?;
+        Ok(answers.iter().filter_map(|table| wire::table_name(table)).collect())
     }
 
     fn one(&self, question: Message, part: &'static str) -> Result<Vec<u8>, FilterError> {

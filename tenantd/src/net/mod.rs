@@ -1,6 +1,8 @@
 //! Everything that touches network devices: namespaces, netlink, the patch room and its ports, a tenant's stack, the
 //! packet filter of a stack, bandwidth of ports, and the probe that proves a stack answers through its port.
 
+pub mod ask;
+pub mod diag;
 pub mod filter;
 pub mod link;
 mod nla;

@@ -9,8 +9,8 @@ use std::thread::JoinHandle;
 use rtnetlink::Handle;
 use stackmap::{MacAddr, Vlan};
 use vlan_rs::{
-    Counters, Layer, OpenError, OpenOptions, PortConfig, PortError, PortId, RateLimit, Room, TableError, Tag,
-    TrunkConfig, TrunkError, TrunkMode, Vid, VidError,
+    CounterReader, Counters, Layer, OpenError, OpenOptions, PortConfig, PortError, PortId, PortLook, RateLimit, Room,
+    TableError, Tag, TrunkConfig, TrunkError, TrunkMode, Usage, Vid, VidError,
 };
 
 use crate::fault;
@@ -253,6 +253,23 @@ impl RoomReader {
     /// [`PatchError`].
     pub async fn ports(&self) -> Result<Vec<PortConfig>, PatchError> {
         done(&self.jobs, |room| room.ports()).await
+    }
+
+    /// The port of a VLAN as frames meet it, row by row; `device` is the port's index, where there is one.
+    ///
+    /// # Errors
+    /// [`PatchError`].
+    pub async fn look(&self, vlan: Vlan, device: Option<u32>) -> Result<PortLook, PatchError> {
+        let tag = tag_on(self.trunk, vlan)?;
+        done(&self.jobs, move |room| room.look(tag, device)).await
+    }
+
+    /// A reader of all counters, which needs the room's thread no more, and how full the tables are.
+    ///
+    /// # Errors
+    /// [`PatchError`].
+    pub async fn counter_reader(&self) -> Result<(CounterReader, Usage), PatchError> {
+        done(&self.jobs, |room| Ok::<_, TableError>((room.counter_reader()?, room.usage()))).await
     }
 
     /// The port that frames with the tag of a VLAN go to.

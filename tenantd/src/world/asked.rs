@@ -17,12 +17,14 @@ use crate::cgroups::Usage;
 use crate::images::ImageStore;
 use crate::kernel::{Access, Rules, ServiceJob, Services, Steps, Views};
 use crate::limits::Limits;
+use crate::metrics::{Readers, Seated};
 use crate::model::{Counters, Filter, ServiceRequest, ShareRequest, Tenant, TenantRequest};
 use crate::net::link::{self, NetlinkError};
 use crate::net::room::port_name;
 use crate::plan::{Action, Actual};
 use crate::refusals::TenantRefusals;
 use crate::store::Desired;
+use crate::trace::Parts;
 use crate::verify::Gathered;
 
 /// How long init may take to say how many processes it has.
@@ -189,5 +191,17 @@ impl Views for World {
 
     fn gather(&self, tenants: &[Listed<'_>]) -> Result<Gathered, StepError> {
         self.gather(tenants)
+    }
+
+    fn seated(&self, name: &TenantName) -> Option<Seated> {
+        self.seated(name)
+    }
+
+    fn readers(&self) -> Option<Readers> {
+        self.readers()
+    }
+
+    fn trace_parts(&self, desired: &Desired, failure: Option<String>) -> Option<Parts> {
+        Some(self.trace_parts(desired, failure))
     }
 }

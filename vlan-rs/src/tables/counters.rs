@@ -72,6 +72,13 @@ pub(crate) fn drops_of(table: &DropsBySlot, slot: u32) -> Result<Drops, TableErr
     Ok(sum)
 }
 
+/// Everything of a slot.
+pub(crate) fn of_slot(traffic: &TrafficBySlot, drops: &DropsBySlot, slot: u32) -> Result<Counters, TableError> {
+    let mut sum = traffic_of(traffic, slot)?;
+    sum.drops = drops_of(drops, slot)?;
+    Ok(sum)
+}
+
 /// A slot's next owner starts at 0.
 pub(crate) fn clear(traffic_table: &TrafficBySlot, drops: &DropsBySlot, slot: u32) -> Result<(), TableError> {
     let cpus = libbpf_rs::num_possible_cpus().map_err(|e| traffic_table.error("clear", e))?;

@@ -75,6 +75,11 @@ impl<K: Row, V: Row> Table<K, V> {
         Self { map, rows: PhantomData }
     }
 
+    /// The same table on a descriptor of its own.
+    pub(crate) fn again(&self) -> Result<Self, TableError> {
+        Ok(Self::new(MapHandle::try_from(&self.map).map_err(|e| self.error("open again", e))?))
+    }
+
     fn name(&self) -> String {
         self.map.name().to_string_lossy().into_owned()
     }

@@ -133,6 +133,28 @@ pub(super) fn entries(filter: &Filter) -> Vec<Entry> {
     entries
 }
 
+/// The filter whose rules have these marks: the reverse of [`entries`]; none when a mark is not one of ours.
+pub(super) fn filter<'a>(marks: impl Iterator<Item = &'a str>) -> Option<Filter> {
+    let (mut filter, mut second) = (Filter::default(), false);
+    for mark in marks {
+        match mark.strip_prefix(MARK)? {
+            "loopback" | "replies" | "icmp errors" | "neighbours" => {}
+            "default" => filter.default = Verdict::Drop,
+            words => {
+                let rule: FilterRule = words.parse().ok()?;
+                // ICMP from anywhere stands there twice.
+                if second && filter.rules.last() == Some(&rule) {
+                    second = false;
+                    continue;
+                }
+                second = matches(&rule).len() == 2;
+                filter.rules.push(rule);
+            }
+        }
+    }
+    Some(filter)
+}
+
 /// What a rule fits; twice for ICMP from anywhere, which has a number of its own in each family.
 fn matches(rule: &FilterRule) -> Vec<Vec<Vec<u8>>> {
     let mut common = Vec::new();
@@ -338,6 +360,18 @@ pub(super) fn get_table() -> Message {
     message(Part::Question, GETTABLE, ACK, &[attribute(1, TABLE)])
 }
 
+/// The tables of all families.
+pub(super) fn get_tables() -> Message {
+    Message { part: Part::Question, kind: GETTABLE, flags: REQUEST | DUMP, body: vec![0; HEADERS - HEADER] }
+}
+
+/// `inet tenantd` and its like are known by their name alone: a family beside it changes nothing of what is told.
+pub(super) fn table_name(table: &[u8]) -> Option<String> {
+    let name = find(table, 1)?;
+    let name = name.strip_suffix(&[0]).unwrap_or(name);
+    Some(String::from_utf8_lossy(name).into_owned())
+}
+
 pub(super) fn get_chain() -> Message {
     message(Part::Question, GETCHAIN, ACK, &[attribute(1, TABLE), attribute(3, CHAIN)])
 }
@@ -494,6 +528,19 @@ mod tests {
         assert_eq!(words(Verdict::Accept), (format!("loopback neighbours {rules}"), "filter_2".into()));
         let drop = format!("loopback replies icmp errors neighbours {rules} default");
         assert_eq!(words(Verdict::Drop), (drop, "filter_2 filter_default".into()));
+    }
+
+    #[test]
+    fn a_filter_is_read_back_from_its_marks() {
+        for default in [Verdict::Accept, Verdict::Drop] {
+            let wanted = filter(
+                default,
+                &["accept,icmp", "accept,icmp", "drop,tcp/80", "drop,tcp/80", "accept,udp,from=10.0.0.0/8"],
+            );
+            let entries = entries(&wanted);
+            assert_eq!(super::filter(entries.iter().map(|entry| entry.mark.as_str())), Some(wanted));
+        }
+        assert_eq!(super::filter(["somebody's"].into_iter()), None);
     }
 
     #[test]

@@ -1,0 +1,157 @@
+//! One scrape: the roster from the owner, everything else from the kernel beside it.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use axum::body::Bytes;
+
+use super::encode;
+use super::live::Live;
+use super::ports::Ports;
+use super::process::Own;
+use super::roster::{Measured, Roster, Snapshot};
+use crate::cgroups::Spent;
+use crate::control::{Handle, OpError};
+
+/// How long the owner may take for its part: it may be waiting for an access server that does not answer. Then the
+/// roster before is taken, and its age is told.
+const PATIENCE: Duration = Duration::from_millis(500);
+
+/// Answers scrapes, one at a time.
+#[derive(Debug, Default)]
+pub(crate) struct Scraper {
+    /// The last answer and when it was ready.
+    last: tokio::sync::Mutex<Option<(Instant, Bytes)>>,
+    roster: Mutex<Option<(Instant, Roster)>>,
+    ports: Ports,
+    live: Live,
+}
+
+impl Scraper {
+    /// The daemon's own counters.
+    pub(crate) fn live(&self) -> &Live {
+        &self.live
+    }
+
+    /// The metrics as text. Who asks while an answer is being made gets that one.
+    ///
+    /// # Errors
+    /// [`OpError::Closed`]; [`OpError::CannotMeasure`] when the owner has never answered.
+    pub(crate) async fn scrape(&self, handle: &Handle) -> Result<Bytes, OpError> {
+        let asked = Instant::now();
+        let mut last = self.last.lock().await;
+        if let Some((ready, text)) = &*last
+            && *ready >= asked
+        {
+            return Ok(text.clone());
+        }
+        let text = self.make(handle).await?;
+        *last = Some((Instant::now(), text.clone()));
+        Ok(text)
+    }
+
+    async fn make(&self, handle: &Handle) -> Result<Bytes, OpError> {
+        let started = Instant::now();
+        let (given, roster, late) = self.roster(handle).await?;
+        let reader = match &roster.kernel {
+            Some(kernel) => Some(kernel.room.counter_reader().await),
+            None => None,
+        };
+        let (operators, asked_by_tenants) = handle.waiting();
+        let mut snapshot = Snapshot {
+            turns: roster.turns,
+            operators,
+            asked_by_tenants,
+            access_connected: roster.access_connected,
+            roster_age: given.elapsed().as_secs_f64(),
+            ..Snapshot::default()
+        };
+        if late {
+            snapshot.failed.push("owner");
+        }
+        let (live, ports) = (self.live.clone(), self.ports.clone());
+        let made = tokio::task::spawn_blocking(move || {
+            let room = reader.map(|reader| reader.map_err(|error| tracing::warn!(%error, "no counters of the ports")));
+            measure(roster, room, &ports, &mut snapshot);
+            snapshot.took = started.elapsed().as_secs_f64();
+            encode::text(snapshot, live)
+        });
+        let failed = |cause: String| OpError::CannotMeasure { cause };
+        let text = made.await.map_err(|e| failed(e.to_string()))?.map_err(|e| failed(e.to_string()))?;
+        Ok(text.into())
+    }
+
+    /// The owner's part, or the one before when it takes too long; when it was given, and whether it is an old one.
+    async fn roster(&self, handle: &Handle) -> Result<(Instant, Roster, bool), OpError> {
+        let asked = tokio::time::timeout(PATIENCE, handle.roster()).await;
+        let known = || self.roster.lock().unwrap_or_else(PoisonError::into_inner);
+        match asked {
+            Ok(roster) => {
+                let (given, roster) = (Instant::now(), roster?);
+                *known() = Some((given, roster.clone()));
+                Ok((given, roster, false))
+            }
+            Err(_) => {
+                let old = known().clone().map(|(given, roster)| (given, roster, true));
+                old.ok_or_else(|| OpError::CannotMeasure { cause: "the daemon is busy; ask again".into() })
+            }
+        }
+    }
+}
+
+type Room = Option<Result<(vlan_rs::CounterReader, vlan_rs::Usage), ()>>;
+
+/// Reads the kernel: each table as a whole, then the cgroups one by one.
+fn measure(roster: Roster, room: Room, ports: &Ports, snapshot: &mut Snapshot) {
+    snapshot.process = Own::read();
+    let mut by_vlan = HashMap::new();
+    match room {
+        Some(Ok((reader, usage))) => {
+            snapshot.tables.insert("ports", (usage.ports.into(), usage.max_ports.into()));
+            snapshot.tables.insert("answers", (usage.answers.into(), usage.max_answers.into()));
+            snapshot.tables.insert("trunks", (usage.trunks.into(), usage.max_trunks.into()));
+            match reader.counters() {
+                Ok(all) => {
+                    by_vlan.extend(all.ports.into_iter().map(|(tag, counters)| (tag.vid.get(), counters)));
+                    for (reason, count) in all.trunks.into_values().flatten().chain(all.room) {
+                        *snapshot.trunk_drops.entry(reason.name()).or_default() += count;
+                    }
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "cannot read the counters of the ports");
+                    snapshot.failed.push("ports");
+                }
+            }
+        }
+        Some(Err(())) => snapshot.failed.push("ports"),
+        None => {}
+    }
+    let mut by_cookie = std::collections::BTreeMap::new();
+    if let Some(kernel) = &roster.kernel {
+        snapshot.tables.insert("stacks", (kernel.guarded.stacks.into(), kernel.guarded.max_stacks.into()));
+        snapshot.tables.insert("cgroups", (kernel.guarded.cgroups.into(), kernel.guarded.max_cgroups.into()));
+        match kernel.guard.counters() {
+            Ok(all) => by_cookie = all,
+            Err(error) => {
+                tracing::warn!(%error, "cannot read the counters of the guard");
+                snapshot.failed.push("guard");
+            }
+        }
+    }
+    let known = roster.kernel.is_some().then(|| ports.known(roster.tenants.iter().filter_map(|tenant| tenant.seat)));
+    let (found, since) = known.unwrap_or_default();
+    snapshot.ports_age = since.map(|age| age.as_secs_f64());
+    let cgroups = roster.kernel.as_ref().map(|kernel| &kernel.cgroups);
+    snapshot.tenants = roster
+        .tenants
+        .into_iter()
+        .map(|enlisted| Measured {
+            port: enlisted.vlan.and_then(|vlan| by_vlan.remove(&vlan.get())),
+            guard: enlisted.seat.and_then(|seat| by_cookie.remove(&seat.cookie)),
+            spent: cgroups.map_or(Spent::default(), |cgroups| cgroups.spent(&enlisted.name)),
+            ports: enlisted.seat.and_then(|seat| found.get(&seat.inode).copied()),
+            enlisted,
+        })
+        .collect();
+}

@@ -1,0 +1,250 @@
+//! The shell: what the tables and the kernel say of one flow. On a connection to the access server of its own, beside the
+//! owner; one short visit to the patch room and one to the tenant's stack, each by a thread that ends there.
+
+use std::fs::{self, File};
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::AsFd;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use tenant_init::client::Client;
+
+use super::facts::{Facts, FilterFacts, Holder, Parts, RoomFacts, SocketFacts, StackFacts};
+use super::{Direction, Question, Trace, TraceProtocol, follow};
+use crate::access::AccessClient;
+use crate::metrics::Seated;
+use crate::net::ask::{Asker, Device, Routed};
+use crate::net::diag::{Diag, Found, Transport};
+use crate::net::filter::{FilterError, Netfilter};
+use crate::net::ns::NetNs;
+use crate::net::room::port_name;
+use crate::owner::chain;
+
+/// How long the tenant's init may take to say which process is of which service.
+const INIT_PATIENCE: Duration = Duration::from_millis(500);
+/// Processes of a tenant that are looked through for the holder of a socket.
+const PROCESSES: usize = 4096;
+
+/// Follows the flow.
+pub(crate) async fn trace(question: Question, parts: Parts) -> Trace {
+    let started = Instant::now();
+    let desired = parts.tenant.addresses.iter().any(|net| net.addr() == question.from);
+    let wanted_here = parts.tenant.addresses.iter().any(|net| net.addr() == question.to);
+    let (seat, device, asked) = (parts.seat, parts.tenant.device.clone(), question.clone());
+    let look = move || seat.map(|seat| visit(seat, &device, &asked));
+    let stack = tokio::task::spawn_blocking(look).await.unwrap_or_else(|e| Some(Err(e.to_string())));
+    // Who begins is told by the stack's real addresses; when none of them is in the question, by those that were asked for.
+    let real = stack.as_ref().and_then(|stack| stack.as_ref().ok()).map(|(stack, _)| stack.addresses.clone());
+    let begins = real.unwrap_or_default().contains(&question.from) || (desired && !wanted_here);
+    let direction = if begins { Direction::Out } else { Direction::In };
+    let site = if begins { question.to } else { question.from };
+    let access = match parts.tenant.vlan {
+        Some(vlan) => {
+            let mut client = AccessClient::new(&parts.access.0, parts.access.1.clone());
+            Some(client.look(vlan, site).await.map_err(|error| chain(&error)))
+        }
+        None => None,
+    };
+    let room = match parts.tenant.vlan {
+        Some(vlan) => Some(room(&parts, vlan).await),
+        None => None,
+    };
+    let stack = stack.map(|visited| {
+        visited.map(|(mut stack, inode)| {
+            stack.socket = match (direction, stack.socket) {
+                (Direction::Out, _) => SocketFacts::NotAsked,
+                (Direction::In, found) => found,
+            };
+            (stack, inode)
+        })
+    });
+    let (tenant, control, cgroups) = (parts.tenant.clone(), parts.control.clone(), parts.cgroups.clone());
+    let name = tenant.name.clone();
+    let stack = match stack {
+        Some(Ok((mut stack, inode))) => {
+            if let (SocketFacts::Found { holders, .. }, Some(inode)) = (&mut stack.socket, inode) {
+                let found = tokio::task::spawn_blocking(move || {
+                    let processes = cgroups.processes(&name).unwrap_or_default();
+                    self::holders(processes.into_iter().take(PROCESSES), inode, &control)
+                });
+                *holders = found.await.unwrap_or_default();
+            }
+            Some(Ok(stack))
+        }
+        Some(Err(why)) => Some(Err(why)),
+        None => None,
+    };
+    let facts = Facts {
+        tenant,
+        removing: parts.removing,
+        failure: parts.failure,
+        gateway_mac: parts.gateway_mac,
+        access,
+        room,
+        stack,
+    };
+    let mut trace = follow::follow(&question, direction, &facts);
+    trace.took_us = started.elapsed().as_micros() as u64;
+    trace
+}
+
+/// The trunk, the port and their rows.
+async fn room(parts: &Parts, vlan: stackmap::Vlan) -> Result<RoomFacts, String> {
+    let (pin, trunk) = (parts.room_pin.clone(), parts.trunk.clone());
+    let devices = tokio::task::spawn_blocking(move || -> Result<(Option<Device>, Option<Device>), String> {
+        let room = NetNs::open(&pin).map_err(|error| chain(&error))?;
+        let found = room.run(|| {
+            let asker = Asker::open()?;
+            Ok::<_, io::Error>((asker.device(&trunk)?, asker.device(&port_name(vlan))?))
+        });
+        found.map_err(|error| chain(&error))?.map_err(|error| error.to_string())
+    });
+    let (trunk, port) = devices.await.map_err(|error| error.to_string())??;
+    let look = parts.room.look(vlan, port.as_ref().map(|port| port.index)).await.map_err(|error| chain(&error))?;
+    Ok(RoomFacts { trunk, port, look })
+}
+
+type Visited = Result<(StackFacts, Option<u32>), String>;
+
+/// Everything that is asked in the stack; with the inode of the socket that was found.
+fn visit(seat: Seated, device: &str, question: &Question) -> Visited {
+    let space = File::open(format!("/proc/{}/ns/net", seat.pid)).map_err(|error| error.to_string())?;
+    // The number may be another process's by now.
+    let inode = nix::sys::stat::fstat(space.as_fd()).map_err(|error| error.to_string())?.st_ino;
+    if inode != seat.inode {
+        return Err("the tenant's init has just ended".into());
+    }
+    let here = NetNs::from(std::os::fd::OwnedFd::from(space)).run(|| look(device, question));
+    here.map_err(|error| chain(&error))?.map_err(|error| error.to_string())
+}
+
+fn look(device: &str, question: &Question) -> io::Result<(StackFacts, Option<u32>)> {
+    let asker = Asker::open()?;
+    let device = asker.device(device)?;
+    let addresses = match &device {
+        Some(device) => asker.addresses(device.index)?,
+        None => Vec::new(),
+    };
+    let begins = addresses.contains(&question.from);
+    let (site, own) = if begins { (question.to, question.from) } else { (question.from, question.to) };
+    let input = match &device {
+        Some(device) => Some(asker.route(site, own, Some(device.index))?),
+        None => None,
+    };
+    let output = asker.route(own, site, None)?;
+    let neighbour = match &output {
+        Routed::Out { device, via, .. } => asker.neighbour(*device, via.unwrap_or(site))?,
+        _ => None,
+    };
+    let (filter, others) = filters();
+    let index = device.as_ref().map_or(0, |device| device.index);
+    let (socket, inode) = if begins { (SocketFacts::NotAsked, None) } else { socket(question, index) };
+    Ok((StackFacts { device, addresses, input, output, neighbour, filter, others, socket }, inode))
+}
+
+/// Our filter, and the names of others.
+fn filters() -> (FilterFacts, Vec<String>) {
+    let netfilter = match Netfilter::open() {
+        Ok(netfilter) => netfilter,
+        Err(FilterError::NoFeature { .. }) => return (FilterFacts::None, legacy()),
+        Err(error) => return (FilterFacts::Unknown(chain(&error)), legacy()),
+    };
+    let ours = match netfilter.read() {
+        Ok(None) => FilterFacts::None,
+        Ok(Some(found)) => match found.filter() {
+            Some(filter) => FilterFacts::Ours { drops: found.drops(&filter), filter },
+            None => FilterFacts::Changed,
+        },
+        Err(FilterError::NoFeature { .. }) => FilterFacts::None,
+        Err(error) => FilterFacts::Unknown(chain(&error)),
+    };
+    let tables = netfilter.tables().unwrap_or_default();
+    let others = tables.into_iter().filter(|name| name != "tenantd").map(|name| format!("nft table {name}"));
+    (ours, others.chain(legacy()).collect())
+}
+
+/// Tables of iptables' older half, which nf_tables does not list.
+fn legacy() -> Vec<String> {
+    let names = |file: &str| fs::read_to_string(file).unwrap_or_default();
+    let files = ["/proc/thread-self/net/ip_tables_names", "/proc/thread-self/net/ip6_tables_names"];
+    let all: Vec<String> = files.into_iter().map(names).collect();
+    all.iter().flat_map(|text| text.lines()).map(|name| format!("iptables table {name}")).collect()
+}
+
+/// Who would take the packet.
+fn socket(question: &Question, device: u32) -> (SocketFacts, Option<u32>) {
+    let (transport, port) = match (question.protocol, question.port) {
+        (TraceProtocol::Icmp, _) | (_, None) => return (echo(question.to), None),
+        (TraceProtocol::Tcp, Some(port)) => (Transport::Tcp, port),
+        (TraceProtocol::Udp, Some(port)) => (Transport::Udp, port),
+    };
+    let (local, remote) = (SocketAddr::new(question.to, port), SocketAddr::new(question.from, 0));
+    let found = Diag::open().and_then(|diag| diag.find(transport, local, remote, device));
+    match found {
+        Ok(Some(Found { local, listens, inode, .. })) => {
+            (SocketFacts::Found { local, listens, holders: Vec::new() }, Some(inode))
+        }
+        Ok(None) => (SocketFacts::Nobody, None),
+        Err(error) => (SocketFacts::Unknown(error.to_string()), None),
+    }
+}
+
+fn echo(address: IpAddr) -> SocketFacts {
+    // The files are those of the calling thread's network namespace.
+    let file = match address {
+        IpAddr::V4(_) => "/proc/sys/net/ipv4/icmp_echo_ignore_all",
+        IpAddr::V6(_) => "/proc/sys/net/ipv6/icmp/echo_ignore_all",
+    };
+    let ignored = fs::read_to_string(file).is_ok_and(|text| text.trim() == "1");
+    if ignored { SocketFacts::NoEcho } else { SocketFacts::Echo }
+}
+
+/// Processes that have the socket, with the services they are of.
+fn holders(processes: impl Iterator<Item = i32>, inode: u32, control: &Path) -> Vec<Holder> {
+    let link = format!("socket:[{inode}]");
+    let holds = |pid: &i32| {
+        let descriptors = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
+        descriptors.into_iter().any(|entry| fs::read_link(entry.path()).is_ok_and(|to| to.as_os_str() == link.as_str()))
+    };
+    let found: Vec<i32> = processes.filter(holds).collect();
+    if found.is_empty() {
+        return Vec::new();
+    }
+    let services: Vec<(i32, String)> = Client::connect(control)
+        .and_then(|mut init| init.list(INIT_PATIENCE))
+        .map(|states| states.into_iter().filter_map(|state| Some((state.pid?, state.spec.name))).collect())
+        .unwrap_or_default();
+    let mut holders: Vec<Holder> = found.into_iter().filter_map(|pid| holder(pid, &services)).collect();
+    // The one that init started first.
+    holders.sort_by_key(|holder| (holder.service.is_none(), holder.pid));
+    holders
+}
+
+/// What `/proc/PID/status` says of a process.
+fn holder(pid: i32, services: &[(i32, String)]) -> Option<Holder> {
+    let (command, inside, _) = status(pid)?;
+    let mut service = None;
+    let mut at = pid;
+    // Up to init, which is process 1 inside.
+    for _ in 0..64 {
+        let Some((_, number, parent)) = status(at) else { break };
+        if number <= 1 {
+            break;
+        }
+        if let Some((_, name)) = services.iter().find(|(there, _)| *there == number) {
+            service = Some(name.clone());
+            break;
+        }
+        at = parent;
+    }
+    Some(Holder { pid: inside, command, service })
+}
+
+/// Name, number inside, and parent of a process.
+fn status(pid: i32) -> Option<(String, i32, i32)> {
+    let text = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let field = |name: &str| text.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
+    let inside = field("NSpid:")?.split_whitespace().next_back()?.parse().ok()?;
+    Some((field("Name:")?.to_owned(), inside, field("PPid:")?.parse().ok()?))
+}
