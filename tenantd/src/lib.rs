@@ -13,6 +13,7 @@ pub mod commands;
 pub mod config;
 pub mod control;
 pub mod daemon;
+pub mod doctor;
 pub mod enter;
 pub mod fault;
 pub mod features;

@@ -60,6 +60,8 @@ enum Verb {
     Verify(commands::verify::Verify),
     /// Follow one flow through tunnel, tag, port, stack, filter and socket and back; says where it ends and why
     Trace(commands::trace::TraceArgs),
+    /// Is this machine fit for tenants? Kernel, limits, disk, network managers, leftovers
+    Doctor(Box<commands::doctor::Doctor>),
     /// Add a site to a tenant, or change the prefixes behind one
     AddTunnel(commands::add_tunnel::AddTunnel),
     /// Take a site away from a tenant
@@ -143,7 +145,7 @@ fn dispatch(cli: Cli) -> Result<u8, Failure> {
         Verb::Run(args) => return commands::run::run(args, cli.instance, cli.socket).map(|()| 0),
         verb => verb,
     };
-    let cx = context(cli.json, cli.socket, cli.instance)?;
+    let cx = context(cli.json, cli.socket, cli.instance.clone())?;
     match verb {
         Verb::Run(_) => Ok(()),
         Verb::AddTenant(args) => commands::add_tenant::run(*args, &cx),
@@ -152,6 +154,7 @@ fn dispatch(cli: Cli) -> Result<u8, Failure> {
         Verb::Show(args) => commands::show::run(&args, &cx),
         Verb::Map(args) => commands::map::run(&args, &cx),
         Verb::Status(args) => commands::status::run(&args, &cx),
+        Verb::Doctor(args) => return commands::doctor::run(*args, &cx, cli.instance),
         Verb::AddTunnel(args) => commands::add_tunnel::run(&args, &cx),
         Verb::RemoveTunnel(args) => commands::remove_tunnel::run(&args, &cx),
         Verb::SetAddress(args) => commands::set_address::run(&args, &cx),

@@ -17,6 +17,7 @@ pub mod add_service;
 pub mod add_tenant;
 pub mod add_tunnel;
 pub mod cp;
+pub mod doctor;
 pub mod exec;
 pub mod fault_points;
 pub mod image;

@@ -42,8 +42,12 @@ pub fn run(args: Run, instance: Option<String>, socket: Option<PathBuf>) -> Resu
 }
 
 fn settle(args: Run, instance: Option<String>, socket: Option<PathBuf>) -> Result<Config, Failure> {
-    let flags = Options { instance, socket, ..args.options };
-    let options = match &args.config {
+    resolve(args.config.as_deref(), Options { instance, socket, ..args.options })
+}
+
+/// The settings of a daemon: flags over its file over the defaults.
+pub(super) fn resolve(file: Option<&Path>, flags: Options) -> Result<Config, Failure> {
+    let options = match file {
         Some(path) => flags.over(Options::read(path)?),
         None => flags,
     };
