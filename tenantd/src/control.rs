@@ -16,6 +16,7 @@ use crate::images::ImageStore;
 use crate::metrics::{Roster, Scraper};
 use crate::model::*;
 pub(crate) use crate::owner::Proof;
+pub use crate::owner::PutHow;
 use crate::owner::services::Done;
 use crate::trace::Parts;
 use crate::world::Verb;
@@ -96,6 +97,10 @@ pub(crate) enum Command {
     AddTenant { request: Box<TenantRequest>, dry_run: bool, reply: Reply<Added> },
     /// End a tenant.
     RemoveTenant { name: TenantName, force: bool, reply: Reply<()> },
+    /// Bring a tenant to what is declared.
+    Put { name: TenantName, tenant: Box<DeclaredTenant>, how: PutHow, reply: Reply<Put> },
+    /// All tenants, to be declared again.
+    Export { reply: Reply<Export> },
     /// All tenants, sorted by name.
     List { reply: Reply<Vec<Tenant>> },
     /// One tenant.
@@ -243,6 +248,14 @@ impl Handle {
     /// End a tenant and everything of it; refused while its processes run unless `force`.
     pub async fn remove_tenant(&self, name: TenantName, force: bool) -> Result<(), OpError> {
         self.ask(|reply| Command::RemoveTenant { name, force, reply }).await
+    }
+    /// Bring a tenant to what is declared: by one write of the store and one pass.
+    pub async fn put(&self, name: TenantName, tenant: DeclaredTenant, how: PutHow) -> Result<Put, OpError> {
+        self.ask(|reply| Command::Put { name, tenant: Box::new(tenant), how, reply }).await
+    }
+    /// Every tenant, with what it takes to declare it again: passwords too.
+    pub async fn export(&self) -> Result<Export, OpError> {
+        self.ask(|reply| Command::Export { reply }).await
     }
     /// All tenants, sorted by name.
     pub async fn list(&self) -> Result<Vec<Tenant>, OpError> {

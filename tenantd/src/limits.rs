@@ -78,39 +78,30 @@ const MOST_CONNECTIONS: u64 = u32::MAX as u64;
 pub struct Limits {
     /// Processor time in cores, such as `1.5`.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<f64>, example = 1.5)]
     pub cpu: Option<Cores>,
     /// Memory with page cache and kernel memory, in bytes or as `512M`.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<u64>, example = "512M")]
     pub memory: Option<Bytes>,
     /// Processes and threads; 2048 when left out.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<u64>, example = 512)]
     pub processes: Option<Count>,
     /// Reading from the disk that holds the tenant's files, in bytes a second.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<u64>, example = "20M")]
     pub io_read: Option<Bytes>,
     /// Writing to that disk, in bytes a second.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<u64>, example = "10M")]
     pub io_write: Option<Bytes>,
     /// Size of the private layer (everything the tenant has changed or added), in bytes.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<u64>, example = "2G")]
     pub disk: Option<Bytes>,
     /// Bandwidth towards the tenant in bits a second.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<u64>, example = "100M")]
     pub rate_in: Option<BitRate>,
     /// Bandwidth from the tenant in bits a second.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<u64>, example = "100M")]
     pub rate_out: Option<BitRate>,
     /// Connections at the same time.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<u64>, example = 10000)]
     pub connections: Option<Count>,
 }
 

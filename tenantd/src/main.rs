@@ -1,6 +1,6 @@
 //! The program: reads the command line, runs one verb, turns its end into an exit code.
 //!
-//! 0 done, 1 refused or failed, 2 wrong usage, 3 `verify` found a disagreement. `exec` and `shell` pass on the code of
+//! 0 done, 1 refused or failed, 2 wrong usage, 3 `verify` found a disagreement, 4 `diff --exit-code` found a difference. `exec` and `shell` pass on the code of
 //! their command.
 
 use std::path::{Path, PathBuf};
@@ -121,6 +121,16 @@ enum Verb {
     /// List the places at which a test can end the daemon
     #[command(hide = true)]
     FaultPoints(commands::fault_points::FaultPoints),
+    /// Bring all tenants to what a declarative file says
+    Apply(commands::apply::Apply),
+    /// Say what apply would do
+    Diff(commands::diff::Diff),
+    /// Print tenants as a declarative file
+    Export(commands::export::Export),
+    /// Make the tenants of an exported file
+    Import(commands::import::Import),
+    /// Print the JSON Schema of the declarative file
+    Schema(commands::schema::Schema),
 }
 
 fn main() -> ExitCode {
@@ -132,6 +142,9 @@ fn main() -> ExitCode {
         Err(failure) => {
             if json {
                 eprintln!("{}", serde_json::to_string(&failure.problem()).unwrap_or_default());
+            } else if let Failure::Faults(faults) = &failure {
+                // As compilers do: whatever jumps to their lines can jump to ours.
+                eprintln!("{faults}");
             } else {
                 eprintln!("tenantd: {}", chain(&failure));
             }
@@ -186,6 +199,11 @@ fn dispatch(cli: Cli) -> Result<u8, Failure> {
         Verb::Cp(args) => return commands::cp::run(args, cx),
         Verb::Top(args) => commands::top::run(&args, &cx),
         Verb::FaultPoints(args) => commands::fault_points::run(&args, &cx),
+        Verb::Apply(args) => return commands::apply::run(args, &cx),
+        Verb::Diff(args) => return commands::diff::run(&args, &cx),
+        Verb::Export(args) => commands::export::run(&args, &cx),
+        Verb::Import(args) => return commands::import::run(args, &cx),
+        Verb::Schema(args) => commands::schema::run(&args),
     }
     .map(|()| 0)
 }

@@ -1,8 +1,10 @@
 //! The words of the API: what a caller may ask for and what it is told. Requests are parsed here once; everything
 //! behind this room works with checked types. Field names are stable: the command line's `--json` prints them.
 
+pub(crate) mod declared;
 mod filter;
 mod service;
+pub(crate) mod short;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -13,7 +15,10 @@ use stackmap::{GidRange, MacAddr, StackIndex, TenantName, TunnelSpec, Vlan};
 use utoipa::ToSchema;
 
 use crate::limits::Limits;
-pub use filter::{Filter, FilterRule, MOST_RULES, Ports, Protocol, Verdict};
+pub use declared::{
+    DeclaredService, DeclaredShare, DeclaredTenant, Export, Exported, FieldChange, Outcome, Put, ShareForForm,
+};
+pub use filter::{Filter, FilterRule, FilterRuleForm, MOST_RULES, Ports, Protocol, Verdict};
 pub use service::{ReadyWhen, RestartPolicy, ServiceOptions, SettingView, StopSignal, TemplateView};
 
 /// A closed network as an operator asks for it.
@@ -101,9 +106,9 @@ pub struct ShareRequest {
     pub create: bool,
 }
 
-/// One tenant of a shared directory.
+/// One tenant of a shared directory; as text `NAME` or `NAME:ro`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, remote = "Self")]
 pub struct ShareFor {
     /// Tenant.
     #[schema(value_type = String)]
@@ -183,9 +188,9 @@ pub struct ImageView {
     pub broken: Option<String>,
 }
 
-/// A route of a tenant's stack.
+/// A route of a tenant's stack; as text `CIDR[,via=ADDR]`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, remote = "Self")]
 pub struct Route {
     /// Destination prefix.
     #[schema(value_type = String)]
@@ -195,6 +200,8 @@ pub struct Route {
     #[schema(value_type = Option<String>)]
     pub via: Option<IpAddr>,
 }
+
+short::text_or_object!(Route, RouteForm, "a route: CIDR[,via=ADDR], or an object");
 
 /// A process of the tenant that is kept running.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]

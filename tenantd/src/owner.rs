@@ -7,6 +7,7 @@
 //! A pass for one tenant reads what is so, plans, and takes the steps one by one. A step that fails leaves the tenant
 //! half done with step and cause, and the others alone; it is tried again on the timer.
 
+mod declare;
 mod errors;
 mod measure;
 pub(crate) mod services;
@@ -36,6 +37,7 @@ use crate::plan::{Action, plan, service_of};
 use crate::store::{Desired, Store, StoreError};
 use crate::world::{InitEnded, PASS_DEADLINE, StepError};
 
+pub use declare::PutHow;
 pub use errors::chain;
 use errors::store_step;
 pub(crate) use verify::Proof;
@@ -377,6 +379,8 @@ impl<K: Kernel> Owner<K> {
         match command {
             Command::AddTenant { request, dry_run, reply } => answer(reply, self.add(*request, dry_run).await),
             Command::RemoveTenant { name, force, reply } => answer(reply, self.remove(&name, force).await),
+            Command::Put { name, tenant, how, reply } => answer(reply, self.put(&name, *tenant, how).await),
+            Command::Export { reply } => answer(reply, Ok(self.export())),
             Command::List { reply } => {
                 answer(reply, Ok(self.desired.values().map(|d| d.tenant.clone().shown()).collect()))
             }

@@ -10,6 +10,7 @@ use stackmap::Invalid;
 use utoipa::ToSchema;
 
 use crate::control::OpError;
+use crate::declare::{Fault, Faults};
 
 /// The media type of a problem document (RFC 9457 section 3).
 pub const MEDIA_TYPE: &str = "application/problem+json";
@@ -36,6 +37,9 @@ pub struct Problem {
     /// The rule it breaks.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rule: Option<String>,
+    /// Of a declarative file: everything that is wrong with it. Only the command line says this.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub faults: Vec<Fault>,
 }
 
 /// The kinds of problem this API knows: each is one `type`, one title and one status.
@@ -142,6 +146,7 @@ impl Problem {
             field: None,
             value: None,
             rule: None,
+            faults: Vec::new(),
         }
     }
 
@@ -166,6 +171,16 @@ impl Problem {
 impl From<Invalid> for Problem {
     fn from(refused: Invalid) -> Self {
         Self::at(ProblemKind::Invalid, &refused)
+    }
+}
+
+impl From<Faults> for Problem {
+    /// Named after the first.
+    fn from(faults: Faults) -> Self {
+        let detail = faults.to_string();
+        let first = faults.0.first().map(|f| Invalid::new(f.field.clone(), &f.value, f.rule.clone()));
+        let problem = first.map_or_else(|| Self::new(ProblemKind::Invalid, ""), Self::from);
+        Self { detail, faults: faults.0, ..problem }
     }
 }
 

@@ -29,7 +29,7 @@ impl TenantRequest {
         check_tunnels_differ(self)?;
         check_prefixes(&self.tunnels)?;
         check_dns(&self.dns)?;
-        self.gateway.iter().try_for_each(|gateway| check_host("gateway", *gateway))?;
+        self.gateway.iter().try_for_each(|gateway| check_gateway(*gateway))?;
         if let Some(image) = &self.image {
             image.parse::<stackmap::TenantName>().map_err(|e| e.for_field("image"))?;
         }
@@ -65,6 +65,14 @@ pub fn check_address_list(addresses: &[IpNet]) -> Result<(), Invalid> {
 /// [`Invalid`] (field `dns`).
 pub fn check_dns(dns: &[IpAddr]) -> Result<(), Invalid> {
     dns.iter().try_for_each(|server| check_host("dns", *server))
+}
+
+/// Checks a default router: an address that a host can have.
+///
+/// # Errors
+/// [`Invalid`] (field `gateway`).
+pub fn check_gateway(gateway: IpAddr) -> Result<(), Invalid> {
+    check_host("gateway", gateway)
 }
 
 /// Checks further routes: real prefixes, next hops of the same family, no destination twice.

@@ -36,6 +36,10 @@ fn every_example_is_what_the_program_writes() {
     let mut all = examples(JSON);
     holds::<Tenant>(&mut all, "Tenant");
     holds::<Added>(&mut all, "Added");
+    holds::<Put>(&mut all, "Put");
+    holds::<tenantd::declare::order::Found>(&mut all, "Schedule");
+    holds::<tenantd::declare::report::Report>(&mut all, "Report");
+    holds::<Export>(&mut all, "Export");
     holds::<TenantStatus>(&mut all, "TenantStatus");
     holds::<ServiceStatus>(&mut all, "ServiceStatus");
     holds::<TemplateView>(&mut all, "TemplateView");
@@ -56,6 +60,8 @@ fn every_example_is_what_the_program_writes() {
     serde_json::from_value::<TenantRequest>(request).unwrap().check().expect("a request that is taken");
     holds::<TenantRequest>(&mut all, "TenantRequest");
     holds::<ServiceRequest>(&mut all, "ServiceRequest");
+    serde_json::from_value::<DeclaredTenant>(all["DeclaredTenant"].clone()).unwrap().check().expect("taken");
+    holds::<DeclaredTenant>(&mut all, "DeclaredTenant");
     assert!(all.is_empty(), "no test reads {:?}", all.keys());
 }
 
@@ -79,6 +85,31 @@ fn every_route_is_listed_with_its_methods() {
         for method in item.as_object().unwrap().keys() {
             assert!(line.contains(&method.to_uppercase()), "{method} {path}: {line}");
         }
+    }
+}
+
+const CLOSED_NETWORKS: &str = include_str!("../../docs/closed-networks.md");
+const SCHEMA: &str = "../docs/closed-networks.schema.json";
+
+/// `UPDATE_DOCS=1` writes it.
+#[test]
+fn the_schema_that_is_kept_is_the_one_of_the_program() {
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(SCHEMA);
+    let schema = serde_json::to_string_pretty(&tenantd::declare::schema()).unwrap() + "\n";
+    if std::env::var_os("UPDATE_DOCS").is_some() {
+        std::fs::write(&path, &schema).unwrap();
+    }
+    assert_eq!(std::fs::read_to_string(&path).unwrap_or_default(), schema, "{SCHEMA} is not what the program says");
+}
+
+#[test]
+fn every_file_of_the_document_is_read() {
+    let blocks: Vec<_> = CLOSED_NETWORKS.split("```toml\n").skip(1).collect();
+    assert!(blocks.len() >= 2);
+    for block in blocks {
+        let text = block.split("```").next().unwrap().to_owned();
+        let read = tenantd::declare::read(&[tenantd::declare::Text { name: "closed-networks.md".into(), text }]);
+        read.unwrap_or_else(|faults| panic!("{faults}"));
     }
 }
 

@@ -18,6 +18,8 @@ pub(crate) enum Need {
     Daemons,
     /// A program of the machine, with its package.
     Program(&'static str, &'static str),
+    /// A module of Python, with its package.
+    Module(&'static str, &'static str),
     /// user-mode-linux and all it needs.
     Uml,
 }
@@ -33,6 +35,12 @@ impl Need {
                 .map(|name| format!("{name} is not built (cargo build --release --workspace)")),
             Self::Program(program, package) => {
                 (!on_path(program)).then(|| format!("{program} is not installed (package {package})"))
+            }
+            Self::Module(module, package) => {
+                let import = format!("import {module}");
+                let found = std::process::Command::new("python3").args(["-c", &import]).output();
+                let found = found.is_ok_and(|output| output.status.success());
+                (!found).then(|| format!("python3 has no module {module} (package {package})"))
             }
             Self::Uml => uml::missing(),
         }

@@ -11,6 +11,7 @@ mod badinput;
 mod bench;
 mod between_sites;
 mod daemons;
+mod declare;
 mod device;
 mod documents;
 mod examples;
@@ -72,6 +73,7 @@ fn main() -> ExitCode {
         add_remove::trials(),
         kill9::trials(),
         kill_points::trials(),
+        declare::trials(),
         private_server::trials(),
         standard_servers::trials(),
         inside_api::trials(),

@@ -14,6 +14,7 @@ use stackmap::{Invalid, TenantName, TunnelSpec};
 
 use super::BODY_MAX;
 use super::inside::BodyMax;
+use crate::explain::explain;
 use crate::problem::{Problem, ProblemKind};
 
 /// `{name}` of the path.
@@ -94,19 +95,25 @@ impl<S: Sync> FromRequestParts<S> for Tunnel {
 
 /// Reads the one flag a path may have in its query: `?name`, `?name=true`, `?name=false`; false when left out.
 pub(super) fn flag(query: Option<&str>, name: &'static str) -> Result<bool, Problem> {
-    let mut flag = false;
+    flags(query, [name]).map(|[flag]| flag)
+}
+
+/// As [`flag`], of several.
+pub(super) fn flags<const N: usize>(query: Option<&str>, names: [&'static str; N]) -> Result<[bool; N], Problem> {
+    let mut flags = [false; N];
     for part in query.unwrap_or_default().split('&').filter(|part| !part.is_empty()) {
         let (key, value) = part.split_once('=').unwrap_or((part, "true"));
-        if key != name {
-            return Err(Invalid::new(key.to_owned(), value, format!("unknown parameter: must be {name}")).into());
-        }
-        flag = match value {
+        let Some(at) = names.iter().position(|name| *name == key) else {
+            let rule = format!("unknown parameter: must be {}", names.join(" or "));
+            return Err(Invalid::new(key.to_owned(), value, rule).into());
+        };
+        flags[at] = match value {
             "true" => true,
             "false" => false,
-            _ => return Err(Invalid::new(name, value, "must be true or false").into()),
+            _ => return Err(Invalid::new(names[at], value, "must be true or false").into()),
         };
     }
-    Ok(flag)
+    Ok(flags)
 }
 
 /// A JSON body.
@@ -145,7 +152,7 @@ fn check_media_type(request: &Request) -> Result<(), Problem> {
 /// Reads JSON; a refusal names the field by its path, such as `routes[0].via`.
 pub(super) fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
     let mut json = serde_json::Deserializer::from_slice(bytes);
-    let value = serde_path_to_error::deserialize(&mut json).map_err(|e| explain(bytes, &e))?;
+    let value = serde_path_to_error::deserialize(&mut json).map_err(|e| refusal(bytes, &e))?;
     json.end().map_err(|e| malformed(&e))?;
     Ok(value)
 }
@@ -155,7 +162,7 @@ fn malformed(error: &serde_json::Error) -> Problem {
     Problem::at(ProblemKind::Malformed, &refused)
 }
 
-fn explain(bytes: &[u8], error: &serde_path_to_error::Error<serde_json::Error>) -> Problem {
+fn refusal(bytes: &[u8], error: &serde_path_to_error::Error<serde_json::Error>) -> Problem {
     let inner = error.inner();
     if inner.classify() != Category::Data {
         return malformed(inner);
@@ -163,84 +170,9 @@ fn explain(bytes: &[u8], error: &serde_path_to_error::Error<serde_json::Error>) 
     let text = inner.to_string();
     let place = format!(" at line {} column {}", inner.line(), inner.column());
     let rule = text.strip_suffix(&place).unwrap_or(&text);
-    let path = match error.path().to_string() {
-        path if path == "." => String::new(),
-        path => path,
-    };
-    // A field that is not there is named by the rule alone: the path ends at the object around it.
-    if let Some(missing) = rule.strip_prefix("missing field `").and_then(|r| r.strip_suffix('`')) {
-        return Invalid::new(join(&path, missing), "", "is missing").into();
-    }
-    if let Some(twice) = rule.strip_prefix("duplicate field `").and_then(|r| r.strip_suffix('`')) {
-        let field = if ends_with_field(&path, twice) { path } else { join(&path, twice) };
-        let value = at_path(bytes, &field).unwrap_or_default();
-        return Invalid::new(field, value, "is given twice").into();
-    }
-    if let Some((name, rest)) = rule.strip_prefix("unknown field `").and_then(|r| r.split_once('`')) {
-        let field = if ends_with_field(&path, name) { path } else { join(&path, name) };
-        let value = at_path(bytes, &field).unwrap_or_default();
-        return Invalid::new(field, value, format!("unknown field{rest}")).into();
-    }
-    // Our own types refuse in the words of `Invalid`, which serde can only carry as text.
-    if let Some((inner_field, value, rule)) = as_invalid(rule) {
-        let field = if path.is_empty() || ends_with_field(&path, inner_field) || is_scalar(bytes, &path) {
-            if path.is_empty() { inner_field.to_owned() } else { path }
-        } else {
-            join(&path, inner_field)
-        };
-        return Invalid::new(field, value, rule.to_owned()).into();
-    }
-    let value = at_path(bytes, &path).unwrap_or_default();
-    let field = if path.is_empty() { "body".to_owned() } else { path };
-    Invalid::new(field, value, rule.to_owned()).into()
-}
-
-fn join(path: &str, field: &str) -> String {
-    if path.is_empty() { field.to_owned() } else { format!("{path}.{field}") }
-}
-
-fn ends_with_field(path: &str, field: &str) -> bool {
-    path.rsplit('.').next() == Some(field)
-}
-
-/// Takes `field: "value" refused: rule` apart.
-fn as_invalid(text: &str) -> Option<(&str, String, &str)> {
-    let (left, rule) = text.split_once("\" refused: ")?;
-    let (field, value) = left.split_once(": \"")?;
-    Some((field, value.to_owned(), rule))
-}
-
-/// Whether the value at `path` has no parts a caller would name: a number, or a text that is the whole field.
-fn is_scalar(bytes: &[u8], path: &str) -> bool {
-    let last = path.rsplit('.').next().unwrap_or_default();
-    // A tunnel as text has parts with names of their own.
-    !last.starts_with("tunnels[") && find(bytes, path).is_some_and(|v| !v.is_object() && !v.is_array())
-}
-
-/// The value at `path` as text.
-fn at_path(bytes: &[u8], path: &str) -> Option<String> {
-    match find(bytes, path)? {
-        serde_json::Value::String(text) => Some(text),
-        value => Some(value.to_string().chars().take(200).collect()),
-    }
-}
-
-fn find(bytes: &[u8], path: &str) -> Option<serde_json::Value> {
-    let root: serde_json::Value = serde_json::from_slice(bytes).ok()?;
-    if path.is_empty() {
-        return Some(root);
-    }
-    let mut value = &root;
-    for part in path.split('.') {
-        let (name, indices) = part.split_once('[').map_or((part, None), |(name, rest)| (name, Some(rest)));
-        if !name.is_empty() {
-            value = value.get(name)?;
-        }
-        for index in indices.into_iter().flat_map(|rest| rest.trim_end_matches(']').split("][")) {
-            value = value.get(index.parse::<usize>().ok()?)?;
-        }
-    }
-    Some(value.clone())
+    // What comes behind the refused value may be no JSON at all.
+    let root = serde_json::from_slice(bytes).unwrap_or_default();
+    explain(&root, error.path(), rule).0.into()
 }
 
 #[cfg(test)]

@@ -9,7 +9,8 @@ use tempfile::TempDir;
 
 use super::Doors;
 use crate::client::Client;
-use crate::control::{Command, Handle, OpError, Proof, Stopping};
+use crate::control::{Command, Handle, OpError, Proof, PutHow, Stopping};
+use crate::declare::changes;
 use crate::images::ImageStore;
 use crate::metrics::{Enlisted, Roster};
 use crate::model::*;
@@ -86,6 +87,12 @@ impl Fake {
         match command {
             Command::AddTenant { request, dry_run, reply } => drop(reply.send(self.add(*request, dry_run))),
             Command::RemoveTenant { name, force, reply } => drop(reply.send(self.remove(&name, force))),
+            Command::Put { name, tenant, how, reply } => drop(reply.send(self.put(name, *tenant, how))),
+            Command::Export { reply } => {
+                let one = |t: &Tenant| Exported { name: t.name.clone(), removing: false, tenant: t.into() };
+                let tenants = self.tenants.values().map(one).collect();
+                drop(reply.send(Ok(Export { locals: Vec::new(), tenants })));
+            }
             Command::List { reply } => drop(reply.send(Ok(self.tenants.values().cloned().collect()))),
             Command::Show { name, reply } => drop(reply.send(self.tenant(&name).cloned())),
             Command::AddTunnel { name, tunnel, reply } => drop(reply.send(self.change(&name, |t| {
@@ -229,6 +236,32 @@ impl Fake {
         }
         let steps = vec![Step { name: "stack".into(), us: if dry_run { 0 } else { 1100 } }];
         Ok(Added { tenant, steps, dry_run })
+    }
+
+    fn put(&mut self, name: TenantName, declared: DeclaredTenant, how: PutHow) -> Result<Put, OpError> {
+        let PutHow { dry_run, .. } = how;
+        let services = declared.services_in_order();
+        let Some(there) = self.tenants.get(&name) else {
+            let added = self.add(declared.request(&name), dry_run)?;
+            let mut tenant = added.tenant;
+            tenant.services = services;
+            if !dry_run {
+                self.tenants.insert(name, tenant.clone());
+            }
+            let (outcome, changes) = (Outcome::Added, Vec::new());
+            return Ok(Put { tenant, outcome, changes, steps: added.steps, dry_run });
+        };
+        let found = changes(&there.into(), &declared);
+        let outcome = if found.is_empty() { Outcome::Same } else { Outcome::Changed };
+        let tenant = match outcome {
+            Outcome::Changed if !dry_run => self.change(&name, |t| {
+                t.addresses = declared.addresses;
+                t.services = services;
+                Ok(())
+            })?,
+            _ => there.clone(),
+        };
+        Ok(Put { tenant, outcome, changes: found, steps: Vec::new(), dry_run })
     }
 
     fn remove(&mut self, name: &TenantName, force: bool) -> Result<(), OpError> {

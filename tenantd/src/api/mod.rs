@@ -4,6 +4,7 @@
 //! Tasks: one a connection (by axum), each waiting for the owner task's reply.
 
 mod addresses;
+mod declare;
 mod dns;
 mod events;
 mod extract;
@@ -75,7 +76,8 @@ pub fn openapi() -> utoipa::openapi::OpenApi {
 fn described() -> (Router<Handle>, utoipa::openapi::OpenApi) {
     OpenApiRouter::with_openapi(openapi::Document::openapi())
         .routes(routes!(tenants::list, tenants::add))
-        .routes(routes!(tenants::show, tenants::remove))
+        .routes(routes!(tenants::show, declare::put, tenants::remove))
+        .routes(routes!(declare::export))
         .routes(routes!(tunnels::list, tunnels::add))
         .routes(routes!(tunnels::remove))
         .routes(routes!(addresses::list, addresses::set, addresses::add))

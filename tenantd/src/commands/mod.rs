@@ -8,6 +8,7 @@ use stackmap::{Invalid, TenantName};
 
 use crate::client::{Answer, Client, ClientError};
 use crate::config::ConfigError;
+use crate::declare::Faults;
 use crate::model::Here;
 use crate::problem::{Problem, ProblemKind};
 
@@ -16,11 +17,15 @@ pub mod add_route;
 pub mod add_service;
 pub mod add_tenant;
 pub mod add_tunnel;
+pub mod apply;
 pub mod cp;
+pub mod diff;
 pub mod doctor;
 pub mod exec;
+pub mod export;
 pub mod fault_points;
 pub mod image;
+pub mod import;
 pub mod list;
 pub mod list_shares;
 pub mod logs;
@@ -34,6 +39,7 @@ pub mod remove_tunnel;
 pub mod restart_service;
 pub mod restart_tenant;
 pub mod run;
+pub mod schema;
 pub mod set_address;
 pub mod set_dns;
 pub mod set_filter;
@@ -46,6 +52,7 @@ pub mod start_service;
 pub mod status;
 pub mod stop_service;
 mod table;
+mod tasks;
 pub mod template;
 pub mod top;
 pub mod trace;
@@ -81,6 +88,20 @@ pub enum Failure {
     /// Standard output cannot be written.
     #[error("cannot write to standard output")]
     Output(#[source] io::Error),
+    /// A declarative file is refused: wrong usage.
+    #[error(transparent)]
+    Faults(#[from] Faults),
+    /// A file cannot be read or written.
+    #[error("cannot {verb} {path}")]
+    File {
+        /// `read` or `write`.
+        verb: &'static str,
+        /// The file.
+        path: String,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
     /// A command could not be run in a tenant.
     #[error(transparent)]
     Exec(#[from] exec::ExecError),
@@ -100,7 +121,7 @@ impl Failure {
     #[must_use]
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::Usage(_) | Self::Config(_) => 2,
+            Self::Usage(_) | Self::Config(_) | Self::Faults(_) => 2,
             _ => 1,
         }
     }
@@ -118,6 +139,7 @@ impl Failure {
         match self {
             Self::Client(ClientError::Refused(problem)) => (**problem).clone(),
             Self::Usage(refused) | Self::Config(ConfigError::Invalid(refused)) => refused.clone().into(),
+            Self::Faults(faults) => faults.clone().into(),
             Self::Client(ClientError::NoPermission(_)) => Problem::new(ProblemKind::Forbidden, chain(self)),
             Self::Client(ClientError::NotRunning(_)) => Problem::new(ProblemKind::NotRunning, chain(self)),
             Self::Config(_) => Problem::new(ProblemKind::Malformed, chain(self)),

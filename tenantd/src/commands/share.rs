@@ -1,10 +1,7 @@
 //! `tenantd share`: put one directory of the host into several tenants.
 
-use std::str::FromStr;
-
 use clap::Args;
 use hyper::Method;
-use stackmap::Invalid;
 
 use super::list_shares::line;
 use super::{Context, Failure, body};
@@ -22,27 +19,10 @@ pub struct Share {
     directory: String,
     /// Tenants that shall see it; with :ro nobody there writes
     #[arg(value_name = "NAME[:ro]", required = true)]
-    tenants: Vec<For>,
+    tenants: Vec<ShareFor>,
     /// Make the directory, owned so that tenants may write
     #[arg(long)]
     create: bool,
-}
-
-/// A tenant with or without `:ro`.
-#[derive(Debug, Clone)]
-struct For(ShareFor);
-
-impl FromStr for For {
-    type Err = Invalid;
-
-    fn from_str(text: &str) -> Result<Self, Invalid> {
-        let (name, read_only) = match text.split_once(':') {
-            None => (text, false),
-            Some((name, "ro")) => (name, true),
-            Some((_, mode)) => return Err(Invalid::new("tenants", mode, "must be ro, or left out")),
-        };
-        Ok(Self(ShareFor { name: name.parse()?, read_only }))
-    }
 }
 
 /// Shares the directory.
@@ -50,8 +30,7 @@ impl FromStr for For {
 /// # Errors
 /// [`Failure`].
 pub fn run(args: Share, cx: &Context) -> Result<(), Failure> {
-    let tenants = args.tenants.into_iter().map(|tenant| tenant.0).collect();
-    let request = ShareRequest { directory: args.directory, tenants, create: args.create };
+    let request = ShareRequest { directory: args.directory, tenants: args.tenants, create: args.create };
     let answer = cx.client.call(Method::POST, "/v1/shares", body(&request))?;
     cx.say(&answer, |shared: SharedDirectory| format!("{}\n", line(&shared).join("  ")))
 }

@@ -9,6 +9,8 @@ use std::str::FromStr;
 use serde::de::{self, Deserializer, Visitor};
 use serde::{Deserialize, Serialize, Serializer};
 use stackmap::Invalid;
+use utoipa::openapi::RefOr;
+use utoipa::openapi::schema::{ObjectBuilder, Schema, SchemaType, Type};
 
 /// Processor time: thousandths of a core, at least 1. In JSON and text a number of cores, such as `1.5`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -215,6 +217,27 @@ impl<T: FromStr<Err = Invalid>> Visitor<'_> for NumberOrText<T> {
         s.parse().map_err(|invalid: Invalid| E::custom(format!("{s:?} {}", invalid.rule)))
     }
 }
+
+/// Numbers and text, both with the rule that the reader has; what numbers are too many for what is said in words.
+fn number_or_text(number: Type, pattern: &str, words: &str) -> RefOr<Schema> {
+    let object = ObjectBuilder::new().schema_type(SchemaType::from_iter([number, Type::String]));
+    object.exclusive_minimum(Some(0)).pattern(Some(pattern)).description(Some(words)).into()
+}
+
+macro_rules! schema {
+    ($t:ident, $number:expr, $pattern:literal, $words:literal) => {
+        impl utoipa::PartialSchema for $t {
+            fn schema() -> RefOr<Schema> {
+                number_or_text($number, $pattern, $words)
+            }
+        }
+        impl utoipa::ToSchema for $t {}
+    };
+}
+schema!(Cores, Type::Number, r"^(0|[1-9][0-9]*)(\.[0-9]{1,9})?$", "Cores, such as 1.5.");
+schema!(Bytes, Type::Integer, r"^(0|[1-9][0-9]*)(\.[0-9]{1,9})?[kKmMgGtT]?$", "Bytes, or text such as 512M.");
+schema!(BitRate, Type::Integer, r"^(0|[1-9][0-9]*)(\.[0-9]{1,9})?[kKmMgGtT]?$", "Bits a second, or text such as 100M.");
+schema!(Count, Type::Integer, r"^[1-9][0-9]*$", "A whole number.");
 
 macro_rules! read_number_or_text {
     ($t:ident, $expecting:literal) => {

@@ -22,6 +22,7 @@ pub struct Filter {
     pub default: Verdict,
     /// In order.
     #[serde(default)]
+    #[schema(value_type = Vec<FilterRuleForm>)]
     pub rules: Vec<FilterRule>,
 }
 
@@ -53,7 +54,7 @@ pub enum Protocol {
 
 /// One rule; as text `ACTION[,PROTO[/PORT[-PORT]]][,from=CIDR]`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, remote = "Self")]
 pub struct FilterRule {
     /// `accept` or `drop`.
     pub action: Verdict,
@@ -69,6 +70,12 @@ pub struct FilterRule {
     #[schema(value_type = Option<String>, example = "192.168.1.0/24")]
     pub from: Option<IpNet>,
 }
+
+super::short::text_or_object!(
+    FilterRule,
+    FilterRuleForm,
+    "a rule: ACTION[,PROTO[/PORT[-PORT]]][,from=CIDR], or an object"
+);
 
 /// Ports from the first to the last.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -192,7 +192,7 @@ impl<K: Kernel> Owner<K> {
 }
 
 /// A service that could not be started: what the caller can mend is told as a field, everything else as a failed step.
-fn service_refused(name: &TenantName, service: &ServiceRequest, error: StepError) -> OpError {
+pub(super) fn service_refused(name: &TenantName, service: &ServiceRequest, error: StepError) -> OpError {
     match error {
         StepError::Init(ClientError::Refused(refusal)) => refused(service, &refusal).into(),
         StepError::Service(error) => error.invalid().into(),

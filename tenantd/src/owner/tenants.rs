@@ -94,6 +94,13 @@ impl<K: Kernel> Owner<K> {
             let steps = actions.iter().map(|a| Step { name: a.name().into(), us: 0 }).collect();
             return Ok(Added { tenant, steps, dry_run });
         }
+        let steps = self.make(&tenant, flow).await?;
+        Ok(Added { tenant, steps, dry_run })
+    }
+
+    /// Record a planned tenant and bring it up; what fails is taken back.
+    pub(super) async fn make(&mut self, tenant: &Tenant, flow: FlowRequest) -> Result<Vec<Step>, OpError> {
+        let desired = Desired { tenant: tenant.clone(), removing: false };
         let started = Instant::now();
         self.store.put(&desired).map_err(|e| not_done(&tenant.name, "store", &e))?;
         self.maps.add(flow).map_err(conflict)?;
@@ -103,7 +110,7 @@ impl<K: Kernel> Owner<K> {
             Ok(taken) => {
                 steps.extend(taken);
                 self.tell("tenant-added", Some(&tenant.name), format!("{} {}", tenant.stack, tenant.device));
-                Ok(Added { tenant, steps, dry_run })
+                Ok(steps)
             }
             Err((step, error)) => {
                 let failed = step_refused(&tenant.name, step, &error);

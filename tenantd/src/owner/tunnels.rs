@@ -5,6 +5,7 @@ use stackmap::{Site, TenantName, TunnelSpec};
 use super::Owner;
 use super::errors::conflict;
 use crate::control::OpError;
+use crate::declare::same_tunnel;
 use crate::kernel::Kernel;
 use crate::model::*;
 
@@ -61,9 +62,4 @@ impl<K: Kernel> Owner<K> {
         }
         result
     }
-}
-
-fn same_tunnel(a: &TunnelSpec, b: &TunnelSpec) -> bool {
-    let local = a.local().is_none() || b.local().is_none() || a.local() == b.local();
-    a.kind() == b.kind() && a.remote() == b.remote() && a.key() == b.key() && local
 }

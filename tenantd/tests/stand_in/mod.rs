@@ -127,6 +127,7 @@ pub(crate) fn acme() -> Value {
     })
 }
 
+#[allow(dead_code, reason = "not every test program asks for it")]
 pub(crate) fn status(pid: i32, netns: u64) -> Value {
     json!({
         "name": "acme", "state": "ready", "init_pid": pid, "netns": netns, "mtu": 1480,
