@@ -306,7 +306,6 @@ pub(crate) const ENTRIES: &[Entry] = &[
         &["step"],
         ("at most 25", "Passes that failed, by the step that did; each tenant that is half done tries again"),
     ),
-    live("tenantd_store_seconds", Histogram, &["operation"], ("2 x 12", "Writes to the store: put, remove")),
     daemon(
         "tenantd_table_rows",
         Gauge,
