@@ -4,7 +4,7 @@
 export PATH := $(HOME)/.cargo/bin:$(PATH)
 BIN := target/x86_64-unknown-linux-gnu/release
 
-.PHONY: help deps build demo test bench soak lint clean-lab
+.PHONY: help deps build deb demo test bench soak lint clean-lab
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:[^#]*## /\t/' | expand -t 12
@@ -15,6 +15,11 @@ deps: ## Install the Debian packages a build, the demo and the tests need, where
 build: ## Release build of everything
 	scripts/deps.sh build
 	cargo build --release --workspace
+
+deb: ## The Debian package, in target/debian
+	scripts/deps.sh build
+	cargo build --release --workspace
+	scripts/deb.sh
 
 demo: ## Three closed networks on one server, end to end (root)
 	scripts/deps.sh demo
@@ -30,9 +35,11 @@ bench: ## Speed against a raw veth pair and the by-hand kernel way, and the floo
 	cargo build --release --workspace
 	$(BIN)/bench
 
-soak: ## Long forms of the transfers and of the hostile customer (root; about a quarter of an hour)
+soak: ## Long forms of the transfers and of the hostile customer, the version before (root; about a quarter of an hour)
 	scripts/deps.sh test
 	cargo build --release --workspace
+	scripts/previous.sh
+	cargo test --release -p system-tests --test system -- upgrade::
 	FULL=1 cargo test --release -p system-tests --test system -- large::
 	FULL=1 cargo test --release -p system-tests --test system -- hostile::
 

@@ -41,6 +41,8 @@ mkfs.ext4:e2fsprogs
 xz:xz-utils
 zstd:zstd
 systemd-nspawn:systemd-container
+systemd-socket-activate:systemd
+man:man-db
 nc:netcat-openbsd
 nft:nftables
 /usr/lib/python3/dist-packages/scapy/__init__.py:python3-scapy

@@ -35,6 +35,7 @@ impl Cli {
             Verb::PutTunnel(args) | Verb::DeleteTunnel(args) => args.client.json,
             Verb::Detach(args) => args.client.json,
             Verb::FaultPoints(args) => args.json,
+            Verb::Completion(_) | Verb::Man(_) => false,
         }
     }
 }
@@ -63,6 +64,11 @@ pub enum Verb {
     /// List the places at which a test can end the daemon.
     #[command(hide = true)]
     FaultPoints(FaultPointsArgs),
+    /// Print the completion script of a shell.
+    Completion(CompletionArgs),
+    /// Write the manual pages.
+    #[command(hide = true)]
+    Man(ManArgs),
 }
 
 /// Where an instance is.
@@ -208,4 +214,19 @@ pub struct DetachArgs {
     /// What every client command takes.
     #[command(flatten)]
     pub client: ClientArgs,
+}
+
+/// `access-server completion`.
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  access-server completion bash >/etc/bash_completion.d/access-server")]
+pub struct CompletionArgs {
+    /// For which shell.
+    pub shell: clap_complete::Shell,
+}
+
+/// `access-server man`.
+#[derive(Debug, Args)]
+pub struct ManArgs {
+    /// The directory to write into.
+    pub dir: PathBuf,
 }

@@ -3,6 +3,7 @@
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use http_body_util::{BodyExt, Full};
 use hyper::body::Bytes;
@@ -19,6 +20,11 @@ use crate::socket::{GROUP, group_name};
 
 /// Everything but RFC 3986's unreserved characters.
 const IN_PATH: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+
+/// How long a client waits before it tries again to reach the daemon.
+const AGAIN: Duration = Duration::from_millis(50);
+/// How long a client tries: a new daemon with 4,000 rows listens within this time.
+const TAKE_OVER: Duration = Duration::from_secs(3);
 
 /// A request that was not done.
 #[derive(Debug, Error)]
@@ -110,7 +116,7 @@ impl Client {
     }
 
     async fn send(&self, method: Method, path: &str, body: Bytes) -> Result<Answer, ClientError> {
-        let stream = UnixStream::connect(&self.socket).await.map_err(|error| self.no_connection(error))?;
+        let stream = self.connect().await.map_err(|error| self.no_connection(error))?;
         let (mut sender, connection) =
             hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(ClientError::Http)?;
         let connection = tokio::spawn(connection);
@@ -127,6 +133,25 @@ impl Client {
         connection.abort();
         let answer = Answer { status, body };
         if status.is_success() { Ok(answer) } else { Err(ClientError::Refused(answer.read()?)) }
+    }
+
+    /// A socket on which nobody listens is one whose daemon has just ended: the next one moves its own into place. Where
+    /// there is none, there was no daemon and nothing is waited for.
+    async fn connect(&self) -> io::Result<UnixStream> {
+        let until = Instant::now() + TAKE_OVER;
+        loop {
+            match UnixStream::connect(&self.socket).await {
+                Err(e) if e.kind() == io::ErrorKind::ConnectionRefused && Instant::now() < until => {
+                    tokio::time::sleep(AGAIN).await;
+                }
+                answer => return answer,
+            }
+        }
+    }
+
+    /// Whether a daemon listens now; nothing is waited for.
+    pub async fn is_answered(&self) -> bool {
+        UnixStream::connect(&self.socket).await.is_ok()
     }
 
     fn no_connection(&self, source: io::Error) -> ClientError {

@@ -1,10 +1,12 @@
 //! The verbs of the command line: one file each, and the one place that chooses.
 
+mod completion;
 mod counters;
 mod delete_tunnel;
 mod detach;
 mod fault_points;
 mod list;
+mod man;
 mod put_tunnel;
 mod run;
 mod show;
@@ -12,16 +14,21 @@ mod site;
 mod status;
 
 use anyhow::Context;
+use clap::CommandFactory;
 use serde::Serialize;
 
 use crate::cli::{Cli, Verb};
-use crate::client::{Client, ClientError};
 
 /// Does what `cli` asks.
 ///
 /// # Errors
 /// Whatever stopped it; the chain of causes is meant for the user.
 pub fn dispatch(cli: Cli) -> anyhow::Result<()> {
+    match &cli.verb {
+        Verb::Completion(args) => return completion::completion(args, &mut Cli::command()),
+        Verb::Man(args) => return man::man(args, Cli::command()),
+        _ => {}
+    }
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start the event loop")?;
     runtime.block_on(async {
@@ -36,6 +43,8 @@ pub fn dispatch(cli: Cli) -> anyhow::Result<()> {
             Verb::DeleteTunnel(args) => delete_tunnel::delete_tunnel(&args).await,
             Verb::Detach(args) => detach::detach(&args).await,
             Verb::FaultPoints(args) => fault_points::fault_points(&args),
+            // Done above, without an event loop.
+            Verb::Completion(_) | Verb::Man(_) => Ok(()),
         }
     })
 }
@@ -43,9 +52,4 @@ pub fn dispatch(cli: Cli) -> anyhow::Result<()> {
 fn print_json<T: Serialize>(value: &T) -> anyhow::Result<()> {
     println!("{}", serde_json::to_string_pretty(value).context("cannot write JSON")?);
     Ok(())
-}
-
-/// Whether a daemon answers for the instance.
-async fn daemon_answers(client: &Client) -> bool {
-    !matches!(client.get::<serde_json::Value>("/v1/status").await, Err(ClientError::NoDaemon { .. }))
 }

@@ -16,6 +16,7 @@ use tracing::{debug, error, info, warn};
 use crate::fault;
 use crate::gateway::{Ends, Gateway, Path, Plan, Refusal, RowRequest, Settings, Step};
 use crate::metrics::Snapshot;
+use crate::pulse::Pulse;
 use crate::row::VlanRow;
 use crate::table::{Attached, Look, Table, TableError, VlanCounters};
 
@@ -224,6 +225,7 @@ impl<T: Table, N: Network> Daemon<T, N> {
     pub async fn run(mut self, mut inbox: mpsc::Receiver<Event>) -> T {
         let mut survey_timer = tokio::time::interval(SURVEY_EVERY);
         survey_timer.reset();
+        let mut pulse = Pulse::from_environment();
         loop {
             let until_expiry = self.gateway.next_expiry().map(|at| at.saturating_sub(since_boot()));
             tokio::select! {
@@ -235,6 +237,7 @@ impl<T: Table, N: Network> Daemon<T, N> {
                     self.expire();
                 }
                 _ = survey_timer.tick() => self.start_survey(),
+                () = pulse.beat() => {}
             }
         }
     }

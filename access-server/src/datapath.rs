@@ -10,6 +10,7 @@ mod counters;
 mod detach;
 mod drop_reason;
 pub mod fragment;
+mod layout;
 mod load;
 mod look;
 mod map;
@@ -38,6 +39,7 @@ use crate::row::VlanRow;
 pub use beside::{BesideError, check as check_beside};
 pub use detach::detach;
 pub use drop_reason::DropReason;
+pub use layout::CarryError;
 pub use look::{Arrival, Attached, Fill, Look, Site, VlanLook};
 pub use map::MapError;
 pub use slow_path::{SlowPath, SlowPathError};
@@ -67,6 +69,8 @@ pub struct DatapathConfig {
     pub wans: Vec<u32>,
     /// Our own outer addresses: packets to others are left alone.
     pub locals: Vec<IpAddr>,
+    /// Maps whose rows are 8 bytes longer than this version's, as a later version's may be. For tests.
+    pub longer_rows: &'static [&'static str],
 }
 
 /// The two ends of a tunnel do different work.
@@ -134,8 +138,9 @@ pub enum OpenError {
         #[source]
         source: libbpf_rs::Error,
     },
-    /// A pinned map was made by a version with another layout.
-    #[error("the pinned map {} was made by another version: {difference}", .path.display())]
+    /// A pinned map was made by a newer version, or by one that this one does not know. Nothing was changed: the programs
+    /// on the devices go on with it.
+    #[error("the pinned map {} was made by another version, probably a newer one: {difference}; run that one, or end the data path with `access-server detach`", .path.display())]
     Layout {
         /// The map.
         table: &'static str,
@@ -144,6 +149,9 @@ pub enum OpenError {
         /// What differs.
         difference: LayoutDifference,
     },
+    /// The rows of an older version could not be carried over.
+    #[error(transparent)]
+    Carry(#[from] CarryError),
     /// The kernel refused the programs.
     #[error("the kernel did not take the programs")]
     Load(#[source] libbpf_rs::Error),

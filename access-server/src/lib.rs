@@ -24,6 +24,7 @@ pub mod lock;
 pub mod metrics;
 pub mod mtu;
 pub mod problem;
+pub mod pulse;
 pub mod route;
 pub mod row;
 pub mod service;

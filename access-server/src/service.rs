@@ -1,6 +1,7 @@
 //! A daemon from its configuration to its end: the privileged steps in one straight list, then the owner's loop.
 
 use std::path::Path;
+use std::time::Duration;
 
 use anyhow::{Context, anyhow};
 use rtnetlink::Handle;
@@ -20,10 +21,13 @@ use crate::lock::InstanceLock;
 use crate::route::{self, Routes};
 use crate::table::Table;
 use crate::table::kernel::{KernelTable, trunk_dev};
-use crate::{bpffs, link, socket};
+use crate::{bpffs, link, pulse, socket};
 
 /// Events that may wait for the owner before those who send more have to.
 const QUEUE: usize = 1024;
+
+/// How long callers may take to read their answers at the end.
+const LAST_ANSWERS: Duration = Duration::from_millis(500);
 
 /// What a daemon does beside serving.
 #[derive(Debug, Default)]
@@ -72,18 +76,23 @@ pub async fn serve(config: &DaemonConfig, extras: Extras) -> anyhow::Result<()> 
         let metrics = tcp::bind(address).await.with_context(|| format!("metrics: cannot listen on {address}"))?;
         tokio::spawn(tcp::serve(metrics, api.clone()));
     }
-    let api = tokio::spawn(axum::serve(listener, api.router()).into_future());
+    let (api_end, api_ends) = oneshot::channel::<()>();
+    // An error as well as a word ends the wait: both mean that we end.
+    let until = async move { drop(api_ends.await) };
+    let api = tokio::spawn(axum::serve(listener, api.router()).with_graceful_shutdown(until).into_future());
     let detach_on_exit = extras.detach_on_exit;
     tokio::spawn(own_rows(owner, extras, config.clone()));
     daemon.run(inbox).await;
     fault::point("stop.begun");
-    api.abort();
-    // Ours as long as the lock is: no successor has put its own there.
-    std::fs::remove_file(&config.socket).context("cannot remove the socket")?;
+    // Requests that were answered are answered to the last byte; the socket's file stays, so that clients know that
+    // another daemon is to come and wait for it a moment.
+    drop(api_end);
+    let _ = tokio::time::timeout(LAST_ANSWERS, api).await;
     if !detach_on_exit {
         info!("stopped; the data path stays in the kernel and goes on");
         return Ok(());
     }
+    std::fs::remove_file(&config.socket).context("cannot remove the socket")?;
     datapath::detach(&config.pin_dir(), &config.instance).context("cannot take the data path away")?;
     if config.is_layer_2_site() {
         link::set_promiscuous(&handle, &found.inside, false).await?;
@@ -125,6 +134,7 @@ fn open_table(config: &DaemonConfig, found: &Found) -> anyhow::Result<impl Table
         role,
         wans: found.wans.iter().map(|wan| wan.ifindex).collect(),
         locals: config.locals.clone(),
+        longer_rows: &[],
     };
     datapath::check_beside(&config).context("cannot stand beside another instance")?;
     KernelTable::open(config).context("cannot start the data path")
@@ -143,6 +153,7 @@ fn stop_on_signal(owner: mpsc::Sender<Event>) -> anyhow::Result<()> {
             _ = term.recv() => {}
             _ = int.recv() => {}
         }
+        pulse::stopping();
         let _ = owner.send(Event::Stop).await;
     });
     Ok(())
@@ -159,6 +170,7 @@ async fn own_rows(owner: mpsc::Sender<Event>, extras: Extras, config: DaemonConf
         }
     }
     info!(instance = config.instance, socket = %config.socket.display(), "ready");
+    pulse::ready("serving; rows are read back from the data path").await;
     if extras.announce {
         println!("{}", serde_json::json!({ "ready": true, "instance": config.instance, "socket": config.socket }));
     }

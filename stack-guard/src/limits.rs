@@ -58,8 +58,7 @@ fn load(options: &OpenOptions, cookie: u64) -> Result<OwnedFd, LimitError> {
         program.set_autoload(false);
     }
     for (map, _) in pinned_maps(&mut open, options.max_stacks) {
-        let path = options.pin_dir.join(map.name());
-        adopt(map, &path).map_err(failed(cookie, "adopt the tables"))?;
+        adopt(map, options).map_err(failed(cookie, "adopt the tables"))?;
     }
     let skel = open.load().map_err(failed(cookie, "load the BPF program"))?;
     skel.progs.guard_incoming.as_fd().try_clone_to_owned().map_err(failed(cookie, "hold the BPF program"))

@@ -1,5 +1,6 @@
 //! Loading: programs are always new, tables and attachments are adopted from the pin directory when they are there.
 
+use std::collections::BTreeMap;
 use std::ffi::CString;
 use std::fs::File;
 use std::io;
@@ -9,9 +10,10 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use libbpf_rs::skel::{OpenSkel, SkelBuilder};
-use libbpf_rs::{ErrorKind, Link, MapCore, MapHandle, MapMut, OpenMapMut, OpenObject, ProgramMut};
+use libbpf_rs::{Link, MapCore, MapHandle, MapMut, OpenMapMut, OpenObject, ProgramMut};
 
 use crate::cgroup::{self, CgroupError};
+use crate::layout::{self, CarryError, Found};
 use crate::limits::LimitError;
 use crate::skel::guard::types::{event, guard_row, owner_row, refusal_row, stack_row};
 use crate::skel::guard::{GuardSkelBuilder, OpenGuardSkel};
@@ -47,13 +49,15 @@ pub struct OpenOptions {
     /// Read the credentials of processes by the kernel's BTF; off, only what helpers tell is seen, as on a kernel
     /// without BTF. For tests.
     pub read_tasks: bool,
+    /// Tables whose rows are 8 bytes longer than this version's, as a later version's may be. For tests.
+    pub longer_rows: &'static [&'static str],
 }
 
 impl OpenOptions {
     /// With the defaults.
     pub fn new(cgroup: impl Into<PathBuf>, pin_dir: impl Into<PathBuf>) -> Self {
         let (cgroup, pin_dir) = (cgroup.into(), pin_dir.into());
-        Self { cgroup, pin_dir, max_stacks: DEFAULT_MAX_STACKS, read_tasks: true }
+        Self { cgroup, pin_dir, max_stacks: DEFAULT_MAX_STACKS, read_tasks: true, longer_rows: &[] }
     }
 }
 
@@ -78,8 +82,9 @@ pub enum OpenError {
         /// The directory.
         path: PathBuf,
     },
-    /// A pinned table is of another version.
-    #[error("pinned table {}: {field} is {pinned}, this version has {ours}; discard() the directory", path.display())]
+    /// A pinned table is of a newer version, or of one that this one does not know. Nothing was changed: the programs that
+    /// are attached go on with it.
+    #[error("pinned table {}: {field} is {pinned}, this version has {ours}: made by another version, probably a newer one; run that one, or discard() the directory", path.display())]
     Layout {
         /// The pin.
         path: PathBuf,
@@ -111,6 +116,9 @@ pub enum OpenError {
         #[source]
         source: libbpf_rs::Error,
     },
+    /// The rows of an older version could not be carried over.
+    #[error(transparent)]
+    Carry(#[from] CarryError),
     /// A table could not be read or written.
     #[error(transparent)]
     Table(#[from] TableError),
@@ -143,29 +151,38 @@ fn is_bpffs(path: &Path) -> bool {
     File::open(path).and_then(|dir| cgroup::file_system(&dir)).is_ok_and(|kind| kind == BPF_FS_MAGIC)
 }
 
-/// Takes the pinned table in place of a new one. Says whether there is one.
-pub(crate) fn adopt(map: &mut OpenMapMut<'_>, pin: &Path) -> Result<bool, OpenError> {
-    let pinned = match MapHandle::from_pinned_path(pin) {
-        Ok(pinned) => pinned,
-        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(false),
-        Err(e) => return Err(load_error("open the pin", Some(pin))(e)),
-    };
-    let info = pinned.info().map_err(load_error("look at the pin", Some(pin)))?.info;
-    let fields = [
-        ("its type", info.type_, map.map_type().into()),
-        ("the size of a key", info.key_size, map.key_size()),
-        ("the size of a row", info.value_size, map.value_size()),
-        ("its flags", info.map_flags, map.map_flags()),
-    ];
-    for (field, there, here) in fields {
-        if there != here {
-            let (pinned, ours) = (u64::from(there), u64::from(here));
-            return Err(OpenError::Layout { path: pin.to_owned(), field, pinned, ours });
-        }
+/// Takes the pinned table in place of a new one; one of an older version is returned, to be carried over.
+pub(crate) fn adopt(map: &mut OpenMapMut<'_>, options: &OpenOptions) -> Result<Start, OpenError> {
+    let pin = options.pin_dir.join(map.name());
+    if options.longer_rows.iter().any(|table| map.name() == *table) {
+        let longer = map.value_size() + 8;
+        map.set_value_size(longer).map_err(load_error("size a table's rows", None))?;
     }
-    map.set_max_entries(info.max_entries).map_err(load_error("size the table as", Some(pin)))?;
-    map.reuse_fd(pinned.as_fd()).map_err(load_error("adopt", Some(pin)))?;
-    Ok(true)
+    let found = layout::look(map, &pin).map_err(load_error("look at the pin", Some(&pin)))?;
+    let pinned = match &found {
+        Found::Absent => return Ok(Start::Fresh),
+        Found::Other(field, pinned, ours) => {
+            let (pinned, ours) = (u64::from(*pinned), u64::from(*ours));
+            return Err(OpenError::Layout { path: pin, field, pinned, ours });
+        }
+        Found::Same(pinned) | Found::Older(pinned) => pinned,
+    };
+    map.set_max_entries(pinned.max_entries()).map_err(load_error("size the table as", Some(&pin)))?;
+    if let Found::Older(pinned) = found {
+        return Ok(Start::Older(pinned));
+    }
+    map.reuse_fd(pinned.as_fd()).map_err(load_error("adopt", Some(&pin)))?;
+    Ok(Start::Adopted)
+}
+
+/// What a table begins with.
+pub(crate) enum Start {
+    /// Nothing.
+    Fresh,
+    /// What is pinned.
+    Adopted,
+    /// The rows of this one.
+    Older(MapHandle),
 }
 
 fn handle<K: crate::tables::Plain, V: crate::tables::Plain>(map: &MapMut<'_>) -> Result<Table<K, V>, OpenError> {
@@ -217,22 +234,18 @@ pub(crate) fn load(options: &OpenOptions) -> Result<Loaded, OpenError> {
     let mut open = GuardSkelBuilder::default().open(&mut storage).map_err(load_error("open the BPF object", None))?;
     let reads_tasks = configure(&mut open, options.read_tasks, 0);
     open.progs.guard_incoming.set_autoload(false);
-    let mut fresh = Vec::new();
+    let mut starts = BTreeMap::new();
     for (map, rows) in pinned_maps(&mut open, options.max_stacks) {
-        let name = map.name().to_owned();
-        if !adopt(map, &dir.join(&name))? {
-            if let Some(rows) = rows {
-                map.set_max_entries(rows).map_err(load_error("size a table", None))?;
-            }
-            fresh.push(name);
+        let start = adopt(map, options)?;
+        if let (Start::Fresh, Some(rows)) = (&start, rows) {
+            map.set_max_entries(rows).map_err(load_error("size a table", None))?;
         }
+        starts.insert(map.name().to_owned(), start);
     }
     let mut skel = open.load().map_err(load_error("load the BPF programs", None))?;
 
-    belongs_here(&handle(&skel.maps.guard)?, id, dir)?;
     let maps = &mut skel.maps;
-    // The guard's row was written before its pin, so a pinned guard is never a blank one.
-    for map in [
+    let mut pinned = [
         &mut maps.guard,
         &mut maps.stacks,
         &mut maps.owners_by_cgroup,
@@ -241,11 +254,20 @@ pub(crate) fn load(options: &OpenOptions) -> Result<Loaded, OpenError> {
         &mut maps.refusals,
         &mut maps.counted_sockets,
         &mut maps.events,
-    ] {
-        let name = map.name().to_owned();
-        if fresh.contains(&name) {
-            let pin = dir.join(name);
-            map.pin(&pin).map_err(load_error("pin", Some(&pin)))?;
+    ];
+    for map in &pinned {
+        if let Some(Start::Older(old)) = starts.get(map.name()) {
+            layout::copy(old, map)?;
+        }
+    }
+    // The guard's row is written before its pin, so a pinned guard is never a blank one.
+    belongs_here(&handle(pinned[0])?, id, dir)?;
+    for map in &mut pinned {
+        let pin = dir.join(map.name());
+        match starts.get(map.name()) {
+            Some(Start::Fresh) => map.pin(&pin).map_err(load_error("pin", Some(&pin)))?,
+            Some(Start::Older(_)) => layout::replace_pin(map, &pin)?,
+            Some(Start::Adopted) | None => {}
         }
     }
     let progs = &mut skel.progs;

@@ -57,10 +57,9 @@ fn bytes_of<T: Plain>(row: &T) -> &[u8] {
     unsafe { std::slice::from_raw_parts(std::ptr::from_ref(row).cast(), size_of::<T>()) }
 }
 
+/// The row that the bytes begin with: rows grow at their end.
 pub(crate) fn plain<T: Plain>(bytes: &[u8]) -> Option<T> {
-    if bytes.len() != size_of::<T>() {
-        return None;
-    }
+    let bytes = bytes.get(..size_of::<T>())?;
     let mut row = MaybeUninit::<T>::uninit();
     // SAFETY: lengths are equal, the regions are distinct, and any bytes are a valid value.
     unsafe {
@@ -73,12 +72,15 @@ pub(crate) fn plain<T: Plain>(bytes: &[u8]) -> Option<T> {
 #[derive(Debug)]
 pub(crate) struct Table<K, V> {
     map: MapHandle,
+    /// Of a row in bytes; what is beyond our own is zero.
+    length: usize,
     rows: PhantomData<(K, V)>,
 }
 
 impl<K: Plain, V: Plain> Table<K, V> {
     pub(crate) fn new(map: MapHandle) -> Self {
-        Self { map, rows: PhantomData }
+        let length = map.value_size() as usize;
+        Self { map, length, rows: PhantomData }
     }
 
     /// The same table on a descriptor of its own.
@@ -100,7 +102,14 @@ impl<K: Plain, V: Plain> Table<K, V> {
     }
 
     pub(crate) fn put(&self, key: &K, row: &V) -> Result<(), TableError> {
-        match self.map.update(bytes_of(key), bytes_of(row), MapFlags::ANY) {
+        let mut longer;
+        let mut bytes = bytes_of(row);
+        if self.length > bytes.len() {
+            longer = bytes.to_vec();
+            longer.resize(self.length, 0);
+            bytes = &longer;
+        }
+        match self.map.update(bytes_of(key), bytes, MapFlags::ANY) {
             Ok(()) => Ok(()),
             Err(e) if e.kind() == ErrorKind::TooBig => {
                 let table = self.map.name().to_string_lossy().into_owned();

@@ -4,6 +4,7 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Bytes, Incoming};
@@ -34,7 +35,10 @@ pub enum ClientError {
         source: io::Error,
     },
     /// The connection broke.
-    #[error("the daemon at {} broke off", .path.display())]
+    #[error(
+        "the daemon at {} broke off before it answered: it ended or was started again, and what was asked for may be \
+         done or not; look, and ask again", .path.display()
+    )]
     Broken {
         /// The socket.
         path: PathBuf,
@@ -69,8 +73,16 @@ fn options_of(socket: &Path) -> String {
     }
 }
 
-/// How long a client waits before it asks a daemon again that has too many callers. Nothing else runs in it.
-const AGAIN: std::time::Duration = std::time::Duration::from_millis(50);
+/// How long a client waits before it tries again to reach the daemon. Nothing else runs in it.
+const AGAIN: Duration = Duration::from_millis(50);
+
+/// How long a client tries: a new daemon with 4,000 tenants listens within this time.
+const TAKE_OVER: Duration = Duration::from_secs(3);
+
+/// Whether the next try may go better.
+fn is_passing(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::ConnectionRefused)
+}
 
 /// A daemon that may be asked.
 #[derive(Debug)]
@@ -200,15 +212,17 @@ impl Client {
         Err(ClientError::Refused(Box::new(problem)))
     }
 
-    /// A daemon that has more callers than it takes at once says so; it is asked again for a second.
+    /// Waits for a daemon that is being replaced, or has more callers than it takes at once. A socket on which nobody
+    /// listens is one whose daemon has just ended (a new one moves its own into place); where there is none, there was
+    /// no daemon and nothing is waited for.
     async fn connect(&self) -> io::Result<tokio::net::UnixStream> {
-        for _ in 0..20 {
+        let until = Instant::now() + TAKE_OVER;
+        loop {
             match tokio::net::UnixStream::connect(&self.socket).await {
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => std::thread::sleep(AGAIN),
+                Err(e) if Instant::now() < until && is_passing(&e) => std::thread::sleep(AGAIN),
                 answer => return answer,
             }
         }
-        tokio::net::UnixStream::connect(&self.socket).await
     }
 
     fn unreachable(&self, source: io::Error) -> ClientError {

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use nix::fcntl::{Flock, FlockArg};
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::oneshot;
 
 use crate::access::AccessClient;
 use crate::config::Config;
@@ -18,6 +19,7 @@ use crate::features::{self, FeatureError};
 use crate::net::ns::NsError;
 use crate::net::room::{PatchError, PatchRoom, check_card};
 use crate::owner::{Owner, Parts, StartError};
+use crate::pulse::{self, Pulse};
 use crate::store::{SqliteStore, StoreError};
 use crate::world::{OpenError, World, WorldParts};
 
@@ -104,6 +106,9 @@ pub enum RunError {
     /// The API's socket.
     #[error("the API's socket")]
     Api(#[from] crate::api::ServeError),
+    /// A task that has no end ended: a defect, which the log tells of.
+    #[error("the owner or the API ended by itself")]
+    Task,
     /// Signals could not be caught.
     #[error("cannot catch signals")]
     Signal(#[source] io::Error),
@@ -167,32 +172,54 @@ pub async fn run(config: Config) -> Result<(), RunError> {
         handle: handle.clone(),
         inbox,
     };
-    let owner = Owner::start(parts).await.map_err(Box::new)?;
-    let listener = crate::api::bind(&config.socket).await?;
+    // Before what was there is adopted: callers then wait for their answer and not for the socket.
+    let listener = match crate::api::inherited(&config.socket)? {
+        Some(listener) => listener,
+        None => crate::api::bind(&config.socket).await?,
+    };
     fault::point("start.listening");
+    pulse::starting("reading what is so");
+    let owner = Owner::start(parts).await.map_err(Box::new)?;
     let metrics = match config.metrics {
         Some(address) => Some(crate::api::tcp::bind(address).await?),
         None => None,
     };
-    let owner = tokio::spawn(owner.run());
     if let Some(metrics) = metrics {
         tokio::spawn(crate::api::tcp::serve(metrics, handle.clone()));
     }
     let mut terminate = signal(SignalKind::terminate()).map_err(RunError::Signal)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(RunError::Signal)?;
+    let (stop_owner, owner_stopped) = oneshot::channel();
+    let (stop_api, api_stopped) = oneshot::channel::<()>();
+    let mut owner = tokio::spawn(owner.run(Pulse::from_environment(), owner_stopped));
+    // An error as well as a word ends the wait: both mean that we end.
+    let until = async move { drop(api_stopped.await) };
+    let mut api = tokio::spawn(crate::api::serve(listener, handle, until));
     tracing::info!(socket = %config.socket.display(), "ready");
     tokio::select! {
-        served = crate::api::serve(listener, handle) => served?,
+        served = &mut api => return Ok(served.map_err(|_| RunError::Task)??),
+        _ = &mut owner => return Err(RunError::Task),
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
     }
     fault::point("stop.begun");
-    // A step that has begun is finished by the next start: intent is in the store, the rest is read from the kernel.
-    owner.abort();
-    let _ = std::fs::remove_file(&config.socket);
+    pulse::stopping();
+    // The command that the owner is busy with is finished and answered. Whoever waits behind it is told that we end, and
+    // who comes later finds the next daemon: the socket's file stays, so that clients know that one is to come.
+    drop((stop_owner, stop_api));
+    if tokio::time::timeout(LAST_COMMAND, &mut owner).await.is_err() {
+        // A step that has begun is finished by the next start: intent is in the store, the rest is read from the kernel.
+        owner.abort();
+    }
     fault::point("stop.silent");
+    let _ = tokio::time::timeout(LAST_ANSWERS, api).await;
     Ok(())
 }
+
+/// How long the command under way may take at the end. Longer ones are undone or finished by the next start.
+const LAST_COMMAND: Duration = Duration::from_secs(10);
+/// How long callers may take to read their answers; followers of events and logs do not end by themselves.
+const LAST_ANSWERS: Duration = Duration::from_millis(500);
 
 fn check_kernel() -> Result<(), RunError> {
     let found = nix::sys::utsname::uname().map(|u| u.release().to_string_lossy().into_owned()).unwrap_or_default();

@@ -30,6 +30,7 @@ pub mod net;
 pub mod owner;
 pub mod plan;
 pub mod problem;
+pub mod pulse;
 pub mod refusals;
 pub mod rules;
 pub mod services;

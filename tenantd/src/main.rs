@@ -6,7 +6,7 @@
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 use tenantd::client::Client;
 use tenantd::commands::{self, Context, Failure, chain};
 use tenantd::config::{DEFAULT_INSTANCE, INSIDE_SOCKET, check_instance, default_socket};
@@ -131,6 +131,11 @@ enum Verb {
     Import(commands::import::Import),
     /// Print the JSON Schema of the declarative file
     Schema(commands::schema::Schema),
+    /// Print the completion script of a shell
+    Completion(commands::completion::Completion),
+    /// Write the manual pages
+    #[command(hide = true)]
+    Man(commands::man::Man),
 }
 
 fn main() -> ExitCode {
@@ -156,11 +161,13 @@ fn main() -> ExitCode {
 fn dispatch(cli: Cli) -> Result<u8, Failure> {
     let verb = match cli.verb {
         Verb::Run(args) => return commands::run::run(args, cli.instance, cli.socket).map(|()| 0),
+        Verb::Completion(args) => return commands::completion::run(&args, &mut Cli::command()).map(|()| 0),
+        Verb::Man(args) => return commands::man::run(&args, Cli::command()).map(|()| 0),
         verb => verb,
     };
     let cx = context(cli.json, cli.socket, cli.instance.clone())?;
     match verb {
-        Verb::Run(_) => Ok(()),
+        Verb::Run(_) | Verb::Completion(_) | Verb::Man(_) => Ok(()),
         Verb::AddTenant(args) => commands::add_tenant::run(*args, &cx),
         Verb::RemoveTenant(args) => commands::remove_tenant::run(&args, &cx),
         Verb::List(args) => commands::list::run(&args, &cx),

@@ -26,7 +26,7 @@ use stackmap::{
     TunnelSpec,
 };
 use tenant_init::client::ClientError;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 use crate::access::AccessError;
 use crate::control::{Command, FromTenant, Handle, Inbox, OpError, Reply};
@@ -34,6 +34,7 @@ use crate::fault::{self, Moment};
 use crate::kernel::Kernel;
 use crate::model::*;
 use crate::plan::{Action, plan, service_of};
+use crate::pulse::{Load, Pulse};
 use crate::store::{Desired, Store, StoreError};
 use crate::world::{InitEnded, PASS_DEADLINE, StepError};
 
@@ -188,16 +189,19 @@ impl<K: Kernel> Owner<K> {
         Ok(())
     }
 
-    /// Work until every handle is gone.
-    pub async fn run(mut self) {
+    /// Work until every handle is gone or `stop` is heard of, which is between two inputs: what was begun is finished.
+    /// Those who wait in the queue then are told that the daemon ends.
+    pub async fn run(mut self, mut pulse: Pulse, mut stop: oneshot::Receiver<()>) {
         let mut ticks = tokio::time::interval(RETRY);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut repair = true;
         loop {
+            pulse.beat(self.load());
             let turn = self.turns.front().cloned();
             let input = tokio::select! {
                 // Operators before repairs: a long full pass must not make a command wait.
                 biased;
+                _ = &mut stop => Input::Closed,
                 command = self.inbox.operators.recv() => command.map_or(Input::Closed, Input::Command),
                 Some(ended) = self.ended.recv() => Input::Ended(ended),
                 _ = ticks.tick() => Input::Tick,
@@ -205,6 +209,7 @@ impl<K: Kernel> Owner<K> {
                 Some(name) = std::future::ready(turn), if repair && !self.turns.is_empty() => Input::Turn(name),
                 Some(asked) = self.inbox.tenants.recv() => Input::FromTenant(asked),
                 Some(name) = std::future::ready(self.turns.front().cloned()) => Input::Turn(name),
+                () = pulse.hungry() => continue,
             };
             repair = matches!(input, Input::FromTenant(_));
             self.origin = match input {
@@ -230,6 +235,10 @@ impl<K: Kernel> Owner<K> {
                 Input::Closed => return,
             }
         }
+    }
+
+    fn load(&self) -> Load {
+        Load { waiting: self.turns.len(), tenants: self.desired.len(), failing: self.failures.len() }
     }
 
     async fn tick(&mut self) {

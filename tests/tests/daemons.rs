@@ -45,7 +45,8 @@ impl Daemon {
         Self::new(&name, &name, &line, &format!("/run/access-server/{name}/api.sock"))
     }
 
-    fn new(name: &str, node: &str, line: &str, socket: &str) -> Self {
+    /// Any line, with the socket on which it answers.
+    pub(crate) fn new(name: &str, node: &str, line: &str, socket: &str) -> Self {
         let argv = line.split(' ').map(str::to_owned).collect();
         Self { name: name.into(), node: node.into(), argv, socket: socket.into() }
     }

@@ -24,7 +24,7 @@ const NEEDS: &[Need] = &[
 ];
 
 /// Where the smallest system is taken from.
-const MIRROR: &str = "http://deb.debian.org/debian";
+pub(crate) const MIRROR: &str = "http://deb.debian.org/debian";
 
 pub(crate) fn trials() -> Vec<Trial> {
     vec![Trial::ignorable_test("images::apt_get_installs_from_a_site_into_one_tenant", || {
@@ -38,7 +38,7 @@ pub(crate) fn trials() -> Vec<Trial> {
     })]
 }
 
-fn mirror_answers() -> bool {
+pub(crate) fn mirror_answers() -> bool {
     let release = format!("{MIRROR}/dists/bookworm/InRelease");
     let asked = Command::new("curl").args(["-sfo", "/dev/null", "-m", "20", &release]).status();
     asked.is_ok_and(|status| status.success())
@@ -62,7 +62,8 @@ fn distribution(work: &Path) -> Result<String> {
     Ok(tarball.display().to_string())
 }
 
-fn run(command: &mut Command) -> Result<()> {
+/// Runs a command that must succeed.
+pub(crate) fn run(command: &mut Command) -> Result<()> {
     let done = command.output().with_context(|| format!("{command:?}"))?;
     let tail: Vec<_> = String::from_utf8_lossy(&done.stdout).lines().rev().take(5).map(str::to_owned).collect();
     ensure!(done.status.success(), "{command:?}: {tail:?} {}", String::from_utf8_lossy(&done.stderr));

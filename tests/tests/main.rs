@@ -32,16 +32,19 @@ mod limits;
 mod many;
 mod metrics;
 mod one_gateway;
+mod packaging;
 mod pmtu;
 mod private_server;
 mod push;
 mod right_tenant;
+mod service_manager;
 mod sites;
 mod standard_servers;
 mod tags;
 mod trace;
 mod transfer;
 mod two_boxes;
+mod upgrade;
 mod verify;
 mod worlds;
 
@@ -89,6 +92,9 @@ fn main() -> ExitCode {
         verify::trials(),
         metrics::trials(),
         trace::trials(),
+        service_manager::trials(),
+        packaging::trials(),
+        upgrade::trials(),
     ]
     .into_iter()
     .flatten()

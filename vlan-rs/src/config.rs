@@ -40,12 +40,20 @@ pub struct OpenOptions {
     pub filter_handle: u32,
     /// Keep what became of the last frame, see [`crate::Room::last_verdict`]. For tests and diagnosis, costs some ns.
     pub record_verdicts: bool,
+    /// Tables whose rows are 8 bytes longer than this version's, as a later version's may be. For tests.
+    pub longer_rows: &'static [&'static str],
 }
 
 impl OpenOptions {
     /// Defaults, with the tables pinned in `pin_dir`.
     pub fn new(pin_dir: impl Into<PathBuf>) -> Self {
-        Self { pin_dir: pin_dir.into(), max_ports: DEFAULT_MAX_PORTS, filter_handle: 1, record_verdicts: false }
+        Self {
+            pin_dir: pin_dir.into(),
+            max_ports: DEFAULT_MAX_PORTS,
+            filter_handle: 1,
+            record_verdicts: false,
+            longer_rows: &[],
+        }
     }
 }
 

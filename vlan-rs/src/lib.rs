@@ -23,6 +23,7 @@ struct Readme;
 mod config;
 mod drop_reason;
 mod filter;
+mod layout;
 mod look;
 mod pins;
 mod room;
@@ -42,6 +43,7 @@ pub use config::{
 };
 pub use drop_reason::DropReason;
 pub use filter::{FILTER_PRIORITY, FilterError};
+pub use layout::CarryError;
 pub use look::{CounterReader, PortLook, TagLook};
 pub use pins::{OpenError, discard};
 pub use room::{Adoption, Change, PortError, PortId, Program, Room, RoomCounters, TrunkError, Usage, Verdict};

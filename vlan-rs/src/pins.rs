@@ -1,5 +1,6 @@
 //! Loading: programs are always new, tables are adopted from the pin directory when they are there.
 
+use std::collections::BTreeMap;
 use std::ffi::CString;
 use std::io;
 use std::mem::MaybeUninit;
@@ -11,6 +12,7 @@ use libbpf_rs::skel::{OpenSkel, SkelBuilder};
 use libbpf_rs::{MapCore, MapHandle, MapMut, OpenMapMut, OpenObject};
 
 use crate::config::{MAX_TRUNKS, OpenOptions};
+use crate::layout::{self, CarryError, Found};
 use crate::skel::types::room_row;
 use crate::skel::{OpenVlanSkel, VlanSkelBuilder};
 use crate::tables::{Row, Table, TableError, answers, counters, limits, ports, rates, trunks};
@@ -48,8 +50,9 @@ pub enum OpenError {
         /// The directory.
         path: PathBuf,
     },
-    /// A pinned table is of another version.
-    #[error("pinned table {}: {field} is {pinned}, this version has {ours}; end its users and remove the directory", path.display())]
+    /// A pinned table is of a newer version, or of one that this one does not know. Nothing was changed: the programs on
+    /// the devices go on with it.
+    #[error("pinned table {}: {field} is {pinned}, this version has {ours}: made by another version, probably a newer one; run that one, or end its users and remove the directory", path.display())]
     Layout {
         /// The pin.
         path: PathBuf,
@@ -84,6 +87,9 @@ pub enum OpenError {
         #[source]
         source: libbpf_rs::Error,
     },
+    /// The rows of an older version could not be carried over.
+    #[error(transparent)]
+    Carry(#[from] CarryError),
     /// A table could not be read or written.
     #[error(transparent)]
     Table(#[from] TableError),
@@ -142,29 +148,33 @@ fn is_bpffs(path: &Path) -> bool {
     rc == 0 && kind(()) & 0xffff_ffff == BPF_FS_MAGIC
 }
 
-/// Takes the pinned table in place of a new one. Says whether there is one.
-fn adopt(map: &mut OpenMapMut<'_>, pin: &Path) -> Result<bool, OpenError> {
-    let pinned = match MapHandle::from_pinned_path(pin) {
-        Ok(pinned) => pinned,
-        Err(e) if e.kind() == libbpf_rs::ErrorKind::NotFound => return Ok(false),
-        Err(e) => return Err(load_error("open the pin", Some(pin))(e)),
-    };
-    let info = pinned.info().map_err(load_error("look at the pin", Some(pin)))?.info;
-    let fields = [
-        ("its type", info.type_, map.map_type().into()),
-        ("the size of a key", info.key_size, map.key_size()),
-        ("the size of a row", info.value_size, map.value_size()),
-        ("its flags", info.map_flags, map.map_flags()),
-    ];
-    for (field, there, here) in fields {
-        if there != here {
-            let (pinned, ours) = (u64::from(there), u64::from(here));
+/// Takes the pinned table in place of a new one; one of an older version is returned, to be carried over.
+fn adopt(map: &mut OpenMapMut<'_>, pin: &Path) -> Result<Start, OpenError> {
+    let found = layout::look(map, pin).map_err(load_error("look at the pin", Some(pin)))?;
+    let pinned = match &found {
+        Found::Absent => return Ok(Start::Fresh),
+        Found::Other(field, pinned, ours) => {
+            let (pinned, ours) = (u64::from(*pinned), u64::from(*ours));
             return Err(OpenError::Layout { path: pin.to_owned(), field, pinned, ours });
         }
+        Found::Same(pinned) | Found::Older(pinned) => pinned,
+    };
+    map.set_max_entries(pinned.max_entries()).map_err(load_error("size the table as", Some(pin)))?;
+    if let Found::Older(pinned) = found {
+        return Ok(Start::Older(pinned));
     }
-    map.set_max_entries(info.max_entries).map_err(load_error("size the table as", Some(pin)))?;
     map.reuse_fd(pinned.as_fd()).map_err(load_error("adopt", Some(pin)))?;
-    Ok(true)
+    Ok(Start::Adopted)
+}
+
+/// What a table begins with.
+enum Start {
+    /// Nothing.
+    Fresh,
+    /// What is pinned.
+    Adopted,
+    /// The rows of this one.
+    Older(MapHandle),
 }
 
 fn handle<K: Row, V: Row>(map: &MapMut<'_>) -> Result<Table<K, V>, OpenError> {
@@ -203,13 +213,18 @@ pub(crate) fn load(options: &OpenOptions) -> Result<Loaded, OpenError> {
     if let Some(rodata) = open.maps.rodata_data.as_deref_mut() {
         rodata.record_verdicts = options.record_verdicts;
     }
-    let mut fresh = Vec::new();
+    let mut starts = BTreeMap::new();
     for (map, rows) in pinned_maps(&mut open, options.max_ports) {
         let name = map.name().to_owned();
-        if !adopt(map, &dir.join(&name))? {
-            map.set_max_entries(rows).map_err(load_error("size a table", None))?;
-            fresh.push(name);
+        if options.longer_rows.iter().any(|table| name == *table) {
+            let longer = map.value_size() + 8;
+            map.set_value_size(longer).map_err(load_error("size a table's rows", None))?;
         }
+        let start = adopt(map, &dir.join(&name))?;
+        if matches!(start, Start::Fresh) {
+            map.set_max_entries(rows).map_err(load_error("size a table", None))?;
+        }
+        starts.insert(name, start);
     }
     // Tables that are not pinned have rows for the slots there are, which an adopted table says.
     let slots = open.maps.rates_by_slot.max_entries();
@@ -218,11 +233,8 @@ pub(crate) fn load(options: &OpenOptions) -> Result<Loaded, OpenError> {
     }
     let mut skel = open.load().map_err(load_error("load the BPF programs", None))?;
 
-    let room: Table<u32, room_row> = handle(&skel.maps.room)?;
-    belongs_here(&room, dir)?;
     let maps = &mut skel.maps;
-    // The room's row was written before its pin, so a pinned room is never a blank one.
-    for map in [
+    let mut pinned = [
         &mut maps.room,
         &mut maps.ports_by_tag,
         &mut maps.ports_by_ifindex,
@@ -232,11 +244,21 @@ pub(crate) fn load(options: &OpenOptions) -> Result<Loaded, OpenError> {
         &mut maps.drops_by_slot,
         &mut maps.rates_by_slot,
         &mut maps.limits_by_slot,
-    ] {
-        let name = map.name().to_owned();
-        if fresh.contains(&name) {
-            let pin = dir.join(name);
-            map.pin(&pin).map_err(load_error("pin", Some(&pin)))?;
+    ];
+    for map in &pinned {
+        if let Some(Start::Older(old)) = starts.get(map.name()) {
+            layout::copy(old, map)?;
+        }
+    }
+    // The room's row is written before its pin, so a pinned room is never a blank one.
+    let room: Table<u32, room_row> = handle(pinned[0])?;
+    belongs_here(&room, dir)?;
+    for map in &mut pinned {
+        let pin = dir.join(map.name());
+        match starts.get(map.name()) {
+            Some(Start::Fresh) => map.pin(&pin).map_err(load_error("pin", Some(&pin)))?,
+            Some(Start::Older(_)) => layout::replace_pin(map, &pin)?,
+            Some(Start::Adopted) | None => {}
         }
     }
 

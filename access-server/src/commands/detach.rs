@@ -8,18 +8,23 @@ use crate::datapath;
 use crate::fault;
 use crate::lock::InstanceLock;
 
-use super::{daemon_answers, print_json};
+use super::print_json;
 
 pub(super) async fn detach(args: &DetachArgs) -> anyhow::Result<()> {
     fault::arm()?;
     let places = args.client.place.places();
     // The lock says who holds the instance; the socket tells of a daemon with another run directory.
     let _lock = InstanceLock::take(&places.run_dir(), places.instance, "access-server detach")?;
-    if daemon_answers(&Client::new(&places)).await {
+    if Client::new(&places).is_answered().await {
         bail!("a daemon answers on {}: stop it first", places.socket().display());
     }
     let pin_dir = args.bpffs.join("access-server").join(places.instance);
     datapath::detach(&pin_dir, places.instance).context("cannot take the data path away")?;
+    // The last daemon left it for the next one, and there is to be none.
+    match std::fs::remove_file(places.socket()) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(e).context("cannot remove the socket"),
+        _ => {}
+    }
     if args.client.json {
         return print_json(&serde_json::json!({ "detached": places.instance }));
     }

@@ -57,8 +57,9 @@ pub(super) fn load(cfg: &DatapathConfig) -> Result<Loaded, OpenError> {
     let mut object = MaybeUninit::uninit();
     let mut open = GatewaySkelBuilder::default().open(&mut object).map_err(OpenError::Load)?;
     configure(&mut open, cfg)?;
-    maps::pin(&mut open.maps, &cfg.pin_dir)?;
-    let skel = open.load().map_err(OpenError::Load)?;
+    let older = maps::pin(&mut open.maps, cfg)?;
+    let mut skel = open.load().map_err(OpenError::Load)?;
+    maps::carry(&mut skel.maps, &older, &cfg.pin_dir)?;
 
     let maps = Maps::new(&skel.maps).map_err(OpenError::Load)?;
     let own = |fd: BorrowedFd<'_>| fd.try_clone_to_owned().map_err(|e| OpenError::Load(e.into()));

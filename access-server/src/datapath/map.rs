@@ -1,5 +1,6 @@
 //! A BPF map with its key and value types: add, update, remove, dump, usage.
 
+use std::borrow::Cow;
 use std::io;
 use std::marker::PhantomData;
 use std::mem::MaybeUninit;
@@ -116,6 +117,17 @@ impl<K: Plain, V: Plain> Map<K, V> {
         found.map(|found| value(self.table, &found)).transpose()
     }
 
+    /// Rows grow at their end; what is beyond our own is zero.
+    fn as_long_as_a_row<'a>(&self, value: &'a [u8]) -> Cow<'a, [u8]> {
+        let length = self.handle.value_size() as usize;
+        if length <= value.len() {
+            return Cow::Borrowed(value);
+        }
+        let mut longer = value.to_vec();
+        longer.resize(length, 0);
+        Cow::Owned(longer)
+    }
+
     /// The value of each CPU.
     pub(super) fn get_all_cpus(&self, key: &K) -> Result<Vec<V>, MapError> {
         let found = self.handle.lookup_percpu(bytes(key), MapFlags::ANY).map_err(|e| self.refused("read", e))?;
@@ -123,7 +135,7 @@ impl<K: Plain, V: Plain> Map<K, V> {
     }
 
     pub(super) fn put(&self, key: &K, value: &V) -> Result<(), MapError> {
-        self.handle.update(bytes(key), bytes(value), MapFlags::ANY).map_err(|source| {
+        self.handle.update(bytes(key), &self.as_long_as_a_row(bytes(value)), MapFlags::ANY).map_err(|source| {
             // Hash maps say E2BIG, tries ENOSPC, which has no kind; libbpf leaves it in errno.
             let no_space = io::Error::last_os_error().raw_os_error() == Some(libc::ENOSPC);
             let full = source.kind() == ErrorKind::TooBig || no_space;
@@ -137,7 +149,7 @@ impl<K: Plain, V: Plain> Map<K, V> {
     /// Writes one value for every CPU.
     pub(super) fn put_all_cpus(&self, key: &K, value: &V) -> Result<(), MapError> {
         let cpus = libbpf_rs::num_possible_cpus().map_err(|e| self.refused("write", e))?;
-        let values = vec![bytes(value).to_vec(); cpus];
+        let values = vec![self.as_long_as_a_row(bytes(value)).into_owned(); cpus];
         self.handle.update_percpu(bytes(key), &values, MapFlags::ANY).map_err(|e| self.refused("write", e))
     }
 

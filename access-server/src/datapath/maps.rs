@@ -1,12 +1,14 @@
 //! All maps of the data path, by name.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
-use libbpf_rs::{MapHandle, MapInfo, OpenMapMut};
+use libbpf_rs::{MapCore, MapHandle, MapMut, OpenMapMut};
 
+use super::layout::{self, CarryError, Found};
 use super::map::Map;
 use super::skel::{GatewayMaps, OpenGatewayMaps, types};
-use super::{LayoutDifference, OpenError};
+use super::{DatapathConfig, LayoutDifference, OpenError};
 
 /// The pinned maps: the only record of what this access server does.
 pub(super) struct Maps {
@@ -63,43 +65,75 @@ pub(super) const PINS: [&str; 14] = [
     "slow_path",
 ];
 
+/// Maps that an older version pinned, by name: their rows are carried over when the programs are loaded.
+pub(super) type Older = BTreeMap<&'static str, MapHandle>;
+
 /// Says where each map is pinned. Loading then adopts what is there; a map of another layout is refused here, because
-/// the kernel would read beyond our values.
-pub(super) fn pin(maps: &mut OpenGatewayMaps<'_>, dir: &Path) -> Result<(), OpenError> {
+/// the kernel would read beyond our values, but for one whose rows are shorter: it is an older version's.
+pub(super) fn pin(maps: &mut OpenGatewayMaps<'_>, cfg: &DatapathConfig) -> Result<Older, OpenError> {
+    let mut older = Older::new();
     for (name, map) in pinned(maps) {
-        let path = dir.join(name);
-        if path.exists() {
-            check(name, map, &path)?;
+        let path = cfg.pin_dir.join(name);
+        if cfg.longer_rows.contains(&name) {
+            let longer = map.value_size() + 8;
+            map.set_value_size(longer).map_err(|source| OpenError::Pin { path: path.clone(), source })?;
         }
-        map.set_pin_path(&path).map_err(|source| OpenError::Pin { path, source })?;
+        let found = layout::look(map, &path).map_err(|source| OpenError::Pin { path: path.clone(), source })?;
+        let refused = |what, found, expected| {
+            let difference = LayoutDifference { what, found, expected };
+            OpenError::Layout { table: name, path: path.clone(), difference }
+        };
+        match found {
+            Found::Other(what, found, expected) => return Err(refused(what, found, expected)),
+            Found::Same(there) | Found::Older(there) if differs_in_capacity(map, &there) => {
+                return Err(refused("capacity", there.max_entries(), map.max_entries()));
+            }
+            Found::Older(there) => drop(older.insert(name, there)),
+            Found::Absent | Found::Same(_) => {
+                map.set_pin_path(&path).map_err(|source| OpenError::Pin { path, source })?
+            }
+        }
     }
-    Ok(())
+    Ok(older)
 }
 
-fn check(name: &'static str, map: &OpenMapMut<'_>, path: &Path) -> Result<(), OpenError> {
-    let unreadable = |source| OpenError::Pin { path: path.to_owned(), source };
-    let handle = MapHandle::from_pinned_path(path).map_err(unreadable)?;
-    let found = MapInfo::new(std::os::fd::AsFd::as_fd(&handle)).map_err(unreadable)?;
-    let differs = [
-        ("type", found.map_type() as u32, map.map_type() as u32),
-        ("key size", found.info.key_size, map.key_size()),
-        ("value size", found.info.value_size, map.value_size()),
-        // libbpf gives a perf array as many places as there are CPUs when it loads it.
-        (
-            "capacity",
-            found.info.max_entries,
-            if map.max_entries() == 0 { found.info.max_entries } else { map.max_entries() },
-        ),
-        ("flags", found.info.map_flags, map.map_flags()),
-    ];
-    match differs.into_iter().find(|(_, found, expected)| found != expected) {
-        None => Ok(()),
-        Some((what, found, expected)) => Err(OpenError::Layout {
-            table: name,
-            path: path.to_owned(),
-            difference: LayoutDifference { what, found, expected },
-        }),
+/// libbpf gives a perf array as many places as there are CPUs when it loads it.
+fn differs_in_capacity(map: &OpenMapMut<'_>, there: &MapHandle) -> bool {
+    map.max_entries() != 0 && map.max_entries() != there.max_entries()
+}
+
+/// The maps that are pinned, when they are loaded.
+fn loaded<'a, 'obj>(maps: &'a mut GatewayMaps<'obj>) -> [(&'static str, &'a mut MapMut<'obj>); 14] {
+    [
+        ("tunnels", &mut maps.tunnels),
+        ("tunnels_out", &mut maps.tunnels_out),
+        ("vlans", &mut maps.vlans),
+        ("vlan_metas", &mut maps.vlan_metas),
+        ("prefixes", &mut maps.prefixes),
+        ("paths", &mut maps.paths),
+        ("path_states", &mut maps.path_states),
+        ("locals", &mut maps.locals),
+        ("servers", &mut maps.servers),
+        ("devices", &mut maps.devices),
+        ("traffic", &mut maps.traffic),
+        ("drops", &mut maps.drops),
+        ("buckets", &mut maps.buckets),
+        ("slow_path", &mut maps.slow_path),
+    ]
+}
+
+/// Carries the rows of older maps over and puts the new maps' pins in their places. Programs on the devices go on with
+/// the old ones until they are replaced.
+pub(super) fn carry(maps: &mut GatewayMaps<'_>, older: &Older, dir: &Path) -> Result<(), CarryError> {
+    let mut changed: Vec<_> =
+        loaded(maps).into_iter().filter_map(|(name, map)| Some((older.get(name)?, dir.join(name), map))).collect();
+    for (old, _, map) in &changed {
+        layout::copy(old, map)?;
     }
+    for (_, path, map) in &mut changed {
+        layout::replace_pin(map, path)?;
+    }
+    Ok(())
 }
 
 impl Maps {

@@ -109,6 +109,66 @@ pub fn no_packet_is_lost_by_a_restart() {
     assert_eq!(filters.matches("name trunk_ingress").count(), 1, "{filters}");
 }
 
+/// Those whose rows the programs only read or change in place: a later version may make them longer.
+const MAPS: &[&str] = &[
+    "tunnels",
+    "tunnels_out",
+    "vlans",
+    "vlan_metas",
+    "prefixes",
+    "paths",
+    "path_states",
+    "locals",
+    "traffic",
+    "buckets",
+];
+
+/// The next version has longer rows. It comes, once after having been killed half-way, takes everything over, and the
+/// version before refuses what it does not know; all under traffic.
+pub fn another_layout_is_carried_over_and_loses_nothing() {
+    let (mut world, site, row) = one_site("carried", &[]);
+    let stop = Arc::new(AtomicBool::new(false));
+    let chat = chatter(&world, &site, &stop);
+    std::thread::sleep(Duration::from_millis(100));
+    let carried = |world: &mut World| {
+        let counters = world.dp().counters().unwrap();
+        counters.iter().find(|c| c.vlan == 600).map_or(0, |c| c.rx_packets)
+    };
+    let mut before = carried(&mut world);
+    assert!(before > 0);
+    let old = world.config.clone();
+    // Half of the maps: what a version that was killed between two of them leaves.
+    for maps in [&MAPS[..4], MAPS, MAPS] {
+        world.datapath = None; // as by kill -9: nothing is undone
+        world.config.longer_rows = maps;
+        world.open();
+        assert!(world.dp().lost_at_open().is_empty());
+        assert_eq!(world.dp().dump().unwrap(), std::slice::from_ref(&row));
+        std::thread::sleep(Duration::from_millis(50));
+        let now = carried(&mut world);
+        assert!(now >= before, "{now} {before}");
+        before = now;
+    }
+    let length = |name: &str| MapHandle::from_pinned_path(old.pin_dir.join(name)).unwrap().value_size();
+    assert_eq!((length("prefixes"), length("locals")), (12, 9));
+    let left: Vec<_> = std::fs::read_dir(&old.pin_dir).unwrap().map(|e| e.unwrap().file_name()).collect();
+    assert!(left.iter().all(|name| !name.to_string_lossy().ends_with("_new")), "{left:?}");
+    // Back: refused in words, and the newer data path goes on.
+    let refused = inside(&world.srv, || Datapath::open(&old).err().unwrap());
+    assert!(matches!(&refused, OpenError::Layout { .. }) && refused.to_string().contains("newer"), "{refused}");
+    std::thread::sleep(Duration::from_millis(50));
+    // It can still be changed.
+    let mut changed = row.clone();
+    changed.generation = Generation(2);
+    changed.tunnels[0].mtu -= 8;
+    world.dp().put_vlan(&changed).unwrap();
+    assert_eq!(world.dp().dump().unwrap(), [changed]);
+    stop.store(true, Ordering::Relaxed);
+    let (asked, answered) = chat.join().unwrap();
+    assert!(asked > 50, "{asked}");
+    assert_eq!(asked, answered);
+}
+
 /// A daemon that died in the middle of a change leaves nothing that belongs to nobody.
 pub fn a_half_done_change_is_cleared() {
     let (mut world, site, row) = one_site("half", &[]);
@@ -229,12 +289,12 @@ pub fn another_layout_is_refused() {
         sz: size_of::<libbpf_rs::libbpf_sys::bpf_map_create_opts>() as u64,
         ..Default::default()
     };
-    let mut other = MapHandle::create(MapType::Array, Some("vlans"), 4, 20, 4096, &opts).unwrap();
+    let mut other = MapHandle::create(MapType::Array, Some("vlans"), 4, 28, 4096, &opts).unwrap();
     other.pin(&path).unwrap();
     let config = world.config.clone();
     let refused = inside(&world.srv, || Datapath::open(&config).map(drop)).unwrap_err();
     assert!(matches!(refused, OpenError::Layout { table: "vlans", .. }), "{refused}");
-    assert!(refused.to_string().contains("value size is 20, this version has 24"), "{refused}");
+    assert!(refused.to_string().contains("the size of a row is 28, this version has 24"), "{refused}");
     // Those before still run.
     let filters = exec(&world.srv, "tc filter show dev near ingress").1;
     assert!(filters.contains("trunk_ingress"), "{filters}");

@@ -20,7 +20,7 @@ use libtest_mimic::{Arguments, Trial};
 
 fn main() -> ExitCode {
     let args = Arguments::from_args();
-    let tests: [(&str, fn()); 32] = [
+    let tests: [(&str, fn()); 33] = [
         ("same_addresses_different_worlds", flows::same_addresses_different_worlds),
         ("every_kind_with_offloads", flows::every_kind_with_offloads),
         ("every_kind_without_offloads", flows::every_kind_without_offloads),
@@ -31,6 +31,10 @@ fn main() -> ExitCode {
         ("what_may_be_cut_is_cut", path_mtu::what_may_be_cut_is_cut),
         ("no_packet_is_lost_while_others_change", lifecycle::no_packet_is_lost_while_others_change),
         ("no_packet_is_lost_by_a_restart", lifecycle::no_packet_is_lost_by_a_restart),
+        (
+            "another_layout_is_carried_over_and_loses_nothing",
+            lifecycle::another_layout_is_carried_over_and_loses_nothing,
+        ),
         ("a_half_done_change_is_cleared", lifecycle::a_half_done_change_is_cleared),
         ("what_cannot_be_is_refused", lifecycle::what_cannot_be_is_refused),
         ("another_layout_is_refused", lifecycle::another_layout_is_refused),

@@ -99,6 +99,7 @@ impl World {
                 role: Role::Server { trunk: TrunkDev { ifindex: 0, mode: TrunkMode::Peer } },
                 wans: Vec::new(),
                 locals: Vec::new(),
+                longer_rows: &[],
             },
             far: None,
             sites: Vec::new(),
@@ -337,6 +338,7 @@ impl World {
             },
             wans: vec![ifindex(&gw, "wan")],
             locals: vec![site.remote()],
+            longer_rows: &[],
         };
         let mut row = self.row(&[(site, servers.iter().map(|a| IpNet::from(*a)).collect())]);
         row.vlan = Vlan::new(SITE_VLAN).unwrap();

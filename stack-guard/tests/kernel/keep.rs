@@ -14,6 +14,7 @@ use crate::world::{GIDS_A, GIDS_B, Netns, World, cgroup_dir, pin_dir};
 pub(crate) const TESTS: &[(&str, fn())] = &[
     ("enforced_without_a_process_and_adopted", enforced_without_a_process),
     ("replacement_opens_no_gap", replacement_opens_no_gap),
+    ("another_layout_is_carried_over_without_a_gap", another_layout),
     ("put_and_remove", put_and_remove),
     ("what_is_taken", what_is_taken),
     ("cgroups_of_unknown_level_and_too_deep_ones", unknown_levels),
@@ -88,6 +89,54 @@ fn replacement_opens_no_gap() {
         done.store(true, Ordering::Relaxed);
         assert!(tries.join().unwrap() >= 1000);
     });
+}
+
+/// Those whose rows the programs only read or change in place: a later version may make them longer.
+const TABLES: &[&str] = &["guard", "stacks", "owners_by_cgroup", "owners_by_gids", "connections"];
+
+/// The next version has longer rows. It comes, once after having been killed half-way, and takes everything over: who may
+/// not have a socket never gets one, who may always does. The version before refuses what it does not know.
+fn another_layout() {
+    let mut world = World::new();
+    let (stranger, owner) = (Probe::start(&world.cgroup("a")), Probe::start(&world.cgroup("b")));
+    stranger.enter(&world.b);
+    owner.enter(&world.b);
+    let old = world.options.clone();
+    let rows: Vec<Row> = world.guard.rows().cloned().collect();
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let tries = scope.spawn(|| {
+            let mut tries = 0;
+            while !done.load(Ordering::Relaxed) || tries < 1000 {
+                assert_eq!(stranger.tries("socket x v4 tcp"), EPERM);
+                owner.does("socket y v4 tcp");
+                tries += 1;
+            }
+            tries
+        });
+        for tables in [&TABLES[..2], TABLES, TABLES] {
+            world.options.longer_rows = tables;
+            world.guard = Guard::open(&world.options).unwrap();
+            let adoption = world.guard.adoption();
+            assert_eq!((adoption.replaced, adoption.stacks, adoption.half.len()), (8, 2, 0));
+            assert!(world.guard.rows().eq(&rows));
+            std::thread::sleep(std::time::Duration::from_millis(20));
+        }
+        let refused = Guard::open(&old).unwrap_err();
+        assert!(matches!(&refused, OpenError::Layout { .. }) && refused.to_string().contains("newer"), "{refused}");
+        done.store(true, Ordering::Relaxed);
+        assert!(tries.join().unwrap() >= 1000);
+    });
+    let length = |name: &str| {
+        use libbpf_rs::MapCore as _;
+        libbpf_rs::MapHandle::from_pinned_path(old.pin_dir.join(name)).unwrap().value_size()
+    };
+    assert_eq!((length("owners_by_gids"), length("stacks")), (16, 24));
+    for row in &rows {
+        assert_eq!(world.guard.put(row, None).unwrap(), Change::Unchanged);
+    }
+    assert!(world.guard.remove(world.a.cookie).unwrap());
+    stranger.does("socket x v4 tcp");
 }
 
 fn put_and_remove() {

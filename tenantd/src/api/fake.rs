@@ -63,7 +63,7 @@ pub(crate) fn serve() -> Served {
                     }
                 }
             });
-            super::serve(listener, handle).await.unwrap();
+            super::serve(listener, handle, std::future::pending()).await.unwrap();
         });
     });
     is_ready.recv().unwrap();

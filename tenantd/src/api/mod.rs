@@ -52,18 +52,23 @@ use crate::control::Handle;
 use crate::fault;
 use crate::problem::{Problem, ProblemKind};
 use socket::{Gate, Peer};
-pub use socket::{ServeError, bind};
+pub use socket::{ServeError, bind, inherited};
 
 /// The longest request body, in bytes: a tenant with a thousand sites fits.
 pub const BODY_MAX: usize = 256 * 1024;
 
-/// Answers on `listener` until it fails or the future is dropped.
+/// Answers on `listener` until it fails or `until` ends; requests under way then are still answered.
 ///
 /// # Errors
 /// [`ServeError::Listen`] with what the system says about the listener.
-pub async fn serve(listener: UnixListener, handle: Handle) -> Result<(), ServeError> {
+pub async fn serve(
+    listener: UnixListener,
+    handle: Handle,
+    until: impl Future<Output = ()> + Send + 'static,
+) -> Result<(), ServeError> {
     let router = router(handle, Gate::of_this_host());
-    axum::serve(listener, router.into_make_service_with_connect_info::<Peer>()).await.map_err(ServeError::Listen)
+    let service = router.into_make_service_with_connect_info::<Peer>();
+    axum::serve(listener, service).with_graceful_shutdown(until).await.map_err(ServeError::Listen)
 }
 
 /// The OpenAPI 3.1 document, as `/openapi.json` gives it out.

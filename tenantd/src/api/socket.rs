@@ -4,7 +4,7 @@
 
 use std::fs::{self, File};
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, FromRawFd};
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
@@ -35,6 +35,16 @@ pub enum ServeError {
         pid: i32,
         /// The name of its program.
         program: String,
+    },
+    /// The service manager passed on something else.
+    #[error(
+        "socket: {path:?} refused: the service manager passed on {found}; ListenStream= of the socket unit must be the daemon's --socket"
+    )]
+    Passed {
+        /// The socket that the daemon is to listen on.
+        path: PathBuf,
+        /// What was passed.
+        found: String,
     },
     /// Something else than a socket is there.
     #[error("socket: {path:?} refused: is there and is no socket; not replaced")]
@@ -76,25 +86,73 @@ pub async fn bind(path: &Path) -> Result<UnixListener, ServeError> {
     // Two daemons that start at once must not both find the socket stale.
     let turn = File::open(dir).map_err(failed("open the directory"))?;
     turn.lock().map_err(failed("lock the directory"))?;
-    remove_stale(path)?;
+    refuse_living(path)?;
+    // Made under another name and moved into place: a client finds the socket of the daemon before or this one, at no
+    // moment none, and never one with wrong rights.
+    // Short: a socket's path is, and one at a time is made here.
+    let fresh = dir.join(".new");
+    remove(&fresh).map_err(failed("remove a leftover"))?;
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None).map_err(failed("open"))?;
     // The mode of a socket before bind is the mode its file is made with: at no moment is it open to others.
     nix::sys::stat::fchmod(socket.as_fd(), nix::sys::stat::Mode::from_bits_truncate(0o600))
         .map_err(|e| failed("set the mode")(e.into()))?;
-    socket.bind(&SockAddr::unix(path).map_err(failed("name"))?).map_err(failed("bind"))?;
+    socket.bind(&SockAddr::unix(&fresh).map_err(failed("name"))?).map_err(failed("bind"))?;
     match Gate::of_this_host().group {
         Some(gid) => {
-            chown(path, None, Some(Gid::from_raw(gid))).map_err(|e| failed("set the group")(e.into()))?;
-            fs::set_permissions(path, fs::Permissions::from_mode(0o660)).map_err(failed("set the mode"))?;
+            chown(&fresh, None, Some(Gid::from_raw(gid))).map_err(|e| failed("set the group")(e.into()))?;
+            fs::set_permissions(&fresh, fs::Permissions::from_mode(0o660)).map_err(failed("set the mode"))?;
         }
         None => info!(group = GROUP, "the host has no such group: the socket is for root only"),
     }
     socket.listen(BACKLOG).map_err(failed("listen"))?;
     socket.set_nonblocking(true).map_err(failed("make non-blocking"))?;
+    fs::rename(&fresh, path).map_err(failed("move into place"))?;
     UnixListener::from_std(socket.into()).map_err(failed("watch"))
 }
 
-fn remove_stale(path: &Path) -> Result<(), ServeError> {
+/// The name of the API's socket among several that a service manager passes on (`FileDescriptorName=`).
+const PASSED_NAME: &str = "api";
+
+/// The listening socket that a service manager made and passed on (sd_listen_fds(3)); none when it passed none. Its mode
+/// and group are the unit's to say.
+///
+/// # Errors
+/// [`ServeError::Passed`] when what was passed is not a socket that listens at `path`.
+pub fn inherited(path: &Path) -> Result<Option<UnixListener>, ServeError> {
+    let failed = |step| move |source| ServeError::Make { step, path: path.to_owned(), source };
+    let passed: Vec<_> =
+        sd_notify::listen_fds_with_names().map_err(failed("take what the service manager passed"))?.collect();
+    let refused = |found: String| ServeError::Passed { path: path.to_owned(), found };
+    let fd = match passed.as_slice() {
+        [] => return Ok(None),
+        [(fd, _)] => *fd,
+        several => match several.iter().find(|(_, name)| name == PASSED_NAME) {
+            Some((fd, _)) => *fd,
+            None => return Err(refused(format!("{} sockets, none of them named {PASSED_NAME}", several.len()))),
+        },
+    };
+    // SAFETY: the service manager opened it for us before we began, and this is the only place that takes it.
+    let socket = unsafe { Socket::from_raw_fd(fd) };
+    let address = socket.local_addr().map_err(failed("look at what the service manager passed"))?;
+    let stream = socket.r#type().is_ok_and(|kind| kind == Type::STREAM);
+    if !stream || !socket.is_listener().unwrap_or(false) {
+        return Err(refused("something that is no listening stream socket".into()));
+    }
+    match address.as_pathname() {
+        Some(found) if found == path => {}
+        Some(found) => return Err(refused(format!("the socket {}", found.display()))),
+        None => return Err(refused("a socket without a path".into())),
+    }
+    socket.set_nonblocking(true).map_err(failed("make non-blocking"))?;
+    info!("listening on the socket that the service manager made");
+    UnixListener::from_std(socket.into()).map(Some).map_err(failed("watch"))
+}
+
+fn remove(path: &Path) -> io::Result<()> {
+    fs::remove_file(path).or_else(|e| if e.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(e) })
+}
+
+fn refuse_living(path: &Path) -> Result<(), ServeError> {
     let failed = |step| move |source| ServeError::Make { step, path: path.to_owned(), source };
     match fs::symlink_metadata(path) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
@@ -109,7 +167,7 @@ fn remove_stale(path: &Path) -> Result<(), ServeError> {
             let program = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default().trim().to_owned();
             Err(ServeError::Answered { path: path.to_owned(), pid, program })
         }
-        Err(e) if e.kind() == io::ErrorKind::ConnectionRefused => fs::remove_file(path).map_err(failed("replace")),
+        Err(e) if e.kind() == io::ErrorKind::ConnectionRefused => Ok(()),
         Err(e) => Err(failed("ask the old one")(e)),
     }
 }

@@ -82,7 +82,7 @@ pub(crate) fn of_slot(traffic: &TrafficBySlot, drops: &DropsBySlot, slot: u32) -
 /// A slot's next owner starts at 0.
 pub(crate) fn clear(traffic_table: &TrafficBySlot, drops: &DropsBySlot, slot: u32) -> Result<(), TableError> {
     let cpus = libbpf_rs::num_possible_cpus().map_err(|e| traffic_table.error("clear", e))?;
-    let zero = vec![bytes_of(&traffic::default()).to_vec(); cpus];
+    let zero = vec![vec![0; traffic_table.length()]; cpus];
     traffic_table
         .map
         .update_percpu(bytes_of(&slot), &zero, MapFlags::ANY)

@@ -51,10 +51,9 @@ pub(crate) fn bytes_of<T: Row>(row: &T) -> &[u8] {
     unsafe { std::slice::from_raw_parts(std::ptr::from_ref(row).cast(), size_of::<T>()) }
 }
 
+/// The row that the bytes begin with: rows grow at their end.
 pub(crate) fn row_of<T: Row>(bytes: &[u8]) -> Option<T> {
-    if bytes.len() != size_of::<T>() {
-        return None;
-    }
+    let bytes = bytes.get(..size_of::<T>())?;
     let mut row = MaybeUninit::<T>::uninit();
     // SAFETY: lengths are equal, the regions are distinct, and any bytes are a valid Row.
     unsafe {
@@ -67,12 +66,15 @@ pub(crate) fn row_of<T: Row>(bytes: &[u8]) -> Option<T> {
 #[derive(Debug)]
 pub(crate) struct Table<K, V> {
     pub(crate) map: MapHandle,
+    /// Of a row in bytes; what is beyond our own is zero.
+    length: usize,
     rows: PhantomData<(K, V)>,
 }
 
 impl<K: Row, V: Row> Table<K, V> {
     pub(crate) fn new(map: MapHandle) -> Self {
-        Self { map, rows: PhantomData }
+        let length = map.value_size() as usize;
+        Self { map, length, rows: PhantomData }
     }
 
     /// The same table on a descriptor of its own.
@@ -88,6 +90,11 @@ impl<K: Row, V: Row> Table<K, V> {
         self.map.max_entries()
     }
 
+    /// Of a row in bytes.
+    pub(crate) fn length(&self) -> usize {
+        self.length
+    }
+
     pub(crate) fn error(&self, action: &'static str, source: libbpf_rs::Error) -> TableError {
         TableError::Kernel { table: self.name(), action, source }
     }
@@ -98,7 +105,14 @@ impl<K: Row, V: Row> Table<K, V> {
     }
 
     pub(crate) fn put(&self, key: &K, row: &V) -> Result<(), TableError> {
-        match self.map.update(bytes_of(key), bytes_of(row), MapFlags::ANY) {
+        let mut longer;
+        let mut bytes = bytes_of(row);
+        if self.length > bytes.len() {
+            longer = bytes.to_vec();
+            longer.resize(self.length, 0);
+            bytes = &longer;
+        }
+        match self.map.update(bytes_of(key), bytes, MapFlags::ANY) {
             Ok(()) => Ok(()),
             // A full hash says E2BIG. A full trie says ENOSPC, for which libbpf-rs has no kind.
             Err(e) if e.kind() == ErrorKind::TooBig || (e.kind() == ErrorKind::Other && no_space()) => {

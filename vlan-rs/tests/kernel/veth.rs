@@ -17,6 +17,7 @@ pub(crate) const TESTS: &[(&str, fn())] = &[
     ("a_layer_3_port_answers_arp_and_nd", a_layer_3_port_answers_arp_and_nd),
     ("a_trunk_without_peer_hops", a_trunk_without_peer_hops),
     ("replacing_programs_loses_nothing", replacing_programs_loses_nothing),
+    ("another_layout_is_carried_over_and_loses_nothing", another_layout_is_carried_over_and_loses_nothing),
     ("changing_ports_loses_nothing", changing_ports_loses_nothing),
     ("a_new_port_counts_from_zero", a_new_port_counts_from_zero),
     ("two_rooms_share_a_trunk", two_rooms_share_a_trunk),
@@ -375,6 +376,74 @@ fn replacing_programs_loses_nothing() {
         }
     }
     pings.none_lost(100);
+    assert!(server.counters(600).drops.is_empty());
+}
+
+/// All whose rows the programs only read or change in place: those a later version may make longer.
+const TABLES: &[&str] = &[
+    "room",
+    "ports_by_tag",
+    "ports_by_ifindex",
+    "trunks",
+    "answers",
+    "traffic_by_slot",
+    "rates_by_slot",
+    "limits_by_slot",
+];
+
+/// The next version has longer rows. It comes, once after having been killed half-way, takes everything over, and the
+/// version before refuses what it does not know; all under traffic.
+fn another_layout_is_carried_over_and_loses_nothing() {
+    let (mut server, mut site) = two_rooms();
+    let (_tenant, host) = (server.tenant(600, 1), site.tenant(600, 10));
+    ping_both(&host, 1);
+    let pings = Pings::start(&host, "192.168.1.1");
+    for side in [&mut server, &mut site] {
+        let Side { netns, options, room, .. } = side;
+        let (ports, trunks, counted) = (room.ports().unwrap(), room.trunks().unwrap(), room.counters().unwrap());
+        let old = options.clone();
+        let mut reopened = |tables: &'static [&'static str]| {
+            options.longer_rows = tables;
+            // The old process's room goes as a killed process's does: it has nothing to do at its end.
+            *room = netns.run(|| Room::open(options).unwrap());
+            assert_eq!(room.adoption().replaced.len(), 2);
+            assert!(room.adoption().failed.is_empty() && room.adoption().gone.is_empty());
+            assert_eq!((room.ports().unwrap(), room.trunks().unwrap()), (ports.clone(), trunks.clone()));
+            let now = room.counters().unwrap();
+            for (tag, before) in &counted.ports {
+                assert!(now.ports[tag].rx_packets >= before.rx_packets, "{now:?} {counted:?}");
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        };
+        // What a version that was killed between two tables leaves: one carried over, one made and not yet in its place.
+        reopened(&TABLES[1..2]);
+        let half = libbpf_rs::MapHandle::from_pinned_path(old.pin_dir.join("ports_by_tag")).unwrap();
+        let mut leftover = half;
+        leftover.pin(old.pin_dir.join("trunks_new")).unwrap();
+        reopened(TABLES);
+        assert!(!old.pin_dir.join("trunks_new").exists());
+        // Once more: nothing to carry.
+        reopened(TABLES);
+        for table in TABLES {
+            let pin = old.pin_dir.join(table);
+            let shown = netns.sh(&format!("bpftool -j map show pinned {}", pin.display()));
+            let longer = match *table {
+                "ports_by_tag" => 40,
+                "ports_by_ifindex" => 48,
+                _ => continue,
+            };
+            assert!(shown.contains(&format!("\"bytes_value\":{longer}")), "{shown}");
+        }
+        let refused = netns.run(|| Room::open(&old).unwrap_err());
+        assert!(matches!(&refused, vlan_rs::OpenError::Layout { .. }), "{refused}");
+        assert!(refused.to_string().contains("newer"), "{refused}");
+    }
+    // The port still works for whoever writes it: a change through the longer rows.
+    let own = server.netns.ifindex("p600");
+    let config = PortConfig { mtu: MTU - 1, ..port(own, server.trunk, 600, 1) };
+    server.put(&config);
+    assert_eq!(server.room.ports().unwrap(), [config]);
+    pings.none_lost(50);
     assert!(server.counters(600).drops.is_empty());
 }
 
