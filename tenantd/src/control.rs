@@ -7,6 +7,8 @@ use std::sync::Arc;
 
 mod measure;
 mod prove;
+mod verbs;
+mod who;
 
 use stackmap::{Invalid, TenantName, TunnelSpec};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, broadcast, mpsc, oneshot};
@@ -20,6 +22,7 @@ pub use crate::owner::PutHow;
 use crate::owner::services::Done;
 use crate::trace::Parts;
 use crate::world::Verb;
+pub use who::Who;
 
 /// Why an operation was refused or failed. The API turns each into a problem document.
 #[derive(Debug, thiserror::Error)]
@@ -163,11 +166,12 @@ pub(crate) type Reply<T> = oneshot::Sender<Result<T, OpError>>;
 /// A cheap, cloneable way to the owner task.
 #[derive(Debug, Clone)]
 pub struct Handle {
-    operators: mpsc::Sender<Command>,
-    tenants: mpsc::Sender<FromTenant>,
+    operators: mpsc::Sender<Asked>,
+    tenants: mpsc::Sender<Asked>,
     events: broadcast::Sender<Event>,
     guest: Option<Guest>,
     scraper: Arc<Scraper>,
+    who: Who,
 }
 
 /// Who speaks through a handle that belongs to a tenant.
@@ -178,39 +182,45 @@ struct Guest {
     turn: Arc<Semaphore>,
 }
 
-/// A command of a tenant's administrator.
+/// A command and who asked.
 #[derive(Debug)]
-pub(crate) struct FromTenant {
-    /// Whose.
-    pub(crate) tenant: TenantName,
+pub(crate) struct Asked {
+    /// Who.
+    pub(crate) who: Who,
     /// What.
     pub(crate) command: Command,
-    /// Given back when the command is done.
-    _turn: OwnedSemaphorePermit,
+    /// A tenant's turn, given back when the command is done.
+    _turn: Option<OwnedSemaphorePermit>,
 }
 
 /// Where the commands arrive.
 #[derive(Debug)]
 pub struct Inbox {
     /// The operators'.
-    pub(crate) operators: mpsc::Receiver<Command>,
+    pub(crate) operators: mpsc::Receiver<Asked>,
     /// The tenants'.
-    pub(crate) tenants: mpsc::Receiver<FromTenant>,
+    pub(crate) tenants: mpsc::Receiver<Asked>,
 }
 
 impl Handle {
-    /// An operator's handle, and where its commands arrive.
+    /// The daemon's own handle, and where its commands arrive.
     pub(crate) fn new() -> (Self, Inbox) {
         let (operators, from_operators) = mpsc::channel(1024);
         let (tenants, from_tenants) = mpsc::channel(1024);
         let (events, _) = broadcast::channel(1024);
         let inbox = Inbox { operators: from_operators, tenants: from_tenants };
-        (Self { operators, tenants, events, guest: None, scraper: Arc::default() }, inbox)
+        (Self { operators, tenants, events, guest: None, who: Who::daemon(), scraper: Arc::default() }, inbox)
     }
 
     /// The same way to the owner, for the administrator of one tenant.
     pub(crate) fn for_tenant(&self, name: TenantName) -> Self {
         Self { guest: Some(Guest { name, turn: Arc::new(Semaphore::new(1)) }), ..self.clone() }
+    }
+
+    /// The same way to the owner for one caller: whatever is asked through it is asked by that one.
+    #[must_use]
+    pub fn by(&self, who: Who) -> Self {
+        Self { who, ..self.clone() }
     }
 
     /// The tenant whose administrator speaks here; none for an operator.
@@ -231,14 +241,18 @@ impl Handle {
     async fn ask<T>(&self, make: impl FnOnce(Reply<T>) -> Command) -> Result<T, OpError> {
         let (reply, answer) = oneshot::channel();
         match &self.guest {
-            None => self.operators.send(make(reply)).await.map_err(|_| OpError::Closed)?,
+            None => self.operators.send(self.asked(make(reply))).await.map_err(|_| OpError::Closed)?,
             Some(guest) => {
                 let turn = guest.turn.clone().acquire_owned().await.map_err(|_| OpError::Closed)?;
-                let asked = FromTenant { tenant: guest.name.clone(), command: make(reply), _turn: turn };
+                let asked = Asked { _turn: Some(turn), ..self.asked(make(reply)) };
                 self.tenants.send(asked).await.map_err(|_| OpError::Closed)?;
             }
         }
         answer.await.map_err(|_| OpError::Closed)?
+    }
+
+    fn asked(&self, command: Command) -> Asked {
+        Asked { who: self.who.clone(), command, _turn: None }
     }
 
     /// Make a tenant; returns when its stack has answered a probe through its port. With `dry_run` only plans.
@@ -324,7 +338,7 @@ impl Handle {
     }
     /// Tell the owner what came of a service; one that is gone needs not know.
     pub(crate) async fn service_done(&self, done: Done) {
-        let _ = self.operators.send(Command::ServiceDone(Box::new(done))).await;
+        let _ = self.operators.send(self.asked(Command::ServiceDone(Box::new(done)))).await;
     }
     /// All templates, ours and the user's.
     pub async fn templates(&self) -> Result<Vec<TemplateView>, OpError> {

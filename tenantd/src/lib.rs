@@ -6,6 +6,7 @@
 
 pub mod access;
 pub mod api;
+pub mod audit;
 pub mod cgroups;
 pub mod change;
 pub mod client;

@@ -406,6 +406,27 @@ pub struct DaemonStatus {
     pub tenants: usize,
     /// Tenants that are not ready.
     pub half_done: Vec<String>,
+    /// Where desired state is kept.
+    #[serde(default)]
+    pub store: StoreStatus,
+}
+
+/// How the store is.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct StoreStatus {
+    /// Number of its last write.
+    pub revision: u64,
+    /// Why its last write or read failed; none: it did not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trouble: Option<String>,
+    /// Writes of this daemon, each flushed to the disk.
+    pub writes: u64,
+    /// What they took together, in microseconds.
+    pub write_us: u64,
+    /// The longest, in microseconds.
+    pub write_us_max: u64,
+    /// Writes and reads that failed.
+    pub failures: u64,
 }
 
 /// Something that happened; sent to `/v1/events`.

@@ -12,6 +12,7 @@ mod errors;
 mod measure;
 pub(crate) mod services;
 pub(crate) mod shares;
+mod stored;
 mod tenants;
 mod tunnels;
 mod verify;
@@ -29,18 +30,19 @@ use tenant_init::client::ClientError;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::access::AccessError;
-use crate::control::{Command, FromTenant, Handle, Inbox, OpError, Reply};
+use crate::control::{Asked, Command, Handle, Inbox, OpError, Reply};
 use crate::fault::{self, Moment};
 use crate::kernel::Kernel;
 use crate::model::*;
 use crate::plan::{Action, plan, service_of};
 use crate::pulse::{Load, Pulse};
-use crate::store::{Desired, Store, StoreError};
+use crate::store::{Desired, Revision, Store, StoreError};
 use crate::world::{InitEnded, PASS_DEADLINE, StepError};
 
 pub use declare::PutHow;
 pub use errors::chain;
 use errors::store_step;
+use stored::{Doing, Ended};
 pub(crate) use verify::Proof;
 
 /// How often a half-done tenant is tried again, and the access server asked whether it is there.
@@ -52,10 +54,12 @@ const FULL_PASS: Duration = Duration::from_secs(30);
 
 /// Everything that can happen to the owner.
 enum Input {
-    Command(Command),
-    FromTenant(FromTenant),
+    Command(Asked),
+    FromTenant(Asked),
     Ended(InitEnded),
     Turn(TenantName),
+    /// Somebody has written to the store.
+    Stored,
     Tick,
     Closed,
 }
@@ -76,6 +80,10 @@ pub struct Owner<K> {
     instance: String,
     trunk: String,
     store: Box<dyn Store>,
+    /// Rises with every write to the store.
+    written: tokio::sync::watch::Receiver<Revision>,
+    /// The store's revision that `desired` is of.
+    revision: Revision,
     kernel: K,
     maps: Maps,
     desired: BTreeMap<TenantName, Desired>,
@@ -89,8 +97,8 @@ pub struct Owner<K> {
     access_state: String,
     handle: Handle,
     inbox: Inbox,
-    /// On whose behalf what is being done now is done.
-    origin: EventOrigin,
+    /// What is being done now, and on whose behalf.
+    doing: Doing,
     ended: mpsc::Receiver<InitEnded>,
     last_full: Instant,
     next_event: u64,
@@ -142,6 +150,8 @@ impl<K: Kernel> Owner<K> {
         let mut owner = Self {
             instance: parts.instance,
             trunk: parts.trunk,
+            written: parts.store.watch(),
+            revision: Revision(0),
             store: parts.store,
             kernel: parts.kernel,
             maps: Maps::new(),
@@ -153,7 +163,7 @@ impl<K: Kernel> Owner<K> {
             access_state: "not asked yet".into(),
             handle: parts.handle,
             inbox: parts.inbox,
-            origin: EventOrigin::Daemon,
+            doing: Doing::by_the_daemon(),
             ended: parts.ended,
             last_full: Instant::now(),
             next_event: 1,
@@ -161,7 +171,9 @@ impl<K: Kernel> Owner<K> {
             refusals: crate::refusals::Bound::default(),
             restarts: BTreeMap::new(),
         };
-        for desired in owner.store.load()? {
+        let snapshot = owner.store.load()?;
+        owner.revision = snapshot.revision;
+        for desired in snapshot.rows {
             let tenant = desired.tenant.clone();
             let request = owner.flow_of(&tenant);
             let placed = request.map_err(|e| e.to_string()).and_then(|r| owner.maps.add(r).map_err(|e| e.to_string()));
@@ -204,6 +216,7 @@ impl<K: Kernel> Owner<K> {
                 _ = &mut stop => Input::Closed,
                 command = self.inbox.operators.recv() => command.map_or(Input::Closed, Input::Command),
                 Some(ended) = self.ended.recv() => Input::Ended(ended),
+                Ok(()) = self.written.changed() => Input::Stored,
                 _ = ticks.tick() => Input::Tick,
                 // Tenants and repairs take turns: neither can keep the other waiting.
                 Some(name) = std::future::ready(turn), if repair && !self.turns.is_empty() => Input::Turn(name),
@@ -212,15 +225,11 @@ impl<K: Kernel> Owner<K> {
                 () = pulse.hungry() => continue,
             };
             repair = matches!(input, Input::FromTenant(_));
-            self.origin = match input {
-                Input::Command(_) => EventOrigin::Operator,
-                Input::FromTenant(_) => EventOrigin::Tenant,
-                _ => EventOrigin::Daemon,
-            };
+            self.doing = Doing::by_the_daemon();
             match input {
-                Input::Command(command) => self.command(command).await,
-                Input::FromTenant(asked) => self.command_of(asked).await,
+                Input::Command(asked) | Input::FromTenant(asked) => self.asked(asked).await,
                 Input::Ended(ended) => self.init_ended(ended),
+                Input::Stored => self.take_up(),
                 Input::Turn(name) => {
                     self.turns.pop_front();
                     let _ = self.pass(&name).await;
@@ -243,6 +252,7 @@ impl<K: Kernel> Owner<K> {
 
     async fn tick(&mut self) {
         self.tell_left_out();
+        self.keep_store();
         self.reach_access().await;
         let full = self.last_full.elapsed() >= FULL_PASS;
         if full {
@@ -346,8 +356,7 @@ impl<K: Kernel> Owner<K> {
         if let Some(newer) = actual.access_newer {
             // The store is older than what we once stated (a backup was put back): what it says now counts from there.
             desired.tenant.generation = newer + 1;
-            self.store.put(&desired).map_err(|e| ("store", store_step(e)))?;
-            self.desired.insert(desired.tenant.name.clone(), desired.clone());
+            self.record(desired.clone()).map_err(|e| ("store", store_step(e)))?;
         }
         let mut steps = vec![step("read", started)];
         let restarts = self.restarts.entry(desired.tenant.name.clone()).or_default();
@@ -376,15 +385,14 @@ impl<K: Kernel> Owner<K> {
         Ok(steps)
     }
 
-    fn forget(&mut self, name: &TenantName) -> Result<(), StoreError> {
-        self.store.remove(name)?;
-        self.desired.remove(name);
-        self.restarts.remove(name);
-        self.maps.remove(name);
-        Ok(())
+    async fn asked(&mut self, asked: Asked) {
+        let Asked { who, command, .. } = asked;
+        self.doing = Doing::new(who, &command);
+        let ended = self.command(command).await;
+        self.close(ended);
     }
 
-    async fn command(&mut self, command: Command) {
+    async fn command(&mut self, command: Command) -> Ended {
         match command {
             Command::AddTenant { request, dry_run, reply } => answer(reply, self.add(*request, dry_run).await),
             Command::RemoveTenant { name, force, reply } => answer(reply, self.remove(&name, force).await),
@@ -419,17 +427,13 @@ impl<K: Kernel> Owner<K> {
             Command::Status { reply } => answer(reply, Ok(self.status())),
             Command::TenantStatus { name, reply } => answer(reply, self.tenant_status(&name).await),
             Command::LogPath { name, service, reply } => answer(reply, self.log_path(&name, &service)),
-            Command::Prove(proof) => self.prove(proof),
+            Command::Prove(proof) => {
+                self.prove(proof);
+                Ended::Nothing
+            }
             Command::TraceParts { name, reply } => answer(reply, self.trace_parts(&name)),
             Command::Roster { reply } => answer(reply, Ok(self.roster())),
         }
-    }
-
-    /// What a tenant's administrator asks for; the API has made sure that it is about that tenant.
-    async fn command_of(&mut self, asked: FromTenant) {
-        let FromTenant { tenant, command, .. } = asked;
-        tracing::debug!(%tenant, "command from inside");
-        self.command(command).await;
     }
 
     fn known(&self, name: &TenantName) -> Result<&Desired, OpError> {
@@ -493,14 +497,16 @@ impl<K: Kernel> Owner<K> {
         let id = self.next_event;
         self.next_event += 1;
         let tenant = tenant.map(str::to_owned);
-        let origin = self.origin;
+        let origin = self.doing.who.origin;
         Event { id, at_ms: now.as_millis() as u64, kind: kind.into(), tenant, origin, detail, refusal: None }
     }
 }
 
-fn answer<T>(reply: Reply<T>, result: Result<T, OpError>) {
+fn answer<T>(reply: Reply<T>, result: Result<T, OpError>) -> Ended {
+    let ended = Ended::of(&result);
     // A caller that went away needs no answer; what it asked for is done all the same.
     let _ = reply.send(result);
+    ended
 }
 
 fn step(name: &str, started: Instant) -> Step {

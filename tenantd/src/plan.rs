@@ -376,7 +376,7 @@ mod tests {
     }
 
     fn wanted(tenant: Tenant) -> Desired {
-        Desired { tenant, removing: false }
+        Desired::new(tenant)
     }
 
     fn as_desired() -> Actual {

@@ -1,18 +1,56 @@
-//! What is desired, kept over restarts. One small trait, so that a fleet's database can stand behind it later; SQLite
-//! is the default. Intent is recorded before the kernel is touched: a daemon killed in between finishes what it wrote.
+//! What is desired, kept over restarts, and the audit of who changed it. One trait; SQLite behind it is the default.
+//!
+//! Intent is recorded before the kernel is touched: a daemon killed in between finishes what it wrote. A write is
+//! durable when it returns. The trait blocks: the owner has nothing to do for a tenant before its intent is durable, and
+//! a write is one flush of one file.
+//!
+//! # What etcd would be here
+//!
+//! The words are those of etcd (v3), so that a fleet's store can stand behind the same trait:
+//!
+//! | here | etcd |
+//! |---|---|
+//! | [`Revision`], one counter a store | `header.revision` |
+//! | [`Desired::revision`] | `mod_revision` of the key `tenants/NAME` |
+//! | [`Store::put`] with [`Expect`] | `txn`: if `mod_revision(tenants/NAME) == expected` (0: absent) then put it and `audit/REVISION` |
+//! | [`Store::since`] | `watch` from `revision + 1` until the present; [`StoreError::Compacted`] is its `ErrCompacted` |
+//! | [`Store::watch`] | the same watch going on: the greatest revision heard of |
+//! | [`Store::load`] | `range` of `tenants/` at one revision |
+//! | a write whose end is not known | the answer was lost: read back ([`Store::since`] does), never repeat blindly |
+//!
+//! Two writers of one row cannot both win: the second one's `expected` is no longer true ([`StoreError::Stale`]).
+//!
+//! Rooms: [`sqlite`](SqliteStore) (rows, audit, schema), `memory` and `faulty` for tests.
 
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
-use std::path::Path;
+mod error;
+#[cfg(test)]
+pub(crate) mod faulty;
+#[cfg(test)]
+pub(crate) mod memory;
+mod sqlite;
 
-use rusqlite::{Connection, params};
+use std::fmt;
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 use stackmap::TenantName;
+use tokio::sync::watch;
 
-use crate::fault;
+use crate::audit::{AuditRow, Entry, Outcome, Query};
 use crate::model::Tenant;
 
-/// Schema of the database file; a file with a higher one is refused.
-pub const SCHEMA: i64 = 1;
+pub use error::{StoreError, Trouble};
+pub use sqlite::{SCHEMA, SqliteStore};
+
+/// Number of a write: one counter for the whole store, never used twice; 0 is before the first.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Revision(pub u64);
+
+impl fmt::Display for Revision {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
 
 /// One tenant as it shall be.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -21,188 +59,180 @@ pub struct Desired {
     pub tenant: Tenant,
     /// True from the moment its removal was asked for until nothing of it is left.
     pub removing: bool,
+    /// The write that made it so; 0: not written yet. Kept beside the row, not in it.
+    #[serde(skip)]
+    pub revision: Revision,
 }
 
-/// Why the store could not be opened, read or written.
-#[derive(Debug, thiserror::Error)]
-pub enum StoreError {
-    /// The file could not be opened.
-    #[error("cannot open the store {path}")]
-    Open {
-        /// Path of the database.
-        path: String,
-        /// Cause.
-        #[source]
-        source: rusqlite::Error,
-    },
-    /// The file could not be kept from other users.
-    #[error("cannot make {path} readable by root only")]
-    Mode {
-        /// Path of the database.
-        path: String,
-        /// Cause.
-        #[source]
-        source: std::io::Error,
-    },
-    /// The file was written by a newer program.
-    #[error("the store {path} has schema {found}, this program knows up to {SCHEMA}")]
-    Newer {
-        /// Path of the database.
-        path: String,
-        /// Schema found.
-        found: i64,
-    },
-    /// A statement failed, for example because the disk is full.
-    #[error("cannot {verb} tenant {name} in the store")]
-    Statement {
-        /// `read`, `write` or `delete`.
-        verb: &'static str,
-        /// Tenant, or `*`.
-        name: String,
-        /// Cause.
-        #[source]
-        source: rusqlite::Error,
-    },
-    /// A row does not parse.
-    #[error("the store's row of tenant {name} does not parse")]
-    Row {
+impl Desired {
+    /// A tenant that nobody has written yet.
+    #[must_use]
+    pub fn new(tenant: Tenant) -> Self {
+        Self { tenant, removing: false, revision: Revision(0) }
+    }
+
+    /// What the store must hold for a write over this one.
+    #[must_use]
+    pub fn expect(&self) -> Expect {
+        if self.revision == Revision(0) { Expect::Absent } else { Expect::At(self.revision) }
+    }
+
+    /// Equal but for the revision.
+    #[must_use]
+    pub fn same(&self, other: &Self) -> bool {
+        self.tenant == other.tenant && self.removing == other.removing
+    }
+}
+
+/// What a writer believes the store holds; the write is refused when it is not so.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Expect {
+    /// No row of this name.
+    Absent,
+    /// The row as this write left it.
+    At(Revision),
+}
+
+impl Expect {
+    /// Whether a row of this revision is as believed.
+    #[must_use]
+    pub fn holds(self, found: Option<Revision>) -> bool {
+        match self {
+            Self::Absent => found.is_none(),
+            Self::At(revision) => found == Some(revision),
+        }
+    }
+}
+
+impl fmt::Display for Expect {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Absent => f.write_str("no row"),
+            Self::At(revision) => write!(f, "revision {revision}"),
+        }
+    }
+}
+
+/// Everything at one moment.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Snapshot {
+    /// The moment.
+    pub revision: Revision,
+    /// Every tenant, in no particular order.
+    pub rows: Vec<Desired>,
+}
+
+/// One difference between two moments.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Change {
+    /// It is like this now.
+    Put(Desired),
+    /// It is not there any more.
+    Removed {
         /// Tenant.
-        name: String,
-        /// Cause.
-        #[source]
-        source: serde_json::Error,
+        name: TenantName,
+        /// The write that removed it.
+        revision: Revision,
     },
+}
+
+impl Change {
+    /// The write that made it.
+    #[must_use]
+    pub fn revision(&self) -> Revision {
+        match self {
+            Self::Put(desired) => desired.revision,
+            Self::Removed { revision, .. } => *revision,
+        }
+    }
+}
+
+/// How long something took, over the life of the daemon.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Latency {
+    /// How often.
+    pub count: u64,
+    /// Together.
+    pub sum: Duration,
+    /// The longest.
+    pub max: Duration,
+}
+
+impl Latency {
+    /// One more.
+    pub fn add(&mut self, took: Duration) {
+        self.count += 1;
+        self.sum += took;
+        self.max = self.max.max(took);
+    }
+}
+
+/// How the store is.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Health {
+    /// Its last write.
+    pub revision: Revision,
+    /// Why the last write or read failed; none: it did not.
+    pub trouble: Option<String>,
+    /// Writes that succeeded, each flushed to the disk.
+    pub writes: Latency,
+    /// Writes and reads that failed.
+    pub failures: u64,
 }
 
 /// Where desired state lives.
 pub trait Store: Send {
-    /// Every tenant, in no particular order.
-    fn load(&self) -> Result<Vec<Desired>, StoreError>;
-    /// Write one tenant, durable when this returns.
-    fn put(&mut self, desired: &Desired) -> Result<(), StoreError>;
-    /// Forget one tenant; an unknown one is forgotten already.
-    fn remove(&mut self, name: &TenantName) -> Result<(), StoreError>;
-}
+    /// Every tenant at one moment.
+    ///
+    /// # Errors
+    /// [`StoreError`]; a row that does not parse or is damaged is named.
+    fn load(&mut self) -> Result<Snapshot, StoreError>;
 
-/// The default store.
-pub struct SqliteStore {
-    db: Connection,
-}
+    /// Write one tenant over what `expect` says, and the audit's entry with it, durable when this returns. The row's
+    /// revision is the one returned, whatever `desired.revision` says.
+    ///
+    /// # Errors
+    /// [`StoreError::Stale`] when the store holds something else. After another error the write may have taken
+    /// effect: [`since`](Self::since) tells.
+    fn put(&mut self, desired: &Desired, expect: Expect, entry: &Entry) -> Result<Revision, StoreError>;
 
-impl SqliteStore {
-    /// Open or make the database. WAL with full synchronisation: what was answered survives a power cut.
-    pub fn open(path: &Path) -> Result<Self, StoreError> {
-        let open = |source| StoreError::Open { path: path.display().to_string(), source };
-        // The directory is passable, because tenants' files lie in it; SQLite gives its side files the mode of this one.
-        let private = std::fs::OpenOptions::new().create(true).append(true).mode(0o600).open(path);
-        private
-            .and_then(|file| file.set_permissions(std::fs::Permissions::from_mode(0o600)))
-            .map_err(|source| StoreError::Mode { path: path.display().to_string(), source })?;
-        let db = Connection::open(path).map_err(open)?;
-        db.pragma_update(None, "journal_mode", "WAL").map_err(open)?;
-        db.pragma_update(None, "synchronous", "FULL").map_err(open)?;
-        let found: i64 = db.pragma_query_value(None, "user_version", |row| row.get(0)).map_err(open)?;
-        if found > SCHEMA {
-            return Err(StoreError::Newer { path: path.display().to_string(), found });
-        }
-        if found < SCHEMA {
-            db.execute_batch(&format!(
-                "BEGIN; CREATE TABLE tenants (name TEXT PRIMARY KEY, body TEXT NOT NULL) WITHOUT ROWID;
-                 PRAGMA user_version = {SCHEMA}; COMMIT;"
-            ))
-            .map_err(open)?;
-        }
-        Ok(Self { db })
-    }
-}
+    /// Forget one tenant, as [`put`](Self::put). One that shall be absent and is absent is forgotten already: nothing is
+    /// written.
+    ///
+    /// # Errors
+    /// As [`put`](Self::put).
+    fn remove(&mut self, name: &TenantName, expect: Expect, entry: &Entry) -> Result<Revision, StoreError>;
 
-impl Store for SqliteStore {
-    fn load(&self) -> Result<Vec<Desired>, StoreError> {
-        let read = |source| StoreError::Statement { verb: "read", name: "*".into(), source };
-        let mut statement = self.db.prepare_cached("SELECT name, body FROM tenants").map_err(read)?;
-        let rows =
-            statement.query_map([], |row| Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?))).map_err(read)?;
-        rows.map(|row| {
-            let (name, body) = row.map_err(read)?;
-            serde_json::from_str(&body).map_err(|source| StoreError::Row { name, source })
-        })
-        .collect()
-    }
+    /// What became different after that revision, in the order of the writes; of each tenant the last.
+    ///
+    /// # Errors
+    /// [`StoreError::Compacted`] when that is too long ago: [`load`](Self::load) then.
+    fn since(&mut self, revision: Revision) -> Result<Vec<Change>, StoreError>;
 
-    fn put(&mut self, desired: &Desired) -> Result<(), StoreError> {
-        let name = desired.tenant.name.to_string();
-        let body = serde_json::to_string(desired).map_err(|source| StoreError::Row { name: name.clone(), source })?;
-        fault::point("store.put.before");
-        self.db
-            .prepare_cached(
-                "INSERT INTO tenants (name, body) VALUES (?1, ?2) ON CONFLICT (name) DO UPDATE SET body = ?2",
-            )
-            .and_then(|mut s| s.execute(params![name, body]))
-            .map_err(|source| StoreError::Statement { verb: "write", name, source })?;
-        fault::point("store.put.after");
-        Ok(())
-    }
+    /// The last revision, now and whenever it rises, whoever wrote.
+    fn watch(&self) -> watch::Receiver<Revision>;
 
-    fn remove(&mut self, name: &TenantName) -> Result<(), StoreError> {
-        fault::point("store.remove.before");
-        self.db
-            .prepare_cached("DELETE FROM tenants WHERE name = ?1")
-            .and_then(|mut s| s.execute(params![name.to_string()]))
-            .map_err(|source| StoreError::Statement { verb: "delete", name: name.to_string(), source })?;
-        fault::point("store.remove.after");
-        Ok(())
-    }
+    /// Write down what came of the change that made this revision: with the next write, or at [`flush`](Self::flush).
+    fn finish(&mut self, revision: Revision, outcome: Outcome);
+
+    /// Write down what changed nothing here: a refusal, a service restarted. Written like [`finish`](Self::finish).
+    fn note(&mut self, entry: Entry, outcome: Outcome);
+
+    /// Write what waits to be written.
+    ///
+    /// # Errors
+    /// [`StoreError`]; it goes on waiting.
+    fn flush(&mut self) -> Result<(), StoreError>;
+
+    /// Rows of the audit, oldest first.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    fn audit(&mut self, query: &Query) -> Result<Vec<AuditRow>, StoreError>;
+
+    /// How it is.
+    fn health(&self) -> Health;
 }
 
 #[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used, clippy::expect_used)]
-    use super::*;
-
-    fn desired(name: &str) -> Desired {
-        let tenant = serde_json::json!({
-            "name": name, "stack": "inet0", "vlan": 600, "gid": 524_288, "device": "dev0", "whole_device": false,
-            "mac": null, "addresses": ["192.168.1.1/24"], "tunnels": ["gre:198.51.100.2,key=7"], "dns": [],
-            "gateway": null, "routes": [], "services": [], "generation": 1,
-        });
-        Desired { tenant: serde_json::from_value(tenant).unwrap(), removing: false }
-    }
-
-    #[test]
-    fn what_was_put_is_there_after_opening_again() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("t.db");
-        let mut acme = desired("acme");
-        {
-            let mut store = SqliteStore::open(&path).unwrap();
-            store.put(&acme).unwrap();
-            store.put(&desired("gone")).unwrap();
-            store.remove(&"gone".parse().unwrap()).unwrap();
-            store.remove(&"never".parse().unwrap()).unwrap();
-            acme.removing = true;
-            store.put(&acme).unwrap();
-        }
-        assert_eq!(SqliteStore::open(&path).unwrap().load().unwrap(), [acme]);
-        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
-    }
-
-    #[test]
-    fn a_newer_schema_is_refused_and_left_alone() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("t.db");
-        SqliteStore::open(&path).unwrap().put(&desired("acme")).unwrap();
-        Connection::open(&path).unwrap().pragma_update(None, "user_version", SCHEMA + 1).unwrap();
-        let before = std::fs::read(&path).unwrap();
-        let refused = SqliteStore::open(&path).err().unwrap();
-        assert!(matches!(refused, StoreError::Newer { found, .. } if found == SCHEMA + 1), "{refused}");
-        assert_eq!(std::fs::read(&path).unwrap(), before);
-    }
-
-    #[test]
-    fn a_file_that_is_no_database_is_a_named_error() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("t.db");
-        std::fs::write(&path, "x".repeat(4096)).unwrap();
-        assert!(matches!(SqliteStore::open(&path), Err(StoreError::Open { .. })));
-    }
-}
+pub(crate) mod tests;

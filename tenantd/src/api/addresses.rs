@@ -4,6 +4,7 @@ use axum::Json;
 use axum::extract::State;
 use stackmap::{Invalid, IpNet, parse_address};
 
+use super::caller::Caller;
 use super::extract::{self, Body, Part};
 use super::inside::seen;
 use super::openapi::Refused;
@@ -30,7 +31,7 @@ pub(super) async fn list(
     request_body = Vec<String>,
     responses((status = 200, description = "The tenant as it is now", body = Tenant), Refused))]
 pub(super) async fn set(
-    State(handle): State<Handle>,
+    Caller(handle): Caller,
     extract::Tenant(name): extract::Tenant,
     Body(addresses): Body<Vec<IpNet>>,
 ) -> Result<Json<Tenant>, Problem> {
@@ -44,7 +45,7 @@ pub(super) async fn set(
     request_body = String,
     responses((status = 200, description = "The tenant as it is now", body = Tenant), Refused))]
 pub(super) async fn add(
-    State(handle): State<Handle>,
+    Caller(handle): Caller,
     extract::Tenant(name): extract::Tenant,
     Body(address): Body<String>,
 ) -> Result<Json<Tenant>, Problem> {
@@ -70,7 +71,7 @@ impl Part for Address {
     ),
     responses((status = 200, description = "The tenant as it is now", body = Tenant), Refused))]
 pub(super) async fn remove(
-    State(handle): State<Handle>,
+    Caller(handle): Caller,
     extract::Of(name, Address(address)): extract::Of<Address>,
 ) -> Result<Json<Tenant>, Problem> {
     Ok(Json(seen(&handle, handle.change(name, Change::RemoveAddress(address)).await?)))

@@ -5,6 +5,7 @@ use axum::extract::{RawQuery, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 
+use super::caller::Caller;
 use super::extract::{self, Body, flags};
 use super::openapi::Refused;
 use crate::control::{Handle, PutHow};
@@ -26,7 +27,7 @@ use crate::problem::Problem;
         Refused
     ))]
 pub(super) async fn put(
-    State(handle): State<Handle>,
+    Caller(handle): Caller,
     extract::Tenant(name): extract::Tenant,
     RawQuery(query): RawQuery,
     Body(tenant): Body<DeclaredTenant>,

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use axum::Json;
 use axum::extract::State;
 
+use super::caller::Caller;
 use super::extract::{self, Body};
 use super::inside::seen;
 use super::openapi::Refused;
@@ -31,7 +32,7 @@ pub(super) async fn list(
     request_body = Vec<String>,
     responses((status = 200, description = "The tenant as it is now", body = Tenant), Refused))]
 pub(super) async fn set(
-    State(handle): State<Handle>,
+    Caller(handle): Caller,
     extract::Tenant(name): extract::Tenant,
     Body(dns): Body<Vec<IpAddr>>,
 ) -> Result<Json<Tenant>, Problem> {

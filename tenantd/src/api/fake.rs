@@ -9,7 +9,7 @@ use tempfile::TempDir;
 
 use super::Doors;
 use crate::client::Client;
-use crate::control::{Command, Handle, OpError, Proof, PutHow, Stopping};
+use crate::control::{Asked, Command, Handle, OpError, Proof, PutHow, Stopping};
 use crate::declare::changes;
 use crate::images::ImageStore;
 use crate::metrics::{Enlisted, Roster};
@@ -53,12 +53,8 @@ pub(crate) fn serve() -> Served {
             tokio::spawn(async move {
                 loop {
                     tokio::select! {
-                        Some(command) = inbox.operators.recv() => owner.obey(command),
-                        Some(asked) = inbox.tenants.recv() => {
-                            owner.origin = EventOrigin::Tenant;
-                            owner.obey(asked.command);
-                            owner.origin = EventOrigin::Operator;
-                        }
+                        Some(asked) = inbox.operators.recv() => owner.hear(asked),
+                        Some(asked) = inbox.tenants.recv() => owner.hear(asked),
                         else => return,
                     }
                 }
@@ -83,6 +79,13 @@ struct Fake {
 }
 
 impl Fake {
+    fn hear(&mut self, asked: Asked) {
+        let named = asked.who.origin != EventOrigin::Daemon;
+        assert!(named || asked.command.verb().is_none(), "nobody asked for {:?}", asked.command);
+        self.origin = asked.who.origin;
+        self.obey(asked.command);
+    }
+
     fn obey(&mut self, command: Command) {
         match command {
             Command::AddTenant { request, dry_run, reply } => drop(reply.send(self.add(*request, dry_run))),
@@ -167,6 +170,7 @@ impl Fake {
                 access: "connected".into(),
                 tenants: self.tenants.len(),
                 half_done: Vec::new(),
+                store: StoreStatus::default(),
             }))),
             Command::TenantStatus { name, reply } => drop(reply.send(self.status(&name))),
             Command::LogPath { name, service, reply } => {

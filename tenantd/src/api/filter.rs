@@ -3,6 +3,7 @@
 use axum::Json;
 use axum::extract::State;
 
+use super::caller::Caller;
 use super::extract::{self, Body};
 use super::inside::seen;
 use super::openapi::Refused;
@@ -28,7 +29,7 @@ pub(super) async fn show(
     request_body = Filter,
     responses((status = 200, description = "The tenant as it is now", body = Tenant), Refused))]
 pub(super) async fn set(
-    State(handle): State<Handle>,
+    Caller(handle): Caller,
     extract::Tenant(name): extract::Tenant,
     Body(filter): Body<Filter>,
 ) -> Result<Json<Tenant>, Problem> {

@@ -17,6 +17,7 @@ use futures::Stream;
 use stackmap::{Invalid, TenantName};
 use tokio::sync::mpsc;
 
+use super::caller::Caller;
 use super::extract::{Body, Only, Part};
 use super::openapi::Refused;
 use crate::commands::chain;
@@ -67,10 +68,7 @@ impl Part for Image {
 #[utoipa::path(delete, path = "/v1/images/{image}", tag = "images", operation_id = "remove_image",
     params(("image" = String, Path, description = "Image")),
     responses((status = 204, description = "Gone"), Refused))]
-pub(super) async fn remove(
-    State(handle): State<Handle>,
-    Only(Image(name)): Only<Image>,
-) -> Result<StatusCode, Problem> {
+pub(super) async fn remove(Caller(handle): Caller, Only(Image(name)): Only<Image>) -> Result<StatusCode, Problem> {
     let (store, tenants) = (handle.images().await?, handle.list().await?);
     let users: Vec<_> = tenants.iter().filter(|t| t.image == name.as_str()).map(|t| t.name.to_string()).collect();
     blocking(move || store.remove(name.as_str(), &users)).await?.map_err(|error| match error {
@@ -91,7 +89,7 @@ pub(super) async fn remove(
             or `failed` with a problem", body = ImageView, content_type = "text/event-stream"),
         Refused
     ))]
-pub(super) async fn make(State(handle): State<Handle>, Body(request): Body<ImageRequest>) -> Result<Response, Problem> {
+pub(super) async fn make(Caller(handle): Caller, Body(request): Body<ImageRequest>) -> Result<Response, Problem> {
     let source = source(&request)?;
     let store = handle.images().await?;
     let (told, heard) = mpsc::channel(WAITING);

@@ -7,6 +7,7 @@ use axum::extract::State;
 use serde_json::Value;
 use stackmap::Invalid;
 
+use super::caller::Caller;
 use super::extract::{self, Body};
 use super::openapi::Refused;
 use crate::change::Change;
@@ -32,7 +33,7 @@ pub(super) async fn show(
     request_body(content = Limits, description = "The limits to be changed; null for the default (RFC 7396)"),
     responses((status = 200, description = "The tenant as it is now", body = Tenant), Refused))]
 pub(super) async fn set(
-    State(handle): State<Handle>,
+    Caller(handle): Caller,
     extract::Tenant(name): extract::Tenant,
     Body(changes): Body<BTreeMap<String, Value>>,
 ) -> Result<Json<Tenant>, Problem> {

@@ -4,6 +4,7 @@
 //! Tasks: one a connection (by axum), each waiting for the owner task's reply.
 
 mod addresses;
+mod caller;
 mod declare;
 mod dns;
 mod events;

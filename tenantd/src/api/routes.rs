@@ -4,6 +4,7 @@ use axum::Json;
 use axum::extract::State;
 use stackmap::{Invalid, IpNet, parse_prefix};
 
+use super::caller::Caller;
 use super::extract::{self, Body, Part};
 use super::inside::seen;
 use super::openapi::Refused;
@@ -30,7 +31,7 @@ pub(super) async fn list(
     request_body = Vec<Route>,
     responses((status = 200, description = "The tenant as it is now", body = Tenant), Refused))]
 pub(super) async fn set(
-    State(handle): State<Handle>,
+    Caller(handle): Caller,
     extract::Tenant(name): extract::Tenant,
     Body(routes): Body<Vec<Route>>,
 ) -> Result<Json<Tenant>, Problem> {
@@ -44,7 +45,7 @@ pub(super) async fn set(
     request_body = Route,
     responses((status = 200, description = "The tenant as it is now", body = Tenant), Refused))]
 pub(super) async fn add(
-    State(handle): State<Handle>,
+    Caller(handle): Caller,
     extract::Tenant(name): extract::Tenant,
     Body(route): Body<Route>,
 ) -> Result<Json<Tenant>, Problem> {
@@ -70,7 +71,7 @@ impl Part for To {
     ),
     responses((status = 200, description = "The tenant as it is now", body = Tenant), Refused))]
 pub(super) async fn remove(
-    State(handle): State<Handle>,
+    Caller(handle): Caller,
     extract::Of(name, To(to)): extract::Of<To>,
 ) -> Result<Json<Tenant>, Problem> {
     Ok(Json(seen(&handle, handle.change(name, Change::RemoveRoute(to)).await?)))

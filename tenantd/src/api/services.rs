@@ -5,6 +5,7 @@ use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 
+use super::caller::Caller;
 use super::extract::{self, Body};
 use super::openapi::Refused;
 use crate::control::{Handle, OpError};
@@ -29,7 +30,7 @@ pub(super) async fn list(
     request_body = ServiceRequest,
     responses((status = 201, description = "Started", body = ServiceStatus), Refused))]
 pub(super) async fn add(
-    State(handle): State<Handle>,
+    Caller(handle): Caller,
     extract::Tenant(name): extract::Tenant,
     Body(service): Body<ServiceRequest>,
 ) -> Result<Response, Problem> {
@@ -57,7 +58,7 @@ pub(super) async fn show(
     params(("name" = String, Path, description = "Tenant"), ("service" = String, Path, description = "Service")),
     responses((status = 204, description = "Gone"), Refused))]
 pub(super) async fn remove(
-    State(handle): State<Handle>,
+    Caller(handle): Caller,
     extract::Service(name, service): extract::Service,
 ) -> Result<StatusCode, Problem> {
     handle.remove_service(name, service).await?;
@@ -69,7 +70,7 @@ pub(super) async fn remove(
     params(("name" = String, Path, description = "Tenant"), ("service" = String, Path, description = "Service")),
     responses((status = 200, description = "Started again", body = ServiceStatus), Refused))]
 pub(super) async fn restart(
-    State(handle): State<Handle>,
+    Caller(handle): Caller,
     extract::Service(name, service): extract::Service,
 ) -> Result<Json<ServiceStatus>, Problem> {
     Ok(Json(handle.restart_service(name, service).await?))
@@ -80,7 +81,7 @@ pub(super) async fn restart(
     params(("name" = String, Path, description = "Tenant"), ("service" = String, Path, description = "Service")),
     responses((status = 200, description = "Started", body = ServiceStatus), Refused))]
 pub(super) async fn start(
-    State(handle): State<Handle>,
+    Caller(handle): Caller,
     extract::Service(name, service): extract::Service,
 ) -> Result<Json<ServiceStatus>, Problem> {
     Ok(Json(handle.act_on_service(name, service, Verb::Start).await?))
@@ -91,7 +92,7 @@ pub(super) async fn start(
     params(("name" = String, Path, description = "Tenant"), ("service" = String, Path, description = "Service")),
     responses((status = 200, description = "Stopped", body = ServiceStatus), Refused))]
 pub(super) async fn stop(
-    State(handle): State<Handle>,
+    Caller(handle): Caller,
     extract::Service(name, service): extract::Service,
 ) -> Result<Json<ServiceStatus>, Problem> {
     Ok(Json(handle.act_on_service(name, service, Verb::Stop).await?))
@@ -102,7 +103,7 @@ pub(super) async fn stop(
     params(("name" = String, Path, description = "Tenant"), ("service" = String, Path, description = "Service")),
     responses((status = 200, description = "Told", body = ServiceStatus), Refused))]
 pub(super) async fn reload(
-    State(handle): State<Handle>,
+    Caller(handle): Caller,
     extract::Service(name, service): extract::Service,
 ) -> Result<Json<ServiceStatus>, Problem> {
     Ok(Json(handle.act_on_service(name, service, Verb::Reload).await?))

@@ -5,6 +5,7 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use stackmap::Invalid;
 
+use super::caller::Caller;
 use super::extract::{self, Body, Part};
 use super::inside::seen;
 use super::openapi::Refused;
@@ -24,7 +25,7 @@ pub(super) async fn all(State(handle): State<Handle>) -> Result<Json<Vec<SharedD
     request_body = ShareRequest,
     responses((status = 200, description = "The directory and who sees it now", body = SharedDirectory), Refused))]
 pub(super) async fn share(
-    State(handle): State<Handle>,
+    Caller(handle): Caller,
     Body(request): Body<ShareRequest>,
 ) -> Result<Json<SharedDirectory>, Problem> {
     Ok(Json(handle.share(request).await?))
@@ -59,7 +60,7 @@ impl Part for Directory {
     ),
     responses((status = 204, description = "Gone"), Refused))]
 pub(super) async fn unshare(
-    State(handle): State<Handle>,
+    Caller(handle): Caller,
     extract::Of(name, Directory(directory)): extract::Of<Directory>,
 ) -> Result<StatusCode, Problem> {
     handle.unshare(directory, vec![name]).await?;

@@ -177,6 +177,8 @@ fn refuse_living(path: &Path) -> Result<(), ServeError> {
 pub(crate) struct Peer {
     pub(crate) uid: u32,
     pub(crate) gid: u32,
+    /// 0: not known.
+    pub(crate) pid: u32,
     pub(crate) groups: Vec<u32>,
 }
 
@@ -190,9 +192,10 @@ impl Peer {
     /// What the kernel says of the peer, as it was when it connected.
     pub(crate) fn of(stream: &tokio::net::UnixStream) -> Self {
         // No credentials cannot happen on a Unix socket; if it does, this is nobody.
-        let nobody = (u32::MAX, u32::MAX);
-        let (uid, gid) = stream.peer_cred().map_or(nobody, |c| (c.uid(), c.gid()));
-        Self { uid, gid, groups: peer_groups(stream).unwrap_or_default() }
+        let nobody = (u32::MAX, u32::MAX, None);
+        let (uid, gid, pid) = stream.peer_cred().map_or(nobody, |c| (c.uid(), c.gid(), c.pid()));
+        let pid = pid.and_then(|pid| u32::try_from(pid).ok()).unwrap_or_default();
+        Self { uid, gid, pid, groups: peer_groups(stream).unwrap_or_default() }
     }
 }
 
@@ -276,7 +279,7 @@ mod tests {
     #[test]
     fn the_gate_admits_root_itself_and_members() {
         let gate = Gate { own_uid: 7, group: Some(991) };
-        let peer = |uid, gid, groups: &[u32]| Peer { uid, gid, groups: groups.to_vec() };
+        let peer = |uid, gid, groups: &[u32]| Peer { uid, gid, pid: 1, groups: groups.to_vec() };
         assert!(gate.admits(&peer(0, 0, &[])));
         assert!(gate.admits(&peer(7, 7, &[])));
         assert!(gate.admits(&peer(1000, 991, &[])));

@@ -5,6 +5,7 @@ use axum::extract::{RawQuery, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 
+use super::caller::Caller;
 use super::extract::{self, Body, flag};
 use super::inside::seen;
 use super::openapi::Refused;
@@ -33,7 +34,7 @@ pub(super) async fn list(State(handle): State<Handle>) -> Result<Json<Vec<Tenant
         Refused
     ))]
 pub(super) async fn add(
-    State(handle): State<Handle>,
+    Caller(handle): Caller,
     RawQuery(query): RawQuery,
     Body(request): Body<TenantRequest>,
 ) -> Result<Response, Problem> {
@@ -66,7 +67,7 @@ pub(super) async fn show(
     ),
     responses((status = 204, description = "Gone"), Refused))]
 pub(super) async fn remove(
-    State(handle): State<Handle>,
+    Caller(handle): Caller,
     extract::Tenant(name): extract::Tenant,
     RawQuery(query): RawQuery,
 ) -> Result<StatusCode, Problem> {
@@ -79,7 +80,7 @@ pub(super) async fn remove(
     params(("name" = String, Path, description = "Tenant")),
     responses((status = 200, description = "Started again", body = Tenant), Refused))]
 pub(super) async fn restart(
-    State(handle): State<Handle>,
+    Caller(handle): Caller,
     extract::Tenant(name): extract::Tenant,
 ) -> Result<Json<Tenant>, Problem> {
     Ok(Json(handle.restart_tenant(name).await?))

@@ -4,6 +4,7 @@ use axum::Json;
 use axum::extract::State;
 use stackmap::TunnelSpec;
 
+use super::caller::Caller;
 use super::extract::{self, Body};
 use super::openapi::{Refused, TunnelSchema};
 use crate::control::Handle;
@@ -27,7 +28,7 @@ pub(super) async fn list(
     request_body = TunnelSchema,
     responses((status = 200, description = "The tenant as it is now", body = Tenant), Refused))]
 pub(super) async fn add(
-    State(handle): State<Handle>,
+    Caller(handle): Caller,
     extract::Tenant(name): extract::Tenant,
     Body(tunnel): Body<TunnelSpec>,
 ) -> Result<Json<Tenant>, Problem> {
@@ -42,7 +43,7 @@ pub(super) async fn add(
     ),
     responses((status = 200, description = "The tenant as it is now", body = Tenant), Refused))]
 pub(super) async fn remove(
-    State(handle): State<Handle>,
+    Caller(handle): Caller,
     extract::Tunnel(name, tunnel): extract::Tunnel,
 ) -> Result<Json<Tenant>, Problem> {
     Ok(Json(handle.remove_tunnel(name, tunnel).await?))

@@ -5,7 +5,7 @@ use stackmap::TenantName;
 
 use super::table::{commas, facts};
 use super::{Context, Failure};
-use crate::model::{DaemonStatus, ServiceStatus, TenantState, TenantStatus};
+use crate::model::{DaemonStatus, ServiceStatus, StoreStatus, TenantState, TenantStatus};
 
 /// Arguments of `status`.
 #[derive(Debug, Args)]
@@ -42,7 +42,15 @@ fn daemon(s: &DaemonStatus) -> String {
         ("access", s.access.clone()),
         ("tenants", s.tenants.to_string()),
         ("half done", commas(&s.half_done)),
+        ("store", store(&s.store)),
     ])
+}
+
+fn store(s: &StoreStatus) -> String {
+    match &s.trouble {
+        Some(trouble) => trouble.clone(),
+        None => format!("ok, revision {}", s.revision),
+    }
 }
 
 fn tenant(s: &TenantStatus) -> String {

@@ -22,12 +22,12 @@ impl Handle {
 
     /// A verification was made; a daemon that ends needs not know.
     pub(crate) async fn verified(&self, name: Option<TenantName>, found: Verification) {
-        let _ = self.operators.send(Proof::Verified { name, found: Box::new(found) }.into()).await;
+        let _ = self.operators.send(self.asked(Proof::Verified { name, found: Box::new(found) }.into())).await;
     }
 
     /// The guard refused; waits while the owner has much to do. Not to be called on a task.
     pub(crate) fn refused(&self, events: Vec<Refused>) -> Result<(), OpError> {
-        self.operators.blocking_send(Command::Prove(Proof::Refused(events))).map_err(|_| OpError::Closed)
+        self.operators.blocking_send(self.asked(Command::Prove(Proof::Refused(events)))).map_err(|_| OpError::Closed)
     }
 
     /// False when the owner has ended.

@@ -84,7 +84,7 @@ impl<K: Kernel> Owner<K> {
         }
         self.complete(&mut tenant, declared, how).await?;
         if how.dry_run {
-            let desired = Desired { tenant: tenant.clone(), removing: false };
+            let desired = Desired::new(tenant.clone());
             let actions = plan(&desired, &Default::default());
             let steps = actions.iter().map(|a| Step { name: a.name().into(), us: 0 }).collect();
             return Ok(put(tenant, Outcome::Added, Vec::new(), steps, how));

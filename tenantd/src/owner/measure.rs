@@ -60,7 +60,7 @@ impl<K: Kernel> Owner<K> {
         if step == "stack" {
             self.restarts.entry(tenant.clone()).or_default().launches += 1;
         }
-        if self.origin == EventOrigin::Daemon {
+        if self.doing.who.origin == EventOrigin::Daemon {
             self.handle.live().repaired(step);
         }
     }

@@ -10,6 +10,7 @@ use tenant_init::client::ClientError;
 use tenant_init::protocol::{Refusal, RefusalKind};
 
 use super::errors::half_made;
+use super::stored::{Doing, Ended};
 use super::{Owner, answer};
 use crate::control::{OpError, Reply};
 use crate::fault;
@@ -29,7 +30,7 @@ pub(crate) struct Done {
     verb: Verb,
     /// To be recorded when it went well.
     add: bool,
-    origin: EventOrigin,
+    doing: Doing,
     result: Result<(), OpError>,
     reply: Asked,
 }
@@ -44,7 +45,7 @@ enum Asked {
 }
 
 impl Asked {
-    fn refuse(self, error: OpError) {
+    fn refuse(self, error: OpError) -> Ended {
         match self {
             Self::Status(reply) => answer(reply, Err(error)),
             Self::Gone(reply) => answer(reply, Err(error)),
@@ -53,7 +54,12 @@ impl Asked {
 }
 
 impl<K: Kernel> Owner<K> {
-    pub(super) fn add_service(&mut self, name: &TenantName, service: ServiceRequest, reply: Reply<ServiceStatus>) {
+    pub(super) fn add_service(
+        &mut self,
+        name: &TenantName,
+        service: ServiceRequest,
+        reply: Reply<ServiceStatus>,
+    ) -> Ended {
         match self.may_add(name, &service) {
             // Started before it is recorded: a command that cannot be run is refused and nothing is changed.
             Ok(job) => self.begin(name, service, job, true, Asked::Status(reply)),
@@ -83,16 +89,16 @@ impl<K: Kernel> Owner<K> {
         service: &TenantName,
         verb: Verb,
         reply: Reply<ServiceStatus>,
-    ) {
-        self.act(name, service, verb, Asked::Status(reply));
+    ) -> Ended {
+        self.act(name, service, verb, Asked::Status(reply))
     }
 
     /// Stopped and forgotten by init before it is struck out: killed in between, it is started again.
-    pub(super) fn remove_service(&mut self, name: &TenantName, service: &TenantName, reply: Reply<()>) {
-        self.act(name, service, Verb::Remove, Asked::Gone(reply));
+    pub(super) fn remove_service(&mut self, name: &TenantName, service: &TenantName, reply: Reply<()>) -> Ended {
+        self.act(name, service, Verb::Remove, Asked::Gone(reply))
     }
 
-    fn act(&mut self, name: &TenantName, service: &TenantName, verb: Verb, reply: Asked) {
+    fn act(&mut self, name: &TenantName, service: &TenantName, verb: Verb, reply: Asked) -> Ended {
         let found = self.changeable(name).and_then(|tenant| {
             let found = service_of(tenant, service).cloned();
             let found = found.ok_or_else(|| OpError::Unknown { what: "service", name: service.to_string() })?;
@@ -106,34 +112,35 @@ impl<K: Kernel> Owner<K> {
     }
 
     /// Lets a task do it.
-    fn begin(&mut self, name: &TenantName, service: ServiceRequest, job: K::Job, add: bool, reply: Asked) {
+    fn begin(&mut self, name: &TenantName, service: ServiceRequest, job: K::Job, add: bool, reply: Asked) -> Ended {
         let names: &mut BTreeSet<TenantName> = self.starting.entry(name.clone()).or_default();
         if names.len() >= AT_ONCE || !names.insert(service.name.clone()) {
             let rule = format!("tenant {name} has it or {AT_ONCE} other services on their way; wait for them");
             let value = service.name.to_string();
             return reply.refuse(OpError::Conflict { field: "service".into(), value, rule });
         }
-        let (handle, tenant, origin, verb) = (self.handle.clone(), name.clone(), self.origin, job.verb());
+        let (handle, tenant, doing, verb) = (self.handle.clone(), name.clone(), self.doing.clone(), job.verb());
         tokio::spawn(async move {
             let result = job.run().await.map_err(|error| service_refused(&tenant, &service, error));
-            handle.service_done(Done { tenant, service, verb, add, origin, result, reply }).await;
+            handle.service_done(Done { tenant, service, verb, add, doing, result, reply }).await;
         });
+        Ended::Later
     }
 
     /// A task has come back.
-    pub(super) async fn service_done(&mut self, done: Done) {
-        let Done { tenant, service, verb, add, origin, result, reply } = done;
+    pub(super) async fn service_done(&mut self, done: Done) -> Ended {
+        let Done { tenant, service, verb, add, doing, result, reply } = done;
         if let Some(names) = self.starting.get_mut(&tenant) {
             names.remove(&service.name);
             if names.is_empty() {
                 self.starting.remove(&tenant);
             }
         }
-        self.origin = origin;
+        self.doing = doing;
         fault::point("service.done");
         let name = service.name.clone();
         let result = match result {
-            Ok(()) if add => self.record(&tenant, service).await,
+            Ok(()) if add => self.enlist(&tenant, service).await,
             Ok(()) if verb == Verb::Remove => self.strike(&tenant, &name).await,
             other => other,
         };
@@ -152,7 +159,7 @@ impl<K: Kernel> Owner<K> {
         }
     }
 
-    async fn record(&mut self, name: &TenantName, service: ServiceRequest) -> Result<(), OpError> {
+    async fn enlist(&mut self, name: &TenantName, service: ServiceRequest) -> Result<(), OpError> {
         let asked = service.name.clone();
         // What it was asked for may have changed while it started.
         self.changeable(name)?;

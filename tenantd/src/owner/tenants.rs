@@ -88,7 +88,7 @@ impl<K: Kernel> Owner<K> {
 
     pub(super) async fn add(&mut self, request: TenantRequest, dry_run: bool) -> Result<Added, OpError> {
         let (tenant, flow) = self.planned(&request).await?;
-        let desired = Desired { tenant: tenant.clone(), removing: false };
+        let desired = Desired::new(tenant.clone());
         if dry_run {
             let actions = plan(&desired, &Default::default());
             let steps = actions.iter().map(|a| Step { name: a.name().into(), us: 0 }).collect();
@@ -100,11 +100,10 @@ impl<K: Kernel> Owner<K> {
 
     /// Record a planned tenant and bring it up; what fails is taken back.
     pub(super) async fn make(&mut self, tenant: &Tenant, flow: FlowRequest) -> Result<Vec<Step>, OpError> {
-        let desired = Desired { tenant: tenant.clone(), removing: false };
+        let desired = Desired::new(tenant.clone());
         let started = Instant::now();
-        self.store.put(&desired).map_err(|e| not_done(&tenant.name, "store", &e))?;
+        self.record(desired).map_err(|e| not_done(&tenant.name, "store", &e))?;
         self.maps.add(flow).map_err(conflict)?;
-        self.desired.insert(tenant.name.clone(), desired);
         let mut steps = vec![step("store", started)];
         match self.pass(&tenant.name).await {
             Ok(taken) => {
@@ -122,11 +121,11 @@ impl<K: Kernel> Owner<K> {
 
     /// Take back an add that failed; what cannot be taken back now is tried again on the timer.
     pub(super) async fn undo(&mut self, name: &TenantName) {
-        if let Some(desired) = self.desired.get_mut(name) {
-            desired.removing = true;
-            let desired = desired.clone();
-            if let Err(error) = self.store.put(&desired) {
+        if let Some(desired) = self.desired.get(name) {
+            if let Err(error) = self.record(Desired { removing: true, ..desired.clone() }) {
                 tracing::warn!(tenant = %name, error = chain(&error), "cannot record the undoing");
+                // Gone from the kernel all the same; the store follows on the timer.
+                self.desired.entry(name.clone()).and_modify(|desired| desired.removing = true);
             }
             self.failures.remove(name);
             let _ = self.pass(name).await;
@@ -144,8 +143,7 @@ impl<K: Kernel> Owner<K> {
             }
         }
         let desired = Desired { removing: true, ..desired };
-        self.store.put(&desired).map_err(|e| not_done(name, "store", &e))?;
-        self.desired.insert(name.clone(), desired);
+        self.record(desired).map_err(|e| not_done(name, "store", &e))?;
         self.pass(name).await.map_err(|(step, error)| half_made(name, step, &error))?;
         self.failures.remove(name);
         self.tell("tenant-removed", Some(name), String::new());
@@ -189,16 +187,14 @@ impl<K: Kernel> Owner<K> {
         let before = self.changeable(name)?.clone();
         let mut tenant = before.clone();
         change(&mut tenant)?;
-        if self.origin == EventOrigin::Tenant {
+        if self.doing.who.origin == EventOrigin::Tenant {
             check_bounds(&tenant)?;
         }
         if tenant == before {
             return Ok(tenant);
         }
         tenant.generation += 1;
-        let desired = Desired { tenant: tenant.clone(), removing: false };
-        self.store.put(&desired).map_err(|e| not_done(name, "store", &e))?;
-        self.desired.insert(name.clone(), desired);
+        self.record(Desired::new(tenant.clone())).map_err(|e| not_done(name, "store", &e))?;
         self.pass(name).await.map_err(|(step, error)| half_made(name, step, &error))?;
         self.tell("tenant-changed", Some(name), format!("generation {}", tenant.generation));
         Ok(tenant)

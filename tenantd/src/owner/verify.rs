@@ -7,10 +7,11 @@ use std::time::Instant;
 use stack_guard::Event as Refused;
 use stackmap::{Maps, TenantName};
 
+use super::stored::Doing;
 use super::{Owner, answer, chain};
 use crate::control::{Command, Handle, OpError, Reply};
 use crate::kernel::Kernel;
-use crate::model::{Event, EventOrigin};
+use crate::model::Event;
 use crate::refusals::{self, GuardRefusal};
 use crate::verify::{self, Gathered, PAUSE, ROUNDS, Verification};
 use crate::world::verify::{Listed, words as flow_words};
@@ -39,11 +40,11 @@ impl<K: Kernel> Owner<K> {
     /// Has a verification made beside us, which answers by itself.
     pub(super) fn verify(&self, name: Option<TenantName>, reply: Reply<Verification>) {
         if let Some(Err(error)) = name.as_ref().map(|name| self.known(name)) {
-            return answer(reply, Err(error));
+            return drop(answer(reply, Err(error)));
         }
         let first = match self.gather() {
             Ok(first) => first,
-            Err(error) => return answer(reply, Err(error)),
+            Err(error) => return drop(answer(reply, Err(error))),
         };
         let handle = self.handle.clone();
         tokio::spawn(async move {
@@ -150,10 +151,10 @@ pub(crate) enum Proof {
 impl<K: Kernel> Owner<K> {
     pub(super) fn prove(&mut self, proof: Proof) {
         // Nobody asked for what these tell.
-        self.origin = EventOrigin::Daemon;
+        self.doing = Doing::by_the_daemon();
         match proof {
             Proof::Verify { name, reply } => self.verify(name, reply),
-            Proof::Gather { reply } => answer(reply, self.gather()),
+            Proof::Gather { reply } => drop(answer(reply, self.gather())),
             Proof::Verified { name, found } => self.verified(name, &found),
             Proof::Refused(events) => self.refused(&events),
         }

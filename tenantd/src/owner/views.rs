@@ -7,6 +7,19 @@ use crate::control::OpError;
 use crate::kernel::Kernel;
 use crate::model::*;
 use crate::plan::service_of;
+use crate::store::Health;
+
+fn store_status(health: &Health) -> StoreStatus {
+    let us = |time: std::time::Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+    StoreStatus {
+        revision: health.revision.0,
+        trouble: health.trouble.clone(),
+        writes: health.writes.count,
+        write_us: us(health.writes.sum),
+        write_us_max: us(health.writes.max),
+        failures: health.failures,
+    }
+}
 
 impl<K: Kernel> Owner<K> {
     pub(super) async fn services(&mut self, tenant: &Tenant) -> Vec<ServiceStatus> {
@@ -62,6 +75,7 @@ impl<K: Kernel> Owner<K> {
             access: self.access_state.clone(),
             tenants: self.desired.len(),
             half_done: self.failures.keys().map(|n| n.to_string()).collect(),
+            store: store_status(&self.store.health()),
         }
     }
 

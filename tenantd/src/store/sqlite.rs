@@ -1,0 +1,291 @@
+//! The default store: one SQLite database. Write-ahead log with full synchronisation, so a transaction that was answered
+//! survives a power cut, and one that was not is there as a whole or not at all.
+//!
+//! SQLite has no checksums of its own over rows, so each row of a tenant carries one: a bit that turned on the disk is a
+//! named error and not another address. Order of a write: lock, next revision, compare, row, audit, commit, tell.
+
+mod audit;
+mod schema;
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, params};
+use sha2::{Digest, Sha256};
+use stackmap::TenantName;
+use tokio::sync::watch;
+
+use super::{Change, Desired, Expect, Health, Revision, Snapshot, Store, StoreError, Trouble};
+use crate::audit::{AuditRow, Entry, Outcome, Query};
+use crate::fault;
+pub use schema::SCHEMA;
+
+/// How long a write waits for a foreign process that holds a lock. The owner waits with it.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// Removed tenants that are remembered for [`Store::since`].
+const REMOVED: i64 = 8192;
+
+/// The default store.
+#[derive(Debug)]
+pub struct SqliteStore {
+    db: Connection,
+    path: PathBuf,
+    revision: watch::Sender<Revision>,
+    health: Health,
+    journal: audit::Journal,
+}
+
+impl SqliteStore {
+    /// Open or make the database, and bring an older schema forward.
+    ///
+    /// # Errors
+    /// [`StoreError`]; a database that is damaged, or newer than this program, is left as it is.
+    pub fn open(path: &Path) -> Result<Self, StoreError> {
+        let mut db = schema::open(path)?;
+        let tried = schema::last_revision(&db).and_then(|revision| {
+            audit::close_open_rows(&mut db)?;
+            Ok(revision)
+        });
+        let last = tried.map_err(|source| open_failed(path, source))?;
+        let health = Health { revision: last, ..Health::default() };
+        let revision = watch::channel(last).0;
+        Ok(Self { db, path: path.to_owned(), revision, health, journal: audit::Journal::default() })
+    }
+
+    /// Where it lies.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// One transaction: the next revision, `work`, the entry, what waited to be written. Without an entry only the last.
+    fn write(
+        &mut self,
+        verb: &'static str,
+        what: &str,
+        entry: Option<&Entry>,
+        work: impl FnOnce(&Transaction<'_>, Revision) -> Result<(), StoreError>,
+    ) -> Result<Revision, StoreError> {
+        let started = Instant::now();
+        let failed = |source| statement(verb, what, source);
+        let journal = &mut self.journal;
+        let write = || {
+            let tx = self.db.transaction_with_behavior(TransactionBehavior::Immediate).map_err(failed)?;
+            let mut revision = schema::last_revision(&tx).map_err(failed)?;
+            // Before the entry, whose number shall be the higher one.
+            journal.write_waiting(&tx).map_err(failed)?;
+            if let Some(entry) = entry {
+                revision.0 += 1;
+                schema::set_revision(&tx, revision).map_err(failed)?;
+                work(&tx, revision)?;
+                journal.append(&tx, entry, Some(revision)).map_err(failed)?;
+            }
+            tx.commit().map_err(failed)?;
+            Ok(revision)
+        };
+        let written = write();
+        match &written {
+            Ok(revision) => {
+                self.journal.written();
+                self.health.writes.add(started.elapsed());
+                self.health.revision = *revision;
+                self.health.trouble = None;
+                self.revision.send_if_modified(|told| std::mem::replace(told, *revision) != *revision);
+            }
+            Err(_) => self.journal.not_written(),
+        }
+        self.judge(&written);
+        written
+    }
+
+    /// Keeps what `status` says of the store. A read that succeeds says nothing of the next write.
+    fn judge<T>(&mut self, result: &Result<T, StoreError>) {
+        match result {
+            // Somebody else was faster: the store is well.
+            Ok(_) | Err(StoreError::Stale { .. } | StoreError::Compacted { .. }) => {}
+            Err(error) => {
+                self.health.failures += 1;
+                self.health.trouble = Some(crate::owner::chain(error));
+            }
+        }
+    }
+
+    fn read_all(&self) -> Result<Snapshot, StoreError> {
+        let failed = |source| statement("read", "every tenant", source);
+        // One transaction, so that rows and revision are of one moment.
+        let tx = self.db.unchecked_transaction().map_err(failed)?;
+        let revision = schema::last_revision(&tx).map_err(failed)?;
+        let rows = read_rows(&tx, Revision(0))?;
+        Ok(Snapshot { revision, rows })
+    }
+
+    fn read_since(&self, asked: Revision) -> Result<Vec<Change>, StoreError> {
+        let failed = |source| statement("read", "changes", source);
+        let tx = self.db.unchecked_transaction().map_err(failed)?;
+        let oldest = schema::meta(&tx, schema::COMPACTED).map_err(failed)?.map_or(Revision(0), Revision);
+        if asked < oldest {
+            return Err(StoreError::Compacted { asked, oldest });
+        }
+        let mut all: Vec<Change> = read_rows(&tx, asked)?.into_iter().map(Change::Put).collect();
+        let mut removed =
+            tx.prepare_cached("SELECT name, revision FROM removed WHERE revision > ?1").map_err(failed)?;
+        let rows = removed
+            .query_map(params![asked.0], |row| Ok((row.get::<_, String>(0)?, Revision(row.get(1)?))))
+            .map_err(failed)?;
+        for row in rows {
+            let (name, revision) = row.map_err(failed)?;
+            // A name that does not parse was never written by us: what it stood for cannot be here either.
+            let Ok(name) = name.parse() else { continue };
+            all.push(Change::Removed { name, revision });
+        }
+        all.sort_by_key(Change::revision);
+        Ok(all)
+    }
+}
+
+impl Store for SqliteStore {
+    fn load(&mut self) -> Result<Snapshot, StoreError> {
+        let loaded = self.read_all();
+        self.judge(&loaded);
+        loaded
+    }
+
+    fn put(&mut self, desired: &Desired, expect: Expect, entry: &Entry) -> Result<Revision, StoreError> {
+        let name = &desired.tenant.name;
+        let body = body(desired)?;
+        fault::point("store.put.before");
+        let written = self.write("write", &format!("tenant {name}"), Some(entry), |tx, revision| {
+            compare(tx, name, expect)?;
+            put_row(tx, name, &body, revision).map_err(|source| statement("write", &format!("tenant {name}"), source))
+        });
+        fault::point("store.put.after");
+        written
+    }
+
+    fn remove(&mut self, name: &TenantName, expect: Expect, entry: &Entry) -> Result<Revision, StoreError> {
+        let what = format!("tenant {name}");
+        if expect == Expect::Absent {
+            compare(&self.db, name, expect)?;
+            return Ok(self.health.revision);
+        }
+        fault::point("store.remove.before");
+        let written = self.write("remove", &what, Some(entry), |tx, revision| {
+            compare(tx, name, expect)?;
+            remove_row(tx, name, revision).map_err(|source| statement("remove", &what, source))
+        });
+        fault::point("store.remove.after");
+        written
+    }
+
+    fn since(&mut self, revision: Revision) -> Result<Vec<Change>, StoreError> {
+        let read = self.read_since(revision);
+        self.judge(&read);
+        read
+    }
+
+    fn watch(&self) -> watch::Receiver<Revision> {
+        self.revision.subscribe()
+    }
+
+    fn finish(&mut self, revision: Revision, outcome: Outcome) {
+        self.journal.finish(revision, outcome);
+    }
+
+    fn note(&mut self, entry: Entry, outcome: Outcome) {
+        self.journal.note(entry, outcome);
+    }
+
+    fn flush(&mut self) -> Result<(), StoreError> {
+        if self.journal.is_empty() {
+            return Ok(());
+        }
+        self.write("write", "the audit", None, |_, _| Ok(())).map(drop)
+    }
+
+    fn audit(&mut self, query: &Query) -> Result<Vec<AuditRow>, StoreError> {
+        // What waits is shown as well.
+        self.flush()?;
+        audit::read(&self.db, query).map_err(|source| statement("read", "the audit", source))
+    }
+
+    fn health(&self) -> Health {
+        self.health.clone()
+    }
+}
+
+fn statement(verb: &'static str, what: &str, source: rusqlite::Error) -> StoreError {
+    StoreError::Statement { verb, what: what.to_owned(), trouble: Trouble::of(&source), source }
+}
+
+fn open_failed(path: &Path, source: rusqlite::Error) -> StoreError {
+    StoreError::Open { path: path.display().to_string(), trouble: Trouble::of(&source), source }
+}
+
+fn body(desired: &Desired) -> Result<String, StoreError> {
+    serde_json::to_string(desired).map_err(|source| StoreError::Row { name: desired.tenant.name.to_string(), source })
+}
+
+/// What a row must be when nothing has touched it: of name, revision and body.
+fn checksum(name: &str, revision: Revision, body: &str) -> String {
+    let sum = Sha256::new_with_prefix(name).chain_update([0]).chain_update(revision.0.to_be_bytes());
+    sum.chain_update(body).finalize().iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn compare(db: &Connection, name: &TenantName, expected: Expect) -> Result<(), StoreError> {
+    let found = db
+        .prepare_cached("SELECT revision FROM tenants WHERE name = ?1")
+        .and_then(|mut s| s.query_row(params![name.as_str()], |row| row.get(0).map(Revision)).optional())
+        .map_err(|source| statement("read", &format!("tenant {name}"), source))?;
+    if expected.holds(found) { Ok(()) } else { Err(StoreError::Stale { name: name.clone(), expected, found }) }
+}
+
+fn put_row(tx: &Transaction<'_>, name: &TenantName, body: &str, revision: Revision) -> rusqlite::Result<()> {
+    let name = name.as_str();
+    let sum = checksum(name, revision, body);
+    tx.prepare_cached("INSERT OR REPLACE INTO tenants (name, body, revision, sum) VALUES (?1, ?2, ?3, ?4)")?
+        .execute(params![name, body, revision.0, sum])?;
+    tx.prepare_cached("DELETE FROM removed WHERE name = ?1")?.execute(params![name])?;
+    Ok(())
+}
+
+fn remove_row(tx: &Transaction<'_>, name: &TenantName, revision: Revision) -> rusqlite::Result<()> {
+    let name = name.as_str();
+    tx.prepare_cached("DELETE FROM tenants WHERE name = ?1")?.execute(params![name])?;
+    tx.prepare_cached("INSERT OR REPLACE INTO removed (name, revision) VALUES (?1, ?2)")?
+        .execute(params![name, revision.0])?;
+    // The newest ones are kept; whoever asks for older changes is told to read everything.
+    let beyond: Option<u64> = tx
+        .prepare_cached("SELECT revision FROM removed ORDER BY revision DESC LIMIT 1 OFFSET ?1")?
+        .query_row(params![REMOVED], |row| row.get(0))
+        .optional()?;
+    if let Some(beyond) = beyond {
+        tx.prepare_cached("DELETE FROM removed WHERE revision <= ?1")?.execute(params![beyond])?;
+        schema::set_meta(tx, schema::COMPACTED, beyond)?;
+    }
+    Ok(())
+}
+
+/// Rows written after a revision, each checked against its checksum.
+fn read_rows(db: &Connection, after: Revision) -> Result<Vec<Desired>, StoreError> {
+    let failed = |source| statement("read", "every tenant", source);
+    let mut rows =
+        db.prepare_cached("SELECT name, body, revision, sum FROM tenants WHERE revision > ?1").map_err(failed)?;
+    let rows = rows
+        .query_map(params![after.0], |row| {
+            Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?, Revision(row.get(2)?), row.get::<_, String>(3)?))
+        })
+        .map_err(failed)?;
+    rows.map(|row| {
+        let (name, body, revision, expected) = row.map_err(failed)?;
+        let found = checksum(&name, revision, &body);
+        if found != expected {
+            return Err(StoreError::Damaged { name, expected, found });
+        }
+        let desired: Desired = serde_json::from_str(&body).map_err(|source| StoreError::Row { name, source })?;
+        Ok(Desired { revision, ..desired })
+    })
+    .collect()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,209 @@
+//! The schema of the database and the way from older ones: looked at before anything is written, a copy put aside, each
+//! step one transaction.
+
+use std::fs::{self, File, OpenOptions, Permissions};
+use std::io;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use rusqlite::backup::{Backup, StepResult};
+use rusqlite::{Connection, OpenFlags, OptionalExtension, Transaction, TransactionBehavior, params};
+
+use super::{PATIENCE, Revision, checksum, open_failed};
+use crate::store::StoreError;
+
+/// Schema of the database file; a file with a higher one is refused.
+pub const SCHEMA: i64 = 2;
+
+/// The store's last revision.
+const REVISION: &str = "revision";
+/// Removals up to this revision are forgotten.
+pub(super) const COMPACTED: &str = "compacted";
+
+/// One step: from the schema of its place in the list to the next one.
+type Step = fn(&Transaction<'_>) -> rusqlite::Result<()>;
+
+/// From nothing to 1, from 1 to 2, and so on; a step is never changed once a program with it was given out.
+const STEPS: [Step; SCHEMA as usize] = [tenants, revisions];
+
+/// The first schema.
+fn tenants(tx: &Transaction<'_>) -> rusqlite::Result<()> {
+    tx.execute_batch("CREATE TABLE tenants (name TEXT PRIMARY KEY, body TEXT NOT NULL) WITHOUT ROWID;")
+}
+
+/// Revisions, checksums, the audit.
+fn revisions(tx: &Transaction<'_>) -> rusqlite::Result<()> {
+    tx.execute_batch(
+        "CREATE TABLE meta (key TEXT PRIMARY KEY, value NOT NULL) WITHOUT ROWID;
+         CREATE TABLE removed (name TEXT PRIMARY KEY, revision INTEGER NOT NULL) WITHOUT ROWID;
+         CREATE INDEX removed_revision ON removed (revision);
+         CREATE TABLE audit (
+             id INTEGER PRIMARY KEY,
+             revision INTEGER,
+             at_ms INTEGER NOT NULL,
+             origin TEXT NOT NULL,
+             uid INTEGER NOT NULL,
+             gid INTEGER NOT NULL,
+             pid INTEGER NOT NULL,
+             command TEXT NOT NULL,
+             verb TEXT NOT NULL,
+             tenant TEXT,
+             before TEXT,
+             after TEXT,
+             result TEXT NOT NULL,
+             reason TEXT,
+             account TEXT NOT NULL,
+             bytes INTEGER NOT NULL
+         );
+         CREATE INDEX audit_tenant ON audit (tenant, id);
+         CREATE INDEX audit_account ON audit (account, id, bytes);
+         CREATE INDEX audit_revision ON audit (revision) WHERE revision IS NOT NULL;
+         CREATE INDEX audit_open ON audit (id) WHERE result = 'open';
+         CREATE TABLE with_revision (
+             name TEXT PRIMARY KEY, body TEXT NOT NULL, revision INTEGER NOT NULL, sum TEXT NOT NULL
+         ) WITHOUT ROWID;",
+    )?;
+    // One write made them all, if there are any.
+    let first: Revision = tx.query_row("SELECT EXISTS (SELECT 1 FROM tenants)", [], |row| row.get(0)).map(Revision)?;
+    let mut rows = tx.prepare("SELECT name, body FROM tenants")?;
+    let rows = rows.query_map([], |row| Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?)))?;
+    for row in rows {
+        let (name, body) = row?;
+        let sum = checksum(&name, first, &body);
+        tx.prepare_cached("INSERT INTO with_revision (name, body, revision, sum) VALUES (?1, ?2, ?3, ?4)")?
+            .execute(params![name, body, first.0, sum])?;
+    }
+    tx.execute_batch(
+        "DROP TABLE tenants;
+         ALTER TABLE with_revision RENAME TO tenants;
+         CREATE INDEX tenants_revision ON tenants (revision);",
+    )?;
+    set_meta(tx, REVISION, first.0)?;
+    set_meta(tx, COMPACTED, first.0)
+}
+
+/// A number of the table `meta`.
+pub(super) fn meta(db: &Connection, key: &str) -> rusqlite::Result<Option<u64>> {
+    db.prepare_cached("SELECT value FROM meta WHERE key = ?1")?.query_row(params![key], |row| row.get(0)).optional()
+}
+
+pub(super) fn set_meta(tx: &Transaction<'_>, key: &str, value: u64) -> rusqlite::Result<()> {
+    tx.prepare_cached("INSERT OR REPLACE INTO meta (key, value) VALUES (?1, ?2)")?.execute(params![key, value])?;
+    Ok(())
+}
+
+/// The store's last revision.
+pub(super) fn last_revision(db: &Connection) -> rusqlite::Result<Revision> {
+    // A store without it is damaged, and the error says that no row was returned.
+    db.prepare_cached("SELECT value FROM meta WHERE key = ?1")?
+        .query_row(params![REVISION], |row| row.get(0))
+        .map(Revision)
+}
+
+pub(super) fn set_revision(tx: &Transaction<'_>, revision: Revision) -> rusqlite::Result<()> {
+    set_meta(tx, REVISION, revision.0)
+}
+
+/// Open the database, or make it, and bring it to [`SCHEMA`].
+pub(super) fn open(path: &Path) -> Result<Connection, StoreError> {
+    let open = |source| open_failed(path, source);
+    if path.exists() {
+        look(path)?;
+    }
+    // The directory is passable, because tenants' files lie in it; SQLite gives its side files the mode of this one.
+    let private = OpenOptions::new().create(true).append(true).mode(0o600).open(path);
+    private
+        .and_then(|file| file.set_permissions(Permissions::from_mode(0o600)))
+        .map_err(|source| StoreError::Mode { path: path.display().to_string(), source })?;
+    let mut db = Connection::open(path).map_err(open)?;
+    db.busy_timeout(PATIENCE).map_err(open)?;
+    db.pragma_update(None, "journal_mode", "WAL").map_err(open)?;
+    db.pragma_update(None, "synchronous", "FULL").map_err(open)?;
+    let found = version(&db).map_err(open)?;
+    if (1..SCHEMA).contains(&found) {
+        put_aside(&db, path, found)?;
+    }
+    for (number, step) in (1..).zip(STEPS).skip_while(|(number, _)| *number <= found) {
+        migrate(&mut db, number, step).map_err(open)?;
+        tracing::info!(path = %path.display(), schema = number, "the store has a new schema");
+    }
+    Ok(db)
+}
+
+/// Look without writing: a database that this program must not touch stays as it is, byte for byte.
+fn look(path: &Path) -> Result<(), StoreError> {
+    let open = |source| open_failed(path, source);
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let db = Connection::open_with_flags(path, flags).map_err(open)?;
+    db.busy_timeout(PATIENCE).map_err(open)?;
+    let found = version(&db).map_err(open)?;
+    if found > SCHEMA {
+        return Err(StoreError::Newer { path: path.display().to_string(), found });
+    }
+    let words: String = db.query_row("PRAGMA quick_check(1)", [], |row| row.get(0)).map_err(open)?;
+    if words == "ok" { Ok(()) } else { Err(StoreError::Broken { path: path.display().to_string(), words }) }
+}
+
+fn version(db: &Connection) -> rusqlite::Result<i64> {
+    db.pragma_query_value(None, "user_version", |row| row.get(0))
+}
+
+fn migrate(db: &mut Connection, number: i64, step: Step) -> rusqlite::Result<()> {
+    let tx = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    step(&tx)?;
+    tx.pragma_update(None, "user_version", number)?;
+    tx.commit()
+}
+
+/// Copy the database as it is to `NAME.schema-N`, so that the program before this one can be gone back to. A copy that is
+/// there stays: the next one gets a number.
+fn put_aside(db: &Connection, path: &Path, schema: i64) -> Result<(), StoreError> {
+    let mut copy = beside(path, &format!(".schema-{schema}"));
+    for number in 2.. {
+        if !copy.exists() {
+            break;
+        }
+        copy = beside(path, &format!(".schema-{schema}-{number}"));
+    }
+    let part = beside(path, ".copy");
+    copy_into(db, &part)?;
+    let place = |source| StoreError::Copy { path: copy.display().to_string(), source };
+    fs::rename(&part, &copy).map_err(place)?;
+    sync_directory(path).map_err(place)?;
+    tracing::info!(copy = %copy.display(), schema, "the store was copied before its schema changes");
+    Ok(())
+}
+
+/// A consistent copy in one file of its own, flushed, for root only; replaces what is there.
+pub(super) fn copy_into(db: &Connection, to: &Path) -> Result<(), StoreError> {
+    let failed = |source| StoreError::Copy { path: to.display().to_string(), source };
+    let sql = |source| StoreError::CopyRows { path: to.display().to_string(), source };
+    match fs::remove_file(to) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
+        _ => {}
+    }
+    let file = OpenOptions::new().create_new(true).write(true).mode(0o600).open(to).map_err(failed)?;
+    let mut copy = Connection::open(to).map_err(sql)?;
+    {
+        let backup = Backup::new(db, &mut copy).map_err(sql)?;
+        // All pages in one step: of one moment, whoever writes meanwhile.
+        while !matches!(backup.step(-1).map_err(sql)?, StepResult::Done) {
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        }
+    }
+    // A copy is one file: no side files, wherever it is carried.
+    copy.pragma_update(None, "journal_mode", "DELETE").map_err(sql)?;
+    copy.close().map_err(|(_, source)| sql(source))?;
+    file.sync_all().map_err(failed)
+}
+
+fn beside(path: &Path, ending: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(ending);
+    name.into()
+}
+
+/// A new name is durable when its directory is.
+fn sync_directory(path: &Path) -> io::Result<()> {
+    File::open(path.parent().unwrap_or(Path::new("/")))?.sync_all()
+}
