@@ -369,6 +369,12 @@ impl Cgroups {
         if self.dirs(tenant).all(|dir| dir.is_dir()) { self.read(tenant).map(Some) } else { Ok(None) }
     }
 
+    /// Whether the tenant has a directory in any hierarchy.
+    #[must_use]
+    pub fn has_some(&self, tenant: &TenantName) -> bool {
+        self.dirs(tenant).any(|dir| dir.is_dir())
+    }
+
     fn read(&self, tenant: &TenantName) -> Result<Limits, CgroupError> {
         let mut limits = Limits::default();
         if let Ok(home) = &self.cpu {

@@ -27,7 +27,7 @@ use crate::store::Desired;
 use crate::trace::Parts;
 use crate::verify::Gathered;
 use crate::world::verify::Listed;
-use crate::world::{StepError, Verb};
+use crate::world::{Orphan, StepError, Verb};
 
 /// Everything the owner asks.
 pub trait Kernel: Steps + Access + Rules + Services + Views + Send + 'static {}
@@ -75,6 +75,38 @@ pub trait Steps {
 
     /// Lets go of an init if it has ended and nobody has been told yet.
     fn forget_ended(&mut self, name: &TenantName);
+
+    /// Tenants that are on the machine and not among the known ones. A machine of memory has none.
+    ///
+    /// # Errors
+    /// The machine cannot be read.
+    fn orphans(&mut self, known: &BTreeSet<TenantName>) -> impl Future<Output = Result<Vec<Orphan>, StepError>> + Send {
+        let _ = known;
+        std::future::ready(Ok(Vec::new()))
+    }
+
+    /// Removes what holds no process and is of none of these names and of none of these ids.
+    ///
+    /// # Errors
+    /// What could not be removed.
+    fn sweep_dead(&mut self, names: &BTreeSet<TenantName>, ids: &BTreeSet<u32>) -> Result<(), StepError> {
+        let _ = (names, ids);
+        Ok(())
+    }
+
+    /// Ends an orphan; its files stay.
+    ///
+    /// # Errors
+    /// The step that failed.
+    fn end_orphan(&mut self, orphan: &Orphan) -> impl Future<Output = Result<(), StepError>> + Send {
+        let _ = orphan;
+        std::future::ready(Ok(()))
+    }
+
+    /// Puts back what holds the machine's rooms by name, when somebody took it away; says what was put back.
+    fn mend_names(&mut self) -> Option<String> {
+        None
+    }
 
     /// How many processes run in a tenant, its init left out.
     ///

@@ -406,6 +406,9 @@ pub struct DaemonStatus {
     pub tenants: usize,
     /// Tenants that are not ready.
     pub half_done: Vec<String>,
+    /// Tenants that live, or have files, and that the store does not know: each in words, with what can be done.
+    #[serde(default)]
+    pub orphans: Vec<String>,
     /// Where desired state is kept.
     #[serde(default)]
     pub store: StoreStatus,

@@ -10,6 +10,7 @@
 mod declare;
 mod errors;
 mod measure;
+mod orphans;
 pub(crate) mod services;
 pub(crate) mod shares;
 mod stored;
@@ -103,6 +104,7 @@ pub struct Owner<K> {
     last_full: Instant,
     next_event: u64,
     drift: verify::Drift,
+    orphans: orphans::Orphans,
     refusals: crate::refusals::Bound,
     restarts: BTreeMap<TenantName, measure::Restarts>,
 }
@@ -168,6 +170,7 @@ impl<K: Kernel> Owner<K> {
             last_full: Instant::now(),
             next_event: 1,
             drift: verify::Drift::new(),
+            orphans: orphans::Orphans::default(),
             refusals: crate::refusals::Bound::default(),
             restarts: BTreeMap::new(),
         };
@@ -183,22 +186,11 @@ impl<K: Kernel> Owner<K> {
             owner.turns.push_back(tenant.name.clone());
             owner.desired.insert(tenant.name, desired);
         }
-        owner.sweep().await?;
+        owner.look_for_orphans().await?;
         fault::point("start.swept");
         owner.reach_access().await;
         fault::point("start.access");
         Ok(owner)
-    }
-
-    /// Remove ports of VLANs that no tenant has: left by a daemon that was killed after it forgot and before it removed.
-    async fn sweep(&mut self) -> Result<(), StartError> {
-        let known: BTreeSet<_> = self.desired.values().filter_map(|d| d.tenant.vlan).collect();
-        let found = self.kernel.port_vlans().await?;
-        for vlan in found.difference(&known) {
-            tracing::warn!(%vlan, "removing a leftover port");
-            self.kernel.sweep(*vlan).await?;
-        }
-        Ok(())
     }
 
     /// Work until every handle is gone or `stop` is heard of, which is between two inputs: what was begun is finished.
@@ -255,8 +247,15 @@ impl<K: Kernel> Owner<K> {
         self.keep_store();
         self.reach_access().await;
         let full = self.last_full.elapsed() >= FULL_PASS;
+        if let Some(mended) = self.kernel.mend_names() {
+            tracing::warn!(mended, "mended");
+            self.tell("repaired", None, mended);
+        }
         if full {
             self.last_full = Instant::now();
+            if let Err(error) = self.look_for_orphans().await {
+                tracing::warn!(error = chain(&error), "cannot look for what is nobody's");
+            }
         }
         if self.turns.is_empty() {
             let now = Instant::now();
@@ -300,6 +299,11 @@ impl<K: Kernel> Owner<K> {
     /// State every row. When one of them is refused the others must not wait for it: what nobody desires is taken away,
     /// and each tenant states its own in its pass, where a refusal stays with the tenant it is about.
     async fn state_all(&mut self) -> Result<(), AccessError> {
+        if self.orphans.any_lives() {
+            // Nothing of ours is withdrawn: an orphan's row is among it. Each tenant states its own in its pass.
+            self.turns = self.desired.keys().cloned().collect();
+            return Ok(());
+        }
         let staying = self.desired.values().filter(|desired| !desired.removing);
         let tenants: Vec<_> = staying.map(|desired| desired.tenant.clone()).collect();
         match self.kernel.state_all(&tenants).await {
@@ -344,6 +348,7 @@ impl<K: Kernel> Owner<K> {
 
     async fn steps(&mut self, desired: &Desired) -> Result<Vec<Step>, (&'static str, StepError)> {
         let started = Instant::now();
+        self.orphans.check(&desired.tenant.name).map_err(|e| ("orphan", e))?;
         let mut desired = desired.clone();
         if desired.removing {
             self.kernel.close_door(&desired.tenant.name);

@@ -8,6 +8,7 @@ mod files;
 mod filter;
 mod guard;
 mod measure;
+mod orphans;
 mod port;
 mod rates;
 mod running;
@@ -50,6 +51,7 @@ use crate::plan::{Action, Actual, service_of};
 use crate::store::Desired;
 
 pub use errors::{OpenError, StepError};
+pub use orphans::Orphan;
 
 /// How long a stack may take to answer its first probe.
 const PROBE_DEADLINE: Duration = Duration::from_secs(2);
@@ -193,8 +195,12 @@ impl World {
         let mut actual = Actual { files: self.files(&tenant.name).exists(), ..Actual::default() };
         actual.door = self.doors.is_open(&tenant.name);
         actual.init = self.take_seat(&tenant.name).await?;
+        if !actual.init && !desired.removing {
+            self.check_nobody_left(tenant)?;
+        }
         let limits = self.cgroups.limits(&tenant.name)?;
-        actual.cgroups = limits.is_some();
+        // Also some of them: a removal that was killed has left the others.
+        actual.cgroups = limits.is_some() || self.cgroups.has_some(&tenant.name);
         actual.limits = limits == Some(Cgroups::held(&self.cgroups.with_defaults(&tenant.limits)));
         let mut port = None;
         if let Some(vlan) = tenant.vlan {

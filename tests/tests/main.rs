@@ -15,6 +15,7 @@ mod declare;
 mod device;
 mod documents;
 mod examples;
+mod faults;
 mod floor;
 mod foreign_trunk;
 mod foreign_uml;
@@ -77,6 +78,7 @@ fn main() -> ExitCode {
         kill9::trials(),
         kill_points::trials(),
         declare::trials(),
+        faults::trials(),
         private_server::trials(),
         standard_servers::trials(),
         inside_api::trials(),

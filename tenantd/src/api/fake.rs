@@ -171,6 +171,7 @@ impl Fake {
                 tenants: self.tenants.len(),
                 half_done: Vec::new(),
                 store: StoreStatus::default(),
+                orphans: Vec::new(),
             }))),
             Command::TenantStatus { name, reply } => drop(reply.send(self.status(&name))),
             Command::LogPath { name, service, reply } => {

@@ -35,7 +35,7 @@ pub fn run(args: &Status, cx: &Context) -> Result<(), Failure> {
 }
 
 fn daemon(s: &DaemonStatus) -> String {
-    facts(&[
+    let mut lines = vec![
         ("instance", s.instance.clone()),
         ("version", s.version.clone()),
         ("trunk", s.trunk.clone()),
@@ -43,7 +43,9 @@ fn daemon(s: &DaemonStatus) -> String {
         ("tenants", s.tenants.to_string()),
         ("half done", commas(&s.half_done)),
         ("store", store(&s.store)),
-    ])
+    ];
+    lines.extend(s.orphans.iter().map(|words| ("unknown", words.clone())));
+    facts(&lines)
 }
 
 fn store(s: &StoreStatus) -> String {

@@ -27,6 +27,9 @@ use super::manifest::{ImageKind, Manifest};
 use super::named::FinishError;
 use super::{ImageStore, Progress};
 
+/// How often a look-up is asked for again that the kernel could not finish.
+const AGAIN: usize = 1000;
+
 /// A tenant has 65,536 ids.
 const LAST_ID: u64 = 65_535;
 /// How many entries between two words of progress.
@@ -231,7 +234,13 @@ impl Tree {
 
     fn open(&self, path: &Path, flags: OFlag) -> nix::Result<OwnedFd> {
         let resolve = ResolveFlag::RESOLVE_IN_ROOT | ResolveFlag::RESOLVE_NO_MAGICLINKS | ResolveFlag::RESOLVE_NO_XDEV;
-        openat2(&self.root, path, OpenHow::new().flags(flags | OFlag::O_CLOEXEC).resolve(resolve))
+        let how = OpenHow::new().flags(flags | OFlag::O_CLOEXEC).resolve(resolve);
+        // EAGAIN: something on the machine was renamed meanwhile (openat2(2)).
+        let again = (0..AGAIN).find_map(|_| match openat2(&self.root, path, how) {
+            Err(Errno::EAGAIN) => None,
+            opened => Some(opened),
+        });
+        again.unwrap_or(Err(Errno::EAGAIN))
     }
 
     /// The directory an entry belongs into; made when the tarball does not have it, parents first.

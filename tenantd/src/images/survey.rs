@@ -97,6 +97,9 @@ pub enum SurveyError {
     NotMerged(&'static str),
 }
 
+/// How often a look-up is asked for again that the kernel could not finish.
+const AGAIN: usize = 1000;
+
 /// Opens below `at` without following links, as a stranger.
 pub(super) fn open_as_stranger(
     stranger: &Stranger,
@@ -106,7 +109,15 @@ pub(super) fn open_as_stranger(
     resolve: ResolveFlag,
 ) -> io::Result<OwnedFd> {
     let how = OpenHow::new().flags(flags | OFlag::O_CLOEXEC).resolve(resolve | ResolveFlag::RESOLVE_NO_MAGICLINKS);
-    Ok(stranger.look(|| openat2(at, path, how))??)
+    // Somebody renames or mounts something somewhere on the machine: the kernel cannot be sure and says to ask again
+    // (openat2(2), EAGAIN).
+    for _ in 0..AGAIN {
+        match stranger.look(|| openat2(&at, path, how))? {
+            Err(Errno::EAGAIN) => std::thread::yield_now(),
+            opened => return Ok(opened?),
+        }
+    }
+    Err(Errno::EAGAIN.into())
 }
 
 /// Whether everybody may read what this describes.

@@ -50,6 +50,8 @@ pub struct Link {
     pub mac: Option<MacAddr>,
     /// True for a veth whose other end is in another namespace.
     pub veth_across: bool,
+    /// Index of its other end, in whichever namespace that is.
+    pub peer: Option<u32>,
 }
 
 /// The device with this name; `None` when there is none.
@@ -85,6 +87,7 @@ fn parse(message: &LinkMessage) -> Link {
         mtu: 0,
         mac: None,
         veth_across: false,
+        peer: None,
     };
     let (mut veth, mut across) = (false, false);
     for attribute in &message.attributes {
@@ -97,6 +100,7 @@ fn parse(message: &LinkMessage) -> Link {
                 veth = infos.iter().any(|i| matches!(i, LinkInfo::Kind(netlink_packet_route::link::InfoKind::Veth)))
             }
             LinkAttribute::LinkNetNsId(_) => across = true,
+            LinkAttribute::Link(peer) => link.peer = Some(*peer),
             _ => {}
         }
     }

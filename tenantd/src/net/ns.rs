@@ -2,7 +2,7 @@
 //! come to mean another one; a thread that entered one never serves anything else afterwards.
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use nix::sched::{CloneFlags, setns, unshare};
@@ -73,6 +73,15 @@ impl NetNs {
     /// Inode number on nsfs: the identity of the namespace as long as it lives.
     pub fn inode(&self) -> io::Result<u64> {
         Ok(nix::sys::stat::fstat(&self.fd)?.st_ino)
+    }
+
+    /// Pin it at `path` once more, when what pinned it was taken away.
+    pub fn pin(&self, path: &Path) -> Result<(), NsError> {
+        let pin = |source: io::Error| NsError::Pin { path: path.display().to_string(), source };
+        std::fs::OpenOptions::new().create(true).append(true).open(path).map_err(pin)?;
+        let held = format!("/proc/self/fd/{}", self.fd.as_raw_fd());
+        let flags = nix::mount::MsFlags::MS_BIND;
+        nix::mount::mount(Some(held.as_str()), path, None::<&str>, flags, None::<&str>).map_err(|e| pin(e.into()))
     }
 
     /// Run `work` on a thread of its own inside the namespace and wait for it.

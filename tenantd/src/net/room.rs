@@ -169,6 +169,18 @@ impl PatchRoom {
         Ok(Self { ns, netlink, trunk, jobs, _thread: thread })
     }
 
+    /// Pins the room again when somebody has unmounted it: it would end with this process, and with it every port. True
+    /// when that was needed.
+    pub fn keep_pinned(&self, pin: &Path) -> Result<bool, NsError> {
+        if is_pinned(pin) {
+            return Ok(false);
+        }
+        if let Some(dir) = pin.parent() {
+            let _ = std::fs::create_dir_all(dir);
+        }
+        self.ns.pin(pin).map(|()| true)
+    }
+
     /// Do `work` in the room and wait for its result.
     async fn work<T: Send + 'static, E: Send + 'static>(
         &self,

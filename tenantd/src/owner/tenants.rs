@@ -133,6 +133,9 @@ impl<K: Kernel> Owner<K> {
     }
 
     pub(super) async fn remove(&mut self, name: &TenantName, force: bool) -> Result<(), OpError> {
+        if !self.desired.contains_key(name) {
+            return self.remove_orphan(name, force).await;
+        }
         let desired = self.known(name)?.clone();
         if !force && !desired.removing {
             match self.kernel.processes(name).await {

@@ -76,6 +76,7 @@ impl<K: Kernel> Owner<K> {
             tenants: self.desired.len(),
             half_done: self.failures.keys().map(|n| n.to_string()).collect(),
             store: store_status(&self.store.health()),
+            orphans: self.orphans.words(),
         }
     }
 

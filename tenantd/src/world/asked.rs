@@ -11,7 +11,7 @@ use tenant_init::protocol::ServiceState;
 use tokio::sync::oneshot;
 
 use super::verify::Listed;
-use super::{Job, StepError, Verb, World, joined};
+use super::{Job, Orphan, StepError, Verb, World, joined};
 use crate::access::{AccessError, AccessStatus, Row};
 use crate::cgroups::Usage;
 use crate::images::ImageStore;
@@ -69,6 +69,29 @@ impl Steps for World {
 
     fn forget_ended(&mut self, name: &TenantName) {
         self.forget_ended(name);
+    }
+
+    async fn orphans(&mut self, known: &BTreeSet<TenantName>) -> Result<Vec<Orphan>, StepError> {
+        Self::orphans(self, known).await
+    }
+
+    fn sweep_dead(&mut self, names: &BTreeSet<TenantName>, ids: &BTreeSet<u32>) -> Result<(), StepError> {
+        Self::sweep_dead(self, names, ids)
+    }
+
+    async fn end_orphan(&mut self, orphan: &Orphan) -> Result<(), StepError> {
+        Self::end_orphan(self, orphan).await
+    }
+
+    fn mend_names(&mut self) -> Option<String> {
+        match self.room.keep_pinned(&self.config.run_dir.join("patchroom")) {
+            Ok(true) => Some("the patch room was not pinned any more".into()),
+            Ok(false) => None,
+            Err(error) => {
+                tracing::warn!(error = crate::owner::chain(&error), "the patch room cannot be pinned again");
+                None
+            }
+        }
     }
 
     async fn processes(&self, name: &TenantName) -> Result<usize, StepError> {

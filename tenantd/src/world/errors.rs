@@ -112,6 +112,27 @@ pub enum StepError {
     /// The socket of the tenant's own API.
     #[error(transparent)]
     Door(#[from] DoorError),
+    /// Its init lives and cannot be reached: a second one would split the tenant.
+    #[error(
+        "processes of the tenant live ({processes:?}) and its init's socket {path} is gone: they go on, but cannot be \
+         told anything; tenantd restart-tenant {name} ends them and starts the tenant again"
+    )]
+    LostSocket {
+        /// The tenant.
+        name: TenantName,
+        /// The control socket.
+        path: String,
+        /// Who lives.
+        processes: Vec<i32>,
+    },
+    /// A tenant that the store does not know lives and has what is this one's.
+    #[error(
+        "{orphan} lives, which the store does not know, and has a VLAN, ids or a stack of this tenant: see tenantd status"
+    )]
+    Orphan {
+        /// Who has it.
+        orphan: TenantName,
+    },
     /// A test asked for it.
     #[error(transparent)]
     Fault(#[from] Injected),

@@ -40,7 +40,10 @@ impl World {
             // A card whose stack ends would end in the machine's first namespace.
             self.return_device(tenant).await?;
         }
-        let Some(seat) = self.seats.get(&tenant.name) else { return Ok(gone) };
+        let Some(seat) = self.seats.get(&tenant.name) else {
+            self.end_unreached(tenant)?;
+            return Ok(gone);
+        };
         let pidfd = seat.pidfd.try_clone().map_err(StepError::Watch)?;
         // SAFETY: plain system call on a live descriptor. One that is gone needs no signal.
         unsafe {
@@ -58,6 +61,33 @@ impl World {
         Ok(gone)
     }
 
+    /// Refuses where processes of the tenant live although the socket of its init is not there: somebody emptied the run
+    /// directory. A socket that is there and on which nobody listens is that of an init that died.
+    pub(super) fn check_nobody_left(&self, tenant: &Tenant) -> Result<(), StepError> {
+        let path = self.control_socket(&tenant.name);
+        if path.exists() {
+            return Ok(());
+        }
+        let processes: Vec<i32> = self.cgroups.processes(&tenant.name)?.into_iter().filter(|pid| lives(*pid)).collect();
+        if processes.is_empty() {
+            return Ok(());
+        }
+        Err(StepError::LostSocket { name: tenant.name.clone(), path: path.display().to_string(), processes })
+    }
+
+    /// Ends the processes of a tenant whose init cannot be reached.
+    fn end_unreached(&self, tenant: &Tenant) -> Result<(), StepError> {
+        if self.check_nobody_left(tenant).is_ok() {
+            return Ok(());
+        }
+        self.cgroups.kill(&tenant.name)?;
+        let until = Instant::now() + END_DEADLINE;
+        while self.check_nobody_left(tenant).is_err() && Instant::now() < until {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        Ok(())
+    }
+
     /// Lets go of an init that has ended, if nobody has been told yet.
     pub fn forget_ended(&mut self, name: &TenantName) {
         let ended = self.seats.get(name).filter(|seat| wait(&seat.pidfd, Duration::ZERO)).map(|seat| seat.pid);
@@ -65,6 +95,12 @@ impl World {
             self.forget_seat(name, pid);
         }
     }
+}
+
+/// False for a process that has ended and was not waited for.
+fn lives(pid: i32) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit_once(") ").is_some_and(|(_, state)| !state.starts_with(['Z', 'X']))
 }
 
 /// True when the process has ended within `patience`.

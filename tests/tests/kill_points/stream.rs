@@ -100,9 +100,9 @@ impl Stream {
     pub(crate) fn start(world: &World, host: &str) -> Result<Self> {
         eventually("the echo answers", Duration::from_secs(10), || {
             let test = format!("import socket; socket.create_connection(('{SERVER_INNER_V4}', 7007), 1)");
-            world.ok(host, &["python3", "-c", &test]).ok()
+            world.ok(host, &["/usr/bin/python3", "-c", &test]).ok()
         })?;
-        Ok(Self { running: world.spawn(host, &["python3", "-c", CLIENT, SERVER_INNER_V4])? })
+        Ok(Self { running: world.spawn(host, &["/usr/bin/python3", "-c", CLIENT, SERVER_INNER_V4])? })
     }
 
     /// Ends it; nothing may be lost.

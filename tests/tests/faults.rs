@@ -1,0 +1,323 @@
+//! What goes wrong around the daemon: a full or read-only disk, no descriptors left, two daemons at once, names that are
+//! taken, directories and pins that vanish, a store that is lost or older than the machine. Each: words that name it, nothing
+//! lost, no packet of a tenant, `status` says it, and all is well when the cause is gone.
+
+use std::fs;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail, ensure};
+use libtest_mimic::Trial;
+use nix::sys::signal::Signal;
+use serde_json::{Value, json};
+use system_tests::plan::{Kind, Options};
+use system_tests::world::{World, eventually};
+
+use crate::floor::{explain, trial};
+use crate::kill_points::ask::{ask, tenantd_socket};
+use crate::kill_points::hand::Hand;
+use crate::kill_points::stream::Stream;
+use crate::kill_points::traces::{Traces, difference, traces};
+use crate::kill_points::{NEEDS, with_quiet};
+
+pub(crate) fn trials() -> Vec<Trial> {
+    vec![
+        trial("faults::state_directory", NEEDS, || in_world("fltstate", state_directory)),
+        trial("faults::descriptors", NEEDS, || in_world("fltfds", descriptors)),
+        trial("faults::two_daemons_at_once", NEEDS, || in_world("flttwo", two_at_once)),
+        trial("faults::names_and_pins", NEEDS, || in_world("fltnames", names_and_pins)),
+        trial("faults::run_directory_emptied", NEEDS, || in_world("fltrun", run_directory_emptied)),
+        trial("faults::store_lost_or_older", NEEDS, || in_world("fltlost", store_lost_or_older)),
+        trial("faults::only_what_is_shown_uses_the_wall_clock", &[], wall_clock),
+    ]
+}
+
+/// One tenant that must not notice, and a site that has none yet.
+fn in_world(stem: &str, test: fn(&World) -> Result<()>) -> Result<()> {
+    let kinds = vec![Kind::Ipip, Kind::Ipip];
+    let world = with_quiet(stem, Options { sites: 2, kinds, ..Options::default() })?;
+    let check = || {
+        let stream = Stream::start(&world, &world.options().site(0).host())?;
+        test(&world)?;
+        stream.unharmed().map(drop)
+    };
+    explain(&world, check())
+}
+
+fn sh(world: &World, script: &str) -> Result<String> {
+    world.ok("server", &["sh", "-ec", script])
+}
+
+fn now(world: &World) -> Result<Traces> {
+    traces(world, &["extra"])
+}
+
+fn becomes(world: &World, wanted: &Traces, when: &str) -> Result<()> {
+    let same = || now(world).ok().filter(|found| found == wanted);
+    match eventually(when, Duration::from_secs(20), same) {
+        Ok(_) => Ok(()),
+        Err(_) => bail!("{when}:\n{}", difference(wanted, &now(world)?)),
+    }
+}
+
+fn add(name: &str, vlan: u16) -> Value {
+    json!({"name": name, "vlan": vlan, "addresses": ["192.168.9.1/24"]})
+}
+
+/// The whole answer of a request that must be refused.
+fn refused(world: &World, method: &'static str, path: &str, body: Value) -> Result<String> {
+    let (status, answer) = ask(method, path).with(body).of(&tenantd_socket(world))?.context("the daemon ended")?;
+    ensure!(status >= 400, "{method} {path}: {status} {answer}");
+    Ok(answer.to_string())
+}
+
+fn status(world: &World) -> Result<Value> {
+    ask("GET", "/v1/status").granted(&tenantd_socket(world))
+}
+
+fn state_directory(world: &World) -> Result<()> {
+    let socket = tenantd_socket(world);
+    let quiet = world.options().site(0).tenant();
+    // Full, for the store and for the tenants' files alike: they are one file system here.
+    let before = now(world)?;
+    let tenant = ask("GET", format!("/v1/tenants/{quiet}")).granted(&socket)?;
+    sh(world, "mount -o remount,size=$(( $(df --output=used -k /run/lab/state | tail -1) + 2048 ))k /run/lab/state")?;
+    sh(world, "head -c 64M /dev/zero > /run/lab/state/filler || true")?;
+    let said = refused(world, "POST", "/v1/tenants", add("extra", 700))?;
+    ensure!(said.contains("full") || said.contains("No space"), "a full disk is told as {said}");
+    let path = format!("/v1/tenants/{quiet}/addresses");
+    let said = refused(world, "PUT", &path, json!(["192.168.1.1/24", "192.168.8.1/24"]))?;
+    ensure!(said.contains("full") || said.contains("No space"), "a full disk is told as {said}");
+    let same = ask("GET", format!("/v1/tenants/{quiet}")).granted(&socket)?;
+    ensure!(same == tenant, "refused and changed all the same: {same}");
+    sh(world, "rm /run/lab/state/filler; mount -o remount,size=50% /run/lab/state")?;
+    becomes(world, &before, "there is room again")?;
+    ask("POST", "/v1/tenants").with(add("extra", 700)).granted(&socket)?;
+    ask("DELETE", "/v1/tenants/extra?force=true").granted(&socket)?;
+    let before = now(world)?;
+    // Read-only, at the start.
+    let hand = Hand::tenantd(world)?;
+    sh(world, "mount -o remount,bind,ro /run/lab/state")?;
+    let mark = hand.log().len();
+    ensure!(hand.start("")?.end(Duration::from_secs(10))? == 1, "a daemon without a place to write starts");
+    let said = hand.log()[mark..].to_owned();
+    ensure!(said.contains("/run/lab/state") && said.contains("Read-only"), "read-only is told as {said}");
+    sh(world, "mount -o remount,bind,rw /run/lab/state")?;
+    let _up = hand.up("")?;
+    becomes(world, &before, "it can be written again")
+}
+
+fn descriptors(world: &World) -> Result<()> {
+    let hand = Hand::tenantd(world)?;
+    let up = hand.up("")?;
+    ask("POST", "/v1/tenants").with(add("extra", 700)).granted(hand.socket())?;
+    ask("DELETE", "/v1/tenants/extra?force=true").granted(hand.socket())?;
+    let before = now(world)?;
+    let pid = up.pid()?;
+    let limit = |soft: &str| -> Result<()> {
+        let output = std::process::Command::new("prlimit")
+            .args(["--pid", &pid.to_string(), &format!("--nofile={soft}:")])
+            .output()?;
+        ensure!(output.status.success(), "prlimit: {}", String::from_utf8_lossy(&output.stderr));
+        Ok(())
+    };
+    let used = fs::read_dir(format!("/proc/{pid}/fd"))?.count();
+    limit(&(used + 3).to_string())?;
+    let said = refused(world, "POST", "/v1/tenants", add("extra", 700))?;
+    ensure!(said.contains("Too many open files"), "no descriptors left is told as {said}");
+    limit("4096")?;
+    becomes(world, &before, "there are descriptors again")?;
+    ask("POST", "/v1/tenants").with(add("extra", 700)).granted(hand.socket())?;
+    ask("DELETE", "/v1/tenants/extra?force=true").granted(hand.socket())?;
+    becomes(world, &before, "an add afterwards, taken back")
+}
+
+/// At the same moment, with one run directory and with several: one lives, the others say who.
+fn two_at_once(world: &World) -> Result<()> {
+    let before = now(world)?;
+    let hand = Hand::tenantd(world)?;
+    let mark = hand.log().len();
+    let mut all = Vec::new();
+    for n in 0..4 {
+        let (dir, socket) = (format!("/run/tenantd/other{n}"), format!("/run/tenantd/other{n}/api.sock"));
+        let mut argv = vec!["tenantd", "run", "--instance", "main", "--state-dir", "/run/lab/state"];
+        if n % 2 == 1 {
+            argv.extend(["--run-dir", &dir, "--socket", &socket]);
+        }
+        all.push((n, hand.other(&argv, "/run/tenantd/main/api.sock").start("")?));
+    }
+    std::thread::sleep(Duration::from_secs(6));
+    let mut alive = Vec::new();
+    for (n, mut one) in all {
+        match one.end(Duration::from_millis(50)) {
+            Err(_) => alive.push((n, one)),
+            Ok(code) => ensure!(code == 1, "a daemon too many ended with {code}"),
+        }
+    }
+    let said = hand.log()[mark..].to_owned();
+    ensure!(alive.len() == 1, "{} daemons of one instance live:\n{said}", alive.len());
+    let told = said.lines().filter(|line| line.contains("another tenantd") || line.contains("another --run-dir"));
+    ensure!(told.count() == 3, "three were to say who runs:\n{said}");
+    let (n, last) = alive.pop().context("none")?;
+    // One with another run directory never finds the patch room: it must not have won over the inhabited one.
+    ensure!(n % 2 == 0 || said.contains("another --run-dir"), "the one with another run directory runs");
+    drop(last);
+    sh(world, "rm -rf /run/tenantd/other*")?;
+    let _up = hand.up("")?;
+    becomes(world, &before, "one of four")
+}
+
+fn names_and_pins(world: &World) -> Result<()> {
+    let socket = tenantd_socket(world);
+    let room = "nsenter --net=/run/tenantd/main/patchroom";
+    ask("POST", "/v1/tenants").with(add("extra", 700)).granted(&socket)?;
+    ask("DELETE", "/v1/tenants/extra?force=true").granted(&socket)?;
+    let before = now(world)?;
+    // A device of a port's name, in a room that is ours: it makes way.
+    sh(world, &format!("{room} ip link add p700 type veth peer name somebody"))?;
+    ask("POST", "/v1/tenants").with(add("extra", 700)).granted(&socket)?;
+    ask("DELETE", "/v1/tenants/extra?force=true").granted(&socket)?;
+    becomes(world, &before, "a foreign p700")?;
+    // A device of the trunk's name, in a namespace that is not ours: it stays, and the start is refused.
+    sh(world, "ip link add trunk-x type veth peer name somebody")?;
+    let output = world.exec("server", &["tenantd", "run", "--instance", "x", "--state-dir", "/run/lab/x"])?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.code() == Some(1) && said.contains("trunk-x"), "{}: {said}", output.status);
+    sh(
+        world,
+        "ip link show trunk-x >/dev/null && ip link del trunk-x; rm -rf /run/lab/x /run/tenantd/x; rmdir /sys/fs/bpf/tenantd/x",
+    )?;
+    becomes(world, &before, "a foreign trunk-x")?;
+    // The patch room's pin: without it the room ends with the daemon, and every tenant's port with the room.
+    sh(world, "umount /run/tenantd/main/patchroom")?;
+    eventually("the patch room is pinned again", Duration::from_secs(6), || {
+        sh(world, &format!("{room} ip link show trunk")).ok()
+    })?;
+    becomes(world, &before, "the patch room is pinned again")?;
+    let hand = Hand::tenantd(world)?;
+    // bpffs read-only.
+    sh(world, "mount -o remount,ro /sys/fs/bpf")?;
+    let mark = hand.log().len();
+    let code = hand.start("")?.end(Duration::from_secs(10));
+    sh(world, "mount -o remount,rw /sys/fs/bpf")?;
+    let said = hand.log()[mark..].to_owned();
+    ensure!(code? == 1 && said.contains("Read-only"), "a read-only bpffs is told as {said}");
+    let _up = hand.up("")?;
+    becomes(world, &before, "bpffs can be written again")
+}
+
+fn run_directory_emptied(world: &World) -> Result<()> {
+    let quiet = world.options().site(0).tenant();
+    let before = now(world)?;
+    let hand = Hand::tenantd(world)?;
+    sh(world, "cd /run/tenantd/main && rm -rf tenants lock api.sock")?;
+    let _up = hand.up("")?;
+    let words = eventually("status says it", Duration::from_secs(10), || {
+        let status = ask("GET", format!("/v1/tenants/{quiet}/status")).granted(hand.socket()).ok()?;
+        status["cause"].as_str().filter(|cause| cause.contains("restart-tenant")).map(str::to_owned)
+    })?;
+    ensure!(words.contains(&format!("{quiet}.sock")), "{words}");
+    let init = before.keys().find(|line| line.starts_with(&format!("tenant {quiet} has init"))).context("no init")?;
+    let pid = init.split(' ').nth(4).context("no pid")?;
+    ensure!(world.path(&format!("/proc/{pid}")).exists(), "its init was ended");
+    ensure!(status(world)?["half_done"] == json!([quiet]), "{}", status(world)?);
+    Ok(())
+}
+
+fn store_lost_or_older(world: &World) -> Result<()> {
+    let quiet = world.options().site(0).tenant();
+    ask("POST", "/v1/tenants").with(add("extra", 700)).granted(&tenantd_socket(world))?;
+    ask("DELETE", "/v1/tenants/extra?force=true").granted(&tenantd_socket(world))?;
+    let before = now(world)?;
+    let hand = Hand::tenantd(world)?;
+    // Lost.
+    sh(world, "mkdir /run/lab/kept; mv /run/lab/state/tenantd.db* /run/lab/kept")?;
+    let up = hand.up("")?;
+    let orphans = status(world)?["orphans"].to_string();
+    ensure!(orphans.contains(&quiet) && orphans.contains("remove-tenant"), "an unknown tenant is told as {orphans}");
+    let said = refused(world, "POST", "/v1/tenants", add("extra", 600))?;
+    ensure!(said.contains(&quiet), "its VLAN is told as {said}");
+    let said = refused(world, "POST", "/v1/tenants", add(&quiet, 701))?;
+    ensure!(said.contains(&quiet) && said.contains("taken"), "its name is told as {said}");
+    let said = refused(world, "DELETE", &format!("/v1/tenants/{quiet}"), Value::Null)?;
+    ensure!(said.contains("running processes"), "{said}");
+    // Another one is made beside it, with keys of its own.
+    ask("POST", "/v1/tenants")
+        .with(json!({"name": "extra", "addresses": ["192.168.9.1/24"]}))
+        .granted(hand.socket())?;
+    ask("DELETE", "/v1/tenants/extra?force=true").granted(hand.socket())?;
+    up.signal(Signal::SIGTERM)?;
+    drop(up);
+    sh(world, "mv /run/lab/kept/tenantd.db* /run/lab/state; rmdir /run/lab/kept")?;
+    let up = hand.up("")?;
+    becomes(world, &before, "the store is back")?;
+    // Older: of a time when `early` had the VLAN and the ids that `late` has now.
+    ask("POST", "/v1/tenants").with(add("early", 700)).granted(hand.socket())?;
+    up.kill()?;
+    sh(world, "mkdir /run/lab/old; cp /run/lab/state/tenantd.db* /run/lab/old")?;
+    let up = hand.up("")?;
+    ask("DELETE", "/v1/tenants/early?force=true").granted(hand.socket())?;
+    ask("POST", "/v1/tenants").with(add("late", 700)).granted(hand.socket())?;
+    let late = ask("GET", "/v1/tenants/late/status").granted(hand.socket())?;
+    up.kill()?;
+    sh(world, "rm /run/lab/state/tenantd.db*; mv /run/lab/old/tenantd.db* /run/lab/state; rmdir /run/lab/old")?;
+    let up = hand.up("")?;
+    let waits = eventually("early waits", Duration::from_secs(10), || {
+        let status = ask("GET", "/v1/tenants/early/status").granted(hand.socket()).ok()?;
+        status["cause"].as_str().filter(|cause| cause.contains("late lives")).map(str::to_owned)
+    });
+    waits.with_context(|| {
+        ask("GET", "/v1/tenants/early/status").granted(hand.socket()).map_or_else(|e| e.to_string(), |s| s.to_string())
+    })?;
+    let init = late["init_pid"].as_i64().context("late has no init")?;
+    ensure!(world.path(&format!("/proc/{init}")).exists(), "late was ended");
+    ask("DELETE", "/v1/tenants/late?force=true").granted(hand.socket())?;
+    eventually("early comes back", Duration::from_secs(10), || {
+        let status = ask("GET", "/v1/tenants/early/status").granted(hand.socket()).ok()?;
+        (status["state"] == "ready").then_some(())
+    })?;
+    ask("DELETE", "/v1/tenants/early?force=true").granted(hand.socket())?;
+    sh(world, "rm -rf /run/lab/state/tenants/late")?;
+    becomes(world, &before, "all is taken back")?;
+    drop(up);
+    Ok(())
+}
+
+/// Where a program may look at a clock that can be set: what is shown, and what a file is dated with. Everything that is
+/// decided by time goes by clocks that only go forward.
+const WALL_CLOCK: [&str; 6] = [
+    "access-server/src/daemon.rs",
+    "tenantd/src/commands/top.rs",
+    "tenantd/src/images/import.rs",
+    "tenantd/src/images/manifest.rs",
+    "tenantd/src/owner.rs",
+    "tenantd/src/verify/look.rs",
+];
+
+fn wall_clock() -> Result<()> {
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("no root")?;
+    let mut found = Vec::new();
+    let crates = ["access-server", "fault-point", "stack-guard", "stackmap", "tenant-init", "tenantd", "vlan-rs"];
+    let mut dirs: Vec<_> = crates.iter().map(|name| root.join(name).join("src")).collect();
+    while let Some(dir) = dirs.pop() {
+        for entry in fs::read_dir(dir)?.flatten() {
+            let path = entry.path();
+            if path.is_dir() {
+                dirs.push(path);
+                continue;
+            }
+            let text = fs::read_to_string(&path).unwrap_or_default();
+            if ["SystemTime::now", "UtcDateTime::now", "CLOCK_REALTIME", "gettimeofday"]
+                .iter()
+                .any(|word| text.contains(word))
+            {
+                found.push(path.strip_prefix(root)?.display().to_string());
+            }
+        }
+    }
+    let news: Vec<_> = found.iter().filter(|path| !WALL_CLOCK.contains(&path.as_str())).collect();
+    ensure!(
+        news.is_empty(),
+        "the wall clock decides in {news:?}? Only what is shown may use it; then list the file here"
+    );
+    Ok(())
+}
