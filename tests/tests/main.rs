@@ -13,6 +13,7 @@ mod between_sites;
 mod daemons;
 mod declare;
 mod device;
+mod doctor;
 mod documents;
 mod examples;
 mod faults;
@@ -89,6 +90,7 @@ fn main() -> ExitCode {
         badinput::trials(),
         instances::trials(),
         device::trials(),
+        doctor::trials(),
         documents::trials(),
         examples::trials(),
         verify::trials(),

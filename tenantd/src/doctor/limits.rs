@@ -136,7 +136,9 @@ fn limit(facts: &Facts, need: &Need, tenants: u64) -> Finding {
         each => format!("{needed} for {tenants} tenants ({} and {each} a tenant)", need.base),
     };
     let Some(found) = facts.sysctl(need.key) else {
-        let none = format!("{} is not there", need.key.replace('/', "."));
+        // Sysctls of the whole machine below net/ are shown in its first network namespace only.
+        let why = if need.key.starts_with("net/") { ": look from the machine's first network namespace" } else { "" };
+        let none = format!("{} is not there{why}", need.key.replace('/', "."));
         return Finding::new(need.name, none, words, need.why).is(Severity::Note);
     };
     let finding = Finding::new(need.name, format!("{} is {found}", need.key.replace('/', ".")), words, need.why);
@@ -147,7 +149,7 @@ fn limit(facts: &Facts, need: &Need, tenants: u64) -> Finding {
     let severity = if found == 0 { Severity::Error } else { Severity::Warning };
     let changes = changes(facts, need.key, found, needed);
     let commands: Vec<String> = changes.iter().filter_map(Change::command).collect();
-    finding.is(severity).mend(commands.join(" ")).fix(changes)
+    finding.is(severity).mend(commands.join("; ")).fix(changes)
 }
 
 /// A greater neighbour table is swept later, too: the kernel's three thresholds keep their distances.

@@ -60,7 +60,7 @@ impl Change {
     #[must_use]
     pub fn command(&self) -> Option<String> {
         match self {
-            Self::Sysctl { key, to, .. } => Some(format!("sysctl -w {}={to};", key.replace('/', "."))),
+            Self::Sysctl { key, to, .. } => Some(format!("sysctl -w {}={to}", key.replace('/', "."))),
             _ => None,
         }
     }
