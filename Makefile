@@ -42,6 +42,7 @@ soak: ## Long forms of the transfers and of the hostile customer, the version be
 	cargo test --release -p system-tests --test system -- upgrade::
 	FULL=1 cargo test --release -p system-tests --test system -- large::
 	FULL=1 cargo test --release -p system-tests --test system -- hostile::
+	FULL=1 cargo test --release -p system-tests --test system -- kill_points::
 
 lint: ## Format, clippy and rustdoc, warnings as errors
 	cargo fmt --check

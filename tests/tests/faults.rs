@@ -284,12 +284,14 @@ fn store_lost_or_older(world: &World) -> Result<()> {
 
 /// Where a program may look at a clock that can be set: what is shown, and what a file is dated with. Everything that is
 /// decided by time goes by clocks that only go forward.
-const WALL_CLOCK: [&str; 6] = [
+const WALL_CLOCK: [&str; 8] = [
     "access-server/src/daemon.rs",
     "tenantd/src/commands/top.rs",
+    "tenantd/src/doctor/facts.rs",
     "tenantd/src/images/import.rs",
     "tenantd/src/images/manifest.rs",
     "tenantd/src/owner.rs",
+    "tenantd/src/owner/stored.rs",
     "tenantd/src/verify/look.rs",
 ];
 
@@ -303,6 +305,9 @@ fn wall_clock() -> Result<()> {
             let path = entry.path();
             if path.is_dir() {
                 dirs.push(path);
+                continue;
+            }
+            if path.ends_with("tests.rs") {
                 continue;
             }
             let text = fs::read_to_string(&path).unwrap_or_default();
