@@ -262,7 +262,7 @@ pub(crate) const ENTRIES: &[Entry] = &[
         Counter,
         &["tenant", "reason"],
         (
-            "only reasons that happened; at most 14 N",
+            "only reasons that happened; at most 7 N",
             "What the guard refused the tenant's processes, and strangers that wanted its stack (stack-guard's README)",
         ),
         |t, sink| {
@@ -306,6 +306,7 @@ pub(crate) const ENTRIES: &[Entry] = &[
         &["step"],
         ("at most 25", "Passes that failed, by the step that did; each tenant that is half done tries again"),
     ),
+    live("tenantd_store_seconds", Histogram, &["operation"], ("2 x 13", "Durable writes to the store: put, remove")),
     daemon(
         "tenantd_table_rows",
         Gauge,

@@ -68,6 +68,7 @@ impl All {
             "tenantd_pass_seconds" => self.live.passes.encode(out),
             "tenantd_repairs" => self.live.repairs.encode(out),
             "tenantd_failures" => self.live.failures.encode(out),
+            "tenantd_store_seconds" => self.live.store.encode(out),
             // One that is missing here shows in the test that reads every metric of the list.
             _ => Ok(()),
         }

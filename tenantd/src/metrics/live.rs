@@ -22,17 +22,26 @@ impl MetricConstructor<Histogram> for Classes {
 /// A pass of one tenant takes from under a millisecond to some seconds.
 const PASS: Classes = Classes(&[0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0]);
 
+/// A durable write takes as long as the disk does.
+const STORE: Classes = Classes(&[0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 1.0]);
+
 /// The daemon's own counters.
 #[derive(Debug, Clone)]
 pub struct Live {
     pub(super) passes: Family<Label, Histogram, Classes>,
     pub(super) repairs: Family<Label, Counter>,
     pub(super) failures: Family<Label, Counter>,
+    pub(super) store: Family<Label, Histogram, Classes>,
 }
 
 impl Default for Live {
     fn default() -> Self {
-        Self { passes: Family::new_with_constructor(PASS), repairs: Family::default(), failures: Family::default() }
+        Self {
+            passes: Family::new_with_constructor(PASS),
+            repairs: Family::default(),
+            failures: Family::default(),
+            store: Family::new_with_constructor(STORE),
+        }
     }
 }
 
@@ -49,5 +58,10 @@ impl Live {
     /// A step was taken that nobody had asked for.
     pub fn repaired(&self, step: &'static str) {
         self.repairs.get_or_create(&[("step", step)]).inc();
+    }
+
+    /// The store has written, or refused to.
+    pub fn stored(&self, operation: &'static str, took: Duration) {
+        self.store.get_or_create(&[("operation", operation)]).observe(took.as_secs_f64());
     }
 }

@@ -49,6 +49,7 @@ fn live() -> Live {
     live.passed(Duration::from_millis(3), None);
     live.passed(Duration::from_secs(9), Some("probe"));
     live.repaired("bind");
+    live.stored("put", Duration::from_micros(700));
     live
 }
 

@@ -1,7 +1,7 @@
 //! What is desired and what the store holds: written with the audit, read back when the end of a write is not known, taken
 //! up when somebody else wrote. What a command does is told here to the audit when it ends.
 
-use std::time::SystemTime;
+use std::time::{Instant, SystemTime};
 
 use stackmap::TenantName;
 
@@ -59,7 +59,9 @@ impl<K: Kernel> Owner<K> {
         let before = self.desired.get(name);
         let expect = before.map_or(Expect::Absent, Desired::expect);
         let entry = self.entry("reconcile", name, before, Some(&desired));
+        let begun = Instant::now();
         let written = self.store.put(&desired, expect, &entry);
+        self.handle.live().stored("put", begun.elapsed());
         let revision = self.certain(written, |change| match change {
             Change::Put(found) if found.same(&desired) => Some(found.revision),
             _ => None,
@@ -75,7 +77,9 @@ impl<K: Kernel> Owner<K> {
         let before = self.desired.get(name);
         let expect = before.map_or(Expect::Absent, Desired::expect);
         let entry = Entry { verb: "forget", ..self.entry("forget", name, before, None) };
+        let begun = Instant::now();
         let written = self.store.remove(name, expect, &entry);
+        self.handle.live().stored("remove", begun.elapsed());
         let revision = self.certain(written, |change| match change {
             Change::Removed { name: found, revision } if found == name => Some(*revision),
             _ => None,
