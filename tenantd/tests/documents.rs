@@ -53,7 +53,7 @@ fn every_example_is_what_the_program_writes() {
     holds::<Here>(&mut all, "Here");
     holds::<Event>(&mut all, "Event");
     holds::<Problem>(&mut all, "Problem");
-    holds::<tenantd::doctor::Report>(&mut all, "Report");
+    holds::<tenantd::doctor::Report>(&mut all, "DoctorReport");
     assert!(all.is_empty(), "no test reads {:?}", all.keys());
     let mut all = examples(API);
     let request = all["TenantRequest"].clone();
