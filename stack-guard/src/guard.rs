@@ -304,6 +304,11 @@ impl Guard {
         self.rows.get(&cookie).map(|(_, row)| row)
     }
 
+    /// The stack that has the range of group ids beginning here, at the same cost whatever the number of stacks.
+    pub fn row_of_gids(&self, gids_start: u32) -> Option<&Row> {
+        self.row(*self.by_gids.get(&(gids_start / GIDS))?)
+    }
+
     /// Every stack as the kernel's tables have it now, by rising cookie; unlike [`Guard::rows`], which is what this guard
     /// has put. `gids_start` is 0 where the table of ranges does not lead to the stack.
     ///

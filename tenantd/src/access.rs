@@ -29,6 +29,8 @@ const DEADLINE: Duration = Duration::from_secs(3);
 const DEADLINE_STATUS: Duration = Duration::from_secs(1);
 /// How long replace-all may take: it has every row of ours.
 const DEADLINE_ALL: Duration = Duration::from_secs(20);
+/// How old a list of all rows may be that a pass over many tenants goes by.
+const RECENT: Duration = Duration::from_secs(5);
 /// One that did not answer in time is not asked again for this long, but for its status.
 const QUIET: Duration = Duration::from_secs(10);
 
@@ -175,12 +177,14 @@ pub struct AccessClient {
     owner: String,
     sender: Option<SendRequest<Full<Bytes>>>,
     quiet_until: Option<Instant>,
+    /// All rows as they were read at that time, with what was stated and withdrawn since.
+    recent: Option<(Instant, BTreeMap<Vlan, StoredRow>)>,
 }
 
 impl AccessClient {
     /// A client that is not connected yet. `owner` marks the rows that are ours.
     pub fn new(socket: &Path, owner: String) -> Self {
-        Self { socket: socket.to_path_buf(), owner, sender: None, quiet_until: None }
+        Self { socket: socket.to_path_buf(), owner, sender: None, quiet_until: None, recent: None }
     }
 
     /// Whether we stated the row.
@@ -213,12 +217,19 @@ impl AccessClient {
         if let Some(object) = body.as_object_mut() {
             object.remove("vlan");
         }
-        self.call(Method::PUT, &path, Some(&body)).await
+        let stored: StoredRow = self.call(Method::PUT, &path, Some(&body)).await?;
+        if let Some((_, rows)) = &mut self.recent {
+            rows.insert(row.vlan, stored.clone());
+        }
+        Ok(stored)
     }
 
     /// Take one row away; one that is not there is gone already.
     pub async fn delete(&mut self, vlan: Vlan) -> Result<(), AccessError> {
         let path = format!("/v1/vlans/{vlan}?owner={}", self.owner.replace('/', "%2F"));
+        if let Some((_, rows)) = &mut self.recent {
+            rows.remove(&vlan);
+        }
         self.call::<(), serde_json::Value>(Method::DELETE, &path, None).await.map(drop)
     }
 
@@ -226,6 +237,7 @@ impl AccessClient {
     pub async fn replace_all(&mut self, rows: &[Row]) -> Result<(), AccessError> {
         let path = format!("/v1/owners/{}/vlans", self.owner.replace('/', "%2F"));
         let body = serde_json::json!({ "rows": rows });
+        self.recent = None;
         self.call_within::<_, serde_json::Value>(Method::PUT, &path, Some(&body), DEADLINE_ALL).await.map(drop)
     }
 
@@ -247,6 +259,22 @@ impl AccessClient {
             Err(AccessError::Refused { status: 404, .. }) => Ok(None),
             Err(other) => Err(other),
         }
+    }
+
+    /// One row as it was at most [`RECENT`] ago: a pass over thousands of tenants asks once for all of them.
+    pub async fn get_recent(&mut self, vlan: Vlan) -> Result<Option<StoredRow>, AccessError> {
+        if let Some((read, rows)) = &self.recent
+            && read.elapsed() < RECENT
+        {
+            return Ok(rows.get(&vlan).cloned());
+        }
+        self.recent = None;
+        let read = Instant::now();
+        let rows: Vec<StoredRow> = self.call_within::<(), _>(Method::GET, "/v1/vlans", None, DEADLINE_ALL).await?;
+        let rows: BTreeMap<_, _> = rows.into_iter().map(|row| (row.vlan, row)).collect();
+        let row = rows.get(&vlan).cloned();
+        self.recent = Some((read, rows));
+        Ok(row)
     }
 
     /// State of the access server.

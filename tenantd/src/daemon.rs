@@ -140,7 +140,7 @@ pub async fn run(config: Config) -> Result<(), RunError> {
     check_init(&config.init)?;
     let pin = config.run_dir.join("patchroom");
     if let Some(card) = &config.trunk {
-        check_card(&pin, card).await?;
+        check_card(&pin, card)?;
     }
     let tenants = config.run_dir.join("tenants");
     for (path, mode) in [(&config.run_dir, 0o755), (&tenants, 0o700), (&config.state_dir, 0o711)] {
@@ -237,7 +237,8 @@ fn make_dir(path: &Path, mode: u32) -> Result<(), RunError> {
     made.map_err(|source| RunError::Directory { path: path.to_path_buf(), source })
 }
 
-/// Five descriptors a tenant are open all the time: 1,024, what most service managers give, end at some 200 tenants.
+/// Two descriptors a tenant are open all the time (its init's and the socket of its own API): 1,024, what most service
+/// managers give, end at some 500 tenants.
 fn raise_file_limit() -> Result<(), RunError> {
     let mut files = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: plain system calls on a structure that lives here.

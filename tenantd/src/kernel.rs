@@ -48,6 +48,10 @@ pub trait Steps {
     /// The step that failed.
     fn sweep(&mut self, vlan: Vlan) -> impl Future<Output = Result<(), StepError>> + Send;
 
+    /// Says whether the readings that follow are some of many: then what all tenants have in one place may be read once
+    /// for a while, and what somebody else changes there in that while is seen by the next pass.
+    fn expect_many(&mut self, _many: bool) {}
+
     /// Reads what is so for one tenant.
     ///
     /// # Errors
@@ -163,7 +167,7 @@ pub trait Rules {
     ///
     /// # Errors
     /// [`Invalid`] naming what the kernel lacks.
-    fn check_filter(&self, name: &TenantName, filter: &Filter) -> Result<(), Invalid>;
+    fn check_filter(&self, name: &TenantName, filter: &Filter) -> impl Future<Output = Result<(), Invalid>> + Send;
 
     /// A directory can be shared here; it is made when that is asked for. Returns its path in one spelling.
     ///
@@ -243,6 +247,11 @@ pub trait Views {
 
     /// First group id of the stack with a cookie, as the guard has it.
     fn ids_of_cookie(&self, cookie: u64) -> Option<u32>;
+
+    /// Stacks that were made ahead.
+    fn stacks_ready(&self) -> usize {
+        0
+    }
 
     /// Everything a verification needs.
     ///

@@ -10,6 +10,7 @@
 
 mod child;
 mod names;
+pub mod pool;
 
 use std::ffi::{CString, NulError};
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
@@ -249,6 +250,8 @@ pub struct Surroundings {
     pub cgroups: Option<Entry>,
     /// The mount of its layer, with [`Layer::Mounted`].
     pub layer: Option<OwnedFd>,
+    /// A stack of the [`pool`]; without it, or for a tenant with a stack of its own, one is made.
+    pub stack: Option<OwnedFd>,
 }
 
 /// [`launch`], in the tenant's cgroups from its first instruction.
@@ -283,6 +286,7 @@ pub fn launch_into(spec: &LaunchSpec, surroundings: &Surroundings) -> Result<Lau
         argv: &argv,
         inherited: &inherited,
         ping_groups: (!spec.network).then_some(&ping_groups),
+        stack: surroundings.stack.as_ref().filter(|_| !spec.network).map(AsRawFd::as_raw_fd),
         unified: cgroups.and_then(|entry| entry.unified.as_ref()).map(AsRawFd::as_raw_fd),
         layer: layer.as_ref().map(AsRawFd::as_raw_fd),
         tasks: &numbers,

@@ -50,6 +50,8 @@ pub(crate) use verify::Proof;
 const RETRY: Duration = Duration::from_secs(2);
 /// How many times in a row a step may fail before its tenant is tried again at every fifth of these times only.
 const OFTEN: u32 = 10;
+/// So many tenants that wait are asked about one by one where they could be asked about together.
+const FEW: usize = 8;
 /// How often every tenant is compared with the kernel.
 const FULL_PASS: Duration = Duration::from_secs(30);
 
@@ -223,9 +225,11 @@ impl<K: Kernel> Owner<K> {
                 Input::Ended(ended) => self.init_ended(ended),
                 Input::Stored => self.take_up(),
                 Input::Turn(name) => {
+                    self.kernel.expect_many(self.turns.len() > FEW);
                     self.turns.pop_front();
                     let _ = self.pass(&name).await;
                     fault::point("start.one");
+                    self.kernel.expect_many(false);
                 }
                 Input::Tick => {
                     self.tick().await;

@@ -12,6 +12,7 @@ mod orphans;
 mod port;
 mod rates;
 mod running;
+mod seat;
 mod services;
 mod shares;
 pub mod verify;
@@ -20,17 +21,13 @@ pub use services::{Job, Verb};
 
 use std::collections::HashMap;
 use std::io;
-use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rtnetlink::Handle;
 use stack_guard::Guard;
 use stackmap::{MacAddr, MacRole, TenantName, TrunkIndex, Vlan};
 use tenant_init::client::{Client, ClientError};
-use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
 use tokio::sync::mpsc;
 
 use crate::access::{AccessClient, AccessError};
@@ -40,18 +37,17 @@ use crate::config::Config;
 use crate::control;
 use crate::fault;
 use crate::images::ImageStore;
-use crate::launch::{self, AdoptError, Launched};
+use crate::launch::{self, pool::Pool};
 use crate::model::{Counters, Tenant};
-use crate::net::filter::Netfilter;
-use crate::net::link;
-use crate::net::ns::NetNs;
-use crate::net::room::{PatchRoom, port_name};
-use crate::net::stack;
+use crate::net::ns::{NsError, Visitor};
+use crate::net::room::PatchRoom;
+use crate::net::rtnl::Netlink;
 use crate::plan::{Action, Actual, service_of};
 use crate::store::Desired;
 
 pub use errors::{OpenError, StepError};
 pub use orphans::Orphan;
+use seat::Seats;
 
 /// How long a stack may take to answer its first probe.
 const PROBE_DEADLINE: Duration = Duration::from_secs(2);
@@ -89,27 +85,16 @@ pub struct WorldParts {
     pub bpf_dir: PathBuf,
 }
 
-/// Descriptors of a tenant's living init and stack.
-struct Seat {
-    pid: i32,
-    pidfd: OwnedFd,
-    netns: NetNs,
-    inode: u64,
-    /// The namespace's cookie, by which the guard knows it.
-    cookie: u64,
-    netlink: Handle,
-    /// None where the kernel has no netfilter.
-    netfilter: Option<Netfilter>,
-}
-
 /// The kernel, the access server and the files, as far as tenants go.
 pub struct World {
     config: Config,
-    here: Handle,
+    here: Netlink,
     room: PatchRoom,
     /// The access server.
     pub access: AccessClient,
-    seats: HashMap<TenantName, Seat>,
+    seats: Seats,
+    visitor: Visitor,
+    pool: Pool,
     cgroups: Cgroups,
     guard: Guard,
     images: Arc<ImageStore>,
@@ -118,6 +103,8 @@ pub struct World {
     ended: mpsc::Sender<InitEnded>,
     /// Sockets of the tenants' own APIs.
     doors: Doors,
+    /// The pass at hand is one of many.
+    among_many: bool,
 }
 
 impl World {
@@ -127,7 +114,8 @@ impl World {
     /// The cgroups or the images cannot be opened.
     pub fn new(parts: WorldParts) -> Result<Self, OpenError> {
         let WorldParts { config, room, access, ended, handle, bpf_dir } = parts;
-        let here = NetNs::current()?.netlink()?;
+        let (here, visitor) = (Netlink::open().map_err(NsError::Netlink)?, Visitor::start()?);
+        let pool = Pool::start(config.pool).map_err(NsError::Thread)?;
         let cgroups = Cgroups::open(&config.cgroup, &config.state_dir)?;
         cgroups.tell_support();
         let asked = match &config.guard_cgroup {
@@ -138,9 +126,24 @@ impl World {
         let images = Arc::new(ImageStore::open(&config.state_dir)?);
         // Now, or the first tenant would wait for it.
         images.host()?;
-        let (seats, inner_mtu) = (HashMap::new(), HashMap::new());
+        let (seats, inner_mtu) = (Seats::new(), HashMap::new());
         let doors = Doors::new(config.run_dir.join("tenants"), handle.clone());
-        let world = Self { config, here, room, access, seats, cgroups, guard, images, inner_mtu, ended, doors };
+        let world = Self {
+            config,
+            here,
+            room,
+            access,
+            seats,
+            visitor,
+            pool,
+            cgroups,
+            guard,
+            images,
+            inner_mtu,
+            ended,
+            doors,
+            among_many: false,
+        };
         world.sweep_files();
         world.watch_guard(handle);
         Ok(world)
@@ -157,7 +160,7 @@ impl World {
         if let Some(seat) = self.seats.remove(name) {
             if seat.pid == pid {
                 // Our child, if this daemon started it: one that died unasked would stay a zombie as long as we live.
-                launch::reap(&seat.pidfd);
+                launch::reap(&seat.process);
             } else {
                 self.seats.insert(name.clone(), seat);
             }
@@ -194,7 +197,16 @@ impl World {
         let tenant = &desired.tenant;
         let mut actual = Actual { files: self.files(&tenant.name).exists(), ..Actual::default() };
         actual.door = self.doors.is_open(&tenant.name);
-        actual.init = self.take_seat(&tenant.name).await?;
+        let inside = self.look_inside(desired).await?;
+        actual.init = inside.is_some();
+        let (in_stack, house) = match inside {
+            Some(found) => {
+                actual.filter = filter::is_as_wanted(tenant, found.filter);
+                (found.stack?, found.house)
+            }
+            None => (None, None),
+        };
+        actual.device = in_stack.is_some();
         if !actual.init && !desired.removing {
             self.check_nobody_left(tenant)?;
         }
@@ -202,21 +214,12 @@ impl World {
         // Also some of them: a removal that was killed has left the others.
         actual.cgroups = limits.is_some() || self.cgroups.has_some(&tenant.name);
         actual.limits = limits == Some(Cgroups::held(&self.cgroups.with_defaults(&tenant.limits)));
-        let mut port = None;
-        if let Some(vlan) = tenant.vlan {
-            port = link::find(&self.room.netlink, &port_name(vlan)).await?;
-            actual.port = port.is_some();
-        }
-        let in_stack = match self.seats.get(&tenant.name) {
-            Some(seat) => stack::read(&seat.netlink, &tenant.device).await?,
-            None => None,
-        };
-        actual.device = in_stack.is_some();
-        actual.filter = self.filter_is(tenant);
         actual.guarded = self.is_guarded(tenant)?;
         actual.guard_row = self.has_guard_row(tenant);
         if let Some(vlan) = tenant.vlan {
-            let bound = self.room.bound(vlan).await?;
+            let room = self.room.look(vlan).await?;
+            let (port, bound) = (room.link.as_ref(), room.row.as_ref());
+            actual.port = port.is_some();
             let stored = self.stored(tenant, vlan).await;
             actual.access_away = stored.as_ref().is_err_and(AccessError::is_away);
             if desired.removing {
@@ -232,15 +235,15 @@ impl World {
                 let mut inner = self.inner_of(tenant, stored.as_ref());
                 if actual.access_away {
                     // As long as nobody says otherwise the port is right as it is.
-                    inner = self.inner_mtu.get(&vlan).copied().or(port.as_ref().map(|port| port.mtu));
+                    inner = self.inner_mtu.get(&vlan).copied().or(port.map(|port| port.mtu));
                 }
                 if let Some(inner) = inner {
                     self.inner_mtu.insert(vlan, inner);
                 }
-                if let (Some(port), Some(inner)) = (&port, inner) {
+                if let (Some(port), Some(inner)) = (port, inner) {
                     let wanted = self.port_row(tenant, vlan, port.index, self.port_mtu(inner));
-                    actual.bound = bound == Some(wanted.config(&self.room)?);
-                    actual.bound &= self.rates_are(tenant, vlan, port.index).await?;
+                    actual.bound = bound == Some(&wanted.config(&self.room)?);
+                    actual.bound &= rates::are_as_wanted(tenant, &room)?;
                 }
             }
         }
@@ -250,13 +253,13 @@ impl World {
         if actual.init && !desired.removing {
             actual.names = self.names_are(tenant);
             actual.shares = self.mounted_shares(tenant)?;
-            let asked = self.ask_init(&tenant.name, |c| Ok((c.hello(PASS_DEADLINE)?, c.list(PASS_DEADLINE)?))).await;
-            let (hello, states) = match asked {
-                Err(StepError::Init(ClientError::Deadline(_))) => {
+            let (hello, states) = match house {
+                Some(Err(ClientError::Deadline(_))) => {
                     actual.silent = true;
                     return Ok(actual);
                 }
-                asked => asked?,
+                Some(asked) => asked?,
+                None => return Ok(actual),
             };
             if !hello.ready {
                 // A house that could not be finished never will be: the next pass starts anew.
@@ -290,7 +293,7 @@ impl World {
                 None => Ok(()),
             },
             Action::DeletePort => match tenant.vlan {
-                Some(vlan) => Ok(link::delete(&self.room.netlink, &port_name(vlan)).await?),
+                Some(vlan) => Ok(self.room.delete_device(vlan).await?),
                 None => Ok(()),
             },
             Action::ReturnDevice => self.return_device(tenant).await,
@@ -308,7 +311,7 @@ impl World {
             }
             Action::Limit => self.limit(tenant),
             Action::Guard => self.put_guard(tenant),
-            Action::Filter => self.set_filter(tenant),
+            Action::Filter => self.set_filter(tenant).await,
             Action::Unguard => self.remove_guard_rows(tenant.gid, None),
             Action::RemoveCgroups => Ok(self.cgroups.remove(&tenant.name, END_DEADLINE)?),
             Action::Launch => self.launch(tenant).await,
@@ -325,43 +328,9 @@ impl World {
         }
     }
 
-    /// Find the tenant's living init by its control socket and hold descriptors of it; true when there is one.
-    async fn take_seat(&mut self, name: &TenantName) -> Result<bool, StepError> {
-        if self.seats.contains_key(name) {
-            return Ok(true);
-        }
-        let (path, tenant) = (self.control_socket(name), name.clone());
-        let found = tokio::task::spawn_blocking(move || launch::adopt(&path, &tenant)).await.map_err(joined)?;
-        match found {
-            Ok((launched, _)) => self.sit(name, launched).map(|()| true),
-            Err(AdoptError::Client(ClientError::Gone { .. })) => Ok(false),
-            Err(other) => Err(other.into()),
-        }
-    }
-
-    fn sit(&mut self, name: &TenantName, launched: Launched) -> Result<(), StepError> {
-        let Launched { pid, pidfd, netns, netns_inode: inode } = launched;
-        let netns = NetNs::from(netns);
-        let (cookie, netfilter) = netns.run(|| (guard::cookie(), Netfilter::open().ok()))?;
-        let cookie = cookie.map_err(StepError::Watch)?;
-        let netlink = netns.netlink()?;
-        let watched = pidfd.try_clone().map_err(StepError::Watch)?;
-        let (tenant, ended) = (name.clone(), self.ended.clone());
-        tokio::spawn(async move {
-            // SAFETY: an owned descriptor names the same process until it is dropped with the registration.
-            let fd = unsafe { AsyncFd::register_with_interest(watched, Interest::READABLE) };
-            if let Ok(fd) = fd {
-                let _ = fd.readable().await;
-                let _ = ended.send(InitEnded { tenant, pid }).await;
-            }
-        });
-        self.seats.insert(name.clone(), Seat { pid, pidfd, netns, inode, cookie, netlink, netfilter });
-        Ok(())
-    }
-
     /// Traffic and drops of a tenant: its port's, its filter's and the access server's.
     pub async fn counters(&mut self, tenant: &Tenant) -> Result<Counters, StepError> {
-        let mut counters = Counters { drops: self.filter_drops(tenant), ..Counters::default() };
+        let mut counters = Counters { drops: self.filter_drops(tenant).await, ..Counters::default() };
         let Some(vlan) = tenant.vlan else { return Ok(counters) };
         let port = self.room.counters(vlan).await?.unwrap_or_default();
         (counters.rx_packets, counters.rx_bytes) = (port.rx_packets, port.rx_bytes);

@@ -8,6 +8,7 @@
 //! What comes in: [`plan::Options`]. What goes out: a [`record::Record`] by which `lab exec`, the tests and the
 //! bench enter the world.
 
+pub mod api;
 pub mod cgroups;
 pub mod daemons;
 pub mod enter;

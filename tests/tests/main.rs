@@ -10,6 +10,7 @@ mod attacks;
 mod badinput;
 mod bench;
 mod between_sites;
+mod churn;
 mod daemons;
 mod declare;
 mod device;
@@ -39,6 +40,7 @@ mod pmtu;
 mod private_server;
 mod push;
 mod right_tenant;
+mod scale;
 mod service_manager;
 mod sites;
 mod standard_servers;
@@ -85,6 +87,8 @@ fn main() -> ExitCode {
         inside_api::trials(),
         limits::trials(),
         many::trials(),
+        scale::trials(),
+        churn::trials(),
         leftovers::trials(),
         images::trials(),
         badinput::trials(),

@@ -34,7 +34,7 @@ find /sys/fs/bpf /run/tenantd | sed 's/^/path /'
 ls /run/lab/state/tenants
 "#;
 
-fn traces(world: &World) -> Result<BTreeSet<String>> {
+pub(crate) fn traces(world: &World) -> Result<BTreeSet<String>> {
     Ok(world.ok("server", &["sh", "-c", TRACES])?.lines().map(str::to_owned).collect())
 }
 

@@ -172,6 +172,8 @@ impl Fake {
                 half_done: Vec::new(),
                 store: StoreStatus::default(),
                 orphans: Vec::new(),
+                waiting: 0,
+                ready_stacks: 8,
             }))),
             Command::TenantStatus { name, reply } => drop(reply.send(self.status(&name))),
             Command::LogPath { name, service, reply } => {

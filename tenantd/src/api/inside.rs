@@ -165,9 +165,12 @@ impl Doors {
         fault::point("door.bound");
         let account = Mutex::new(Account { left: CHANGES, at: Instant::now() });
         let guard = Arc::new(Guard { name: name.clone(), root, account });
-        let router = router(self.handle.for_tenant(name.clone()), guard);
-        let few = Few { listener, seats: Arc::new(Semaphore::new(CONNECTIONS)) };
+        let handle = self.handle.for_tenant(name.clone());
+        let mut few = Few { listener, seats: Arc::new(Semaphore::new(CONNECTIONS)), first: None };
         let task = tokio::spawn(async move {
+            // The routes of one tenant are some hundred allocations: made when somebody comes, which is rarely.
+            few.first = Some(few.accept().await);
+            let router = router(handle, guard);
             let _ = axum::serve(few, router.into_make_service_with_connect_info::<Peer>()).await;
         });
         self.open.insert(name.clone(), Door { task, file });
@@ -222,6 +225,8 @@ fn bind(dir: &Path, root: u32) -> Result<(UnixListener, (u64, u64)), DoorError> 
 struct Few {
     listener: UnixListener,
     seats: Arc<Semaphore>,
+    /// The first connection, which was taken before there was anybody to serve it.
+    first: Option<(Seated, tokio::net::unix::SocketAddr)>,
 }
 
 /// A connection that holds its seat.
@@ -235,6 +240,9 @@ impl Listener for Few {
     type Addr = tokio::net::unix::SocketAddr;
 
     async fn accept(&mut self) -> (Seated, Self::Addr) {
+        if let Some(first) = self.first.take() {
+            return first;
+        }
         // Never closed, so there is always a seat sooner or later.
         let seat = self.seats.clone().acquire_owned().await.ok();
         let (stream, address) = Listener::accept(&mut self.listener).await;

@@ -35,8 +35,8 @@ pub(super) enum Failure {
 }
 
 /// The steps by number; 0 means that none failed.
-const STEPS: [&str; 10] =
-    ["", "setsid", "sysctl", "dup2", "close_range", "umask", "chdir", "execve", "setrlimit", "join cgroup"];
+const STEPS: [&str; 11] =
+    ["", "setsid", "sysctl", "dup2", "close_range", "umask", "chdir", "execve", "setrlimit", "join cgroup", "setns"];
 const SETSID: i32 = 1;
 const SYSCTL: i32 = 2;
 const DUP2: i32 = 3;
@@ -45,6 +45,7 @@ const CHDIR: i32 = 6;
 const EXECVE: i32 = 7;
 const RLIMIT: i32 = 8;
 const CGROUP: i32 = 9;
+const SETNS: i32 = 10;
 
 /// Descriptors a tenant's process may have without asking for more: what a login gives. The daemon's own limit is higher,
 /// and programs that go through all possible descriptors would suffer from it.
@@ -56,6 +57,8 @@ struct Shared {
     argv: *const *const libc::c_char,
     /// Written into `ping_group_range` of a stack that is the host's; null when the tenant makes its own.
     ping_groups: *const libc::c_char,
+    /// A stack that is there already; -1: a new one.
+    stack: i32,
     /// Files `tasks` of the tenant's cgroups of version 1.
     tasks: *const i32,
     tasks_len: usize,
@@ -78,6 +81,8 @@ pub(super) struct Birth<'a> {
     pub(super) inherited: &'a [OwnedFd; 4],
     /// `FIRST LAST` of the tenant's groups, when the stack is made here and stays the host's.
     pub(super) ping_groups: Option<&'a CString>,
+    /// The stack, where it was made and set before.
+    pub(super) stack: Option<i32>,
     /// Directory of the tenant's cgroup of version 2, joined by being born in it.
     pub(super) unified: Option<i32>,
     /// The mount of the tenant's layer, where it is a file system of its own.
@@ -90,11 +95,12 @@ pub(super) struct Birth<'a> {
 pub(super) fn clone_and_exec(birth: &Birth<'_>) -> Result<(i32, OwnedFd), Failure> {
     let pointers: Vec<*const libc::c_char> = birth.argv.iter().map(|word| word.as_ptr()).chain([ptr::null()]).collect();
     let [null, log, control, house] = birth.inherited;
-    let stack_flag = if birth.ping_groups.is_some() { libc::CLONE_NEWNET } else { 0 };
+    let stack_flag = if birth.ping_groups.is_some() && birth.stack.is_none() { libc::CLONE_NEWNET } else { 0 };
     let shared = Shared {
         program: birth.program.as_ptr(),
         argv: pointers.as_ptr(),
         ping_groups: birth.ping_groups.map_or(ptr::null(), |text| text.as_ptr()),
+        stack: birth.stack.unwrap_or(-1),
         tasks: birth.tasks.as_ptr(),
         tasks_len: birth.tasks.len(),
         house: house.as_raw_fd(),
@@ -222,8 +228,12 @@ fn steps(shared: &Shared) -> i32 {
                 return CGROUP;
             }
         }
+        if shared.stack >= 0 && libc::setns(shared.stack, libc::CLONE_NEWNET) < 0 {
+            return SETNS;
+        }
         if !shared.ping_groups.is_null() {
-            for (path, value, absent) in &SETTINGS {
+            let settings = if shared.stack < 0 { &SETTINGS[..] } else { &[] };
+            for (path, value, absent) in settings {
                 let fine = || *absent == Absent::IsFine && Errno::last_raw() == libc::ENOENT;
                 if !write(path, value) && !fine() {
                     return SYSCTL;

@@ -1,13 +1,18 @@
 //! Devices over netlink: the few verbs this crate needs, each one request. Deleting the absent succeeds.
 
+use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
-use futures::TryStreamExt;
+use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::{
-    AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoData, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
+    AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoData, InfoVeth, LinkAttribute, LinkExtentMask, LinkFlags, LinkInfo,
+    LinkMessage,
 };
-use rtnetlink::{Handle, LinkMessageBuilder, LinkUnspec, LinkVeth};
+use rtnetlink::packet_core::{NLM_F_CREATE, NLM_F_EXCL};
+use rtnetlink::{LinkMessageBuilder, LinkUnspec, LinkVeth};
 use stackmap::MacAddr;
+
+use super::rtnl::Netlink;
 
 /// A netlink request that failed: what was asked, of which device, and the kernel's word.
 #[derive(Debug, thiserror::Error)]
@@ -19,20 +24,17 @@ pub struct NetlinkError {
     pub object: String,
     /// The kernel's answer.
     #[source]
-    pub source: rtnetlink::Error,
+    pub source: io::Error,
 }
 
 impl NetlinkError {
     /// The error number the kernel answered with, positive; none if it was not the kernel.
     pub fn errno(&self) -> Option<i32> {
-        match &self.source {
-            rtnetlink::Error::NetlinkError(message) => message.code.map(|code| -code.get()),
-            _ => None,
-        }
+        self.source.raw_os_error()
     }
 }
 
-pub(super) fn failed(verb: &'static str, object: impl Into<String>) -> impl FnOnce(rtnetlink::Error) -> NetlinkError {
+pub(super) fn failed(verb: &'static str, object: impl Into<String>) -> impl FnOnce(io::Error) -> NetlinkError {
     let object = object.into();
     move |source| NetlinkError { verb, object, source }
 }
@@ -54,30 +56,41 @@ pub struct Link {
     pub peer: Option<u32>,
 }
 
+/// Without counters, which nobody here reads and which are most of an answer.
+fn plain_question() -> LinkMessage {
+    let mut message = LinkMessage::default();
+    message.attributes.push(LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]));
+    message
+}
+
 /// The device with this name; `None` when there is none.
-pub async fn find(netlink: &Handle, name: &str) -> Result<Option<Link>, NetlinkError> {
-    let answer = netlink.link().get().match_name(name).execute().try_next().await;
-    match answer {
-        Ok(message) => Ok(message.map(|m| parse(&m))),
-        Err(rtnetlink::Error::NetlinkError(e)) if e.code.is_some_and(|c| c.get() == -libc::ENODEV) => Ok(None),
+pub fn find(netlink: &Netlink, name: &str) -> Result<Option<Link>, NetlinkError> {
+    let mut question = plain_question();
+    question.attributes.push(LinkAttribute::IfName(name.into()));
+    match netlink.ask(RouteNetlinkMessage::GetLink(question), 0) {
+        Ok(answers) => Ok(answers.iter().find_map(|answer| match answer {
+            RouteNetlinkMessage::NewLink(message) => Some(parse(message)),
+            _ => None,
+        })),
+        Err(error) if error.raw_os_error() == Some(libc::ENODEV) => Ok(None),
         Err(source) => Err(NetlinkError { verb: "look up", object: name.into(), source }),
     }
 }
 
 /// All devices of the namespace with their names.
-pub async fn list(netlink: &Handle) -> Result<Vec<(String, Link)>, NetlinkError> {
-    let mut found = Vec::new();
-    let mut answers = netlink.link().get().execute();
-    while let Some(message) = answers.try_next().await.map_err(failed("list", "devices"))? {
-        let name = message.attributes.iter().find_map(|a| match a {
-            LinkAttribute::IfName(name) => Some(name.clone()),
-            _ => None,
-        });
-        if let Some(name) = name {
-            found.push((name, parse(&message)));
+pub fn list(netlink: &Netlink) -> Result<Vec<(String, Link)>, NetlinkError> {
+    let answers = netlink.list(RouteNetlinkMessage::GetLink(plain_question())).map_err(failed("list", "devices"))?;
+    let named = answers.iter().filter_map(|answer| match answer {
+        RouteNetlinkMessage::NewLink(message) => {
+            let name = message.attributes.iter().find_map(|a| match a {
+                LinkAttribute::IfName(name) => Some(name.clone()),
+                _ => None,
+            });
+            Some((name?, parse(message)))
         }
-    }
-    Ok(found)
+        _ => None,
+    });
+    Ok(named.collect())
 }
 
 fn parse(message: &LinkMessage) -> Link {
@@ -121,8 +134,8 @@ pub struct VethEnd<'a> {
 
 /// Make a veth pair with `near` in the namespace of `netlink`, up, and `far` already in place in `far_ns`: a device
 /// is never moved (docs/decisions/0001). A veth peer cannot be made up (kernel 6.18), so `far` is still down.
-pub async fn add_veth(
-    netlink: &Handle,
+pub fn add_veth(
+    netlink: &Netlink,
     near: VethEnd<'_>,
     far: VethEnd<'_>,
     far_ns: BorrowedFd<'_>,
@@ -132,7 +145,8 @@ pub async fn add_veth(
         .set_info_data(InfoData::Veth(InfoVeth::Peer(peer)))
         .up()
         .build();
-    netlink.link().add(message).execute().await.map_err(failed("create veth", near.name))
+    let made = netlink.ask(RouteNetlinkMessage::NewLink(message), NLM_F_CREATE | NLM_F_EXCL);
+    made.map(drop).map_err(failed("create veth", near.name))
 }
 
 fn end<T>(builder: LinkMessageBuilder<T>, end: VethEnd<'_>) -> LinkMessageBuilder<T> {
@@ -151,38 +165,43 @@ fn end<T>(builder: LinkMessageBuilder<T>, end: VethEnd<'_>) -> LinkMessageBuilde
 }
 
 /// Delete the device; one that is not there is deleted already.
-pub async fn delete(netlink: &Handle, name: &str) -> Result<(), NetlinkError> {
-    let Some(link) = find(netlink, name).await? else { return Ok(()) };
-    match netlink.link().del(link.index).execute().await {
-        Err(rtnetlink::Error::NetlinkError(e)) if e.code.is_some_and(|c| c.get() == -libc::ENODEV) => Ok(()),
-        other => other.map_err(failed("delete", name)),
+pub fn delete(netlink: &Netlink, name: &str) -> Result<(), NetlinkError> {
+    let Some(link) = find(netlink, name)? else { return Ok(()) };
+    let mut message = LinkMessage::default();
+    message.header.index = link.index;
+    match netlink.ask(RouteNetlinkMessage::DelLink(message), 0) {
+        Err(error) if error.raw_os_error() == Some(libc::ENODEV) => Ok(()),
+        other => other.map(drop).map_err(failed("delete", name)),
     }
 }
 
+fn set(netlink: &Netlink, index: u32, message: LinkMessage, verb: &'static str) -> Result<(), NetlinkError> {
+    let done = netlink.ask(RouteNetlinkMessage::SetLink(message), 0);
+    done.map(drop).map_err(failed(verb, format!("device {index}")))
+}
+
 /// Set a device up.
-pub async fn set_up(netlink: &Handle, index: u32) -> Result<(), NetlinkError> {
-    let message = LinkMessageBuilder::<LinkUnspec>::new().index(index).up().build();
-    netlink.link().set(message).execute().await.map_err(failed("set up", format!("device {index}")))
+pub fn set_up(netlink: &Netlink, index: u32) -> Result<(), NetlinkError> {
+    set(netlink, index, LinkMessageBuilder::<LinkUnspec>::new().index(index).up().build(), "set up")
 }
 
 /// Keep a device that is still down from making itself a link-local IPv6 address.
-pub async fn without_link_local(netlink: &Handle, index: u32) -> Result<(), NetlinkError> {
+pub fn without_link_local(netlink: &Netlink, index: u32) -> Result<(), NetlinkError> {
     let spec = AfSpecUnspec::Inet6(vec![AfSpecInet6::AddrGenMode(In6AddrGenMode::None)]);
     let message = LinkMessageBuilder::<LinkUnspec>::new()
         .index(index)
         .append_extra_attribute(LinkAttribute::AfSpecUnspec(vec![spec]))
         .build();
-    netlink.link().set(message).execute().await.map_err(failed("set the address mode of", format!("device {index}")))
+    set(netlink, index, message, "set the address mode of")
 }
 
 /// Change a device's MTU, in bytes.
-pub async fn set_mtu(netlink: &Handle, index: u32, mtu: u32) -> Result<(), NetlinkError> {
-    let message = LinkMessageBuilder::<LinkUnspec>::new().index(index).mtu(mtu).build();
-    netlink.link().set(message).execute().await.map_err(failed("set the MTU of", format!("device {index}")))
+pub fn set_mtu(netlink: &Netlink, index: u32, mtu: u32) -> Result<(), NetlinkError> {
+    set(netlink, index, LinkMessageBuilder::<LinkUnspec>::new().index(index).mtu(mtu).build(), "set the MTU of")
 }
 
 /// Move a device into another namespace: only for a network card given whole, never for a device of ours.
-pub async fn give_away(netlink: &Handle, index: u32, ns: BorrowedFd<'_>) -> Result<(), NetlinkError> {
+pub fn give_away(netlink: &Netlink, index: u32, ns: BorrowedFd<'_>) -> Result<(), NetlinkError> {
     let message = LinkMessageBuilder::<LinkUnspec>::new().index(index).setns_by_fd(ns.as_raw_fd()).build();
-    netlink.link().set(message).execute().await.map_err(failed("move", format!("device {index}")))
+    set(netlink, index, message, "move")
 }

@@ -11,4 +11,5 @@ pub mod offload;
 pub mod probe;
 pub mod qdisc;
 pub mod room;
+pub mod rtnl;
 pub mod stack;

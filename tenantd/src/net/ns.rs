@@ -1,11 +1,16 @@
 //! Entering network namespaces. A namespace is always named by an open file descriptor, never by a path that may have
 //! come to mean another one; a thread that entered one never serves anything else afterwards.
 
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
+use std::sync::{Arc, mpsc};
+use std::time::Duration;
 
 use nix::sched::{CloneFlags, setns, unshare};
+
+use super::rtnl::Netlink;
 
 /// Why a namespace could not be made or entered.
 #[derive(Debug, thiserror::Error)]
@@ -37,6 +42,9 @@ pub enum NsError {
     /// The netlink socket could not be made.
     #[error("cannot open a netlink socket")]
     Netlink(#[source] io::Error),
+    /// The thread that visits namespaces has ended.
+    #[error("the thread that visits network namespaces has ended")]
+    Gone,
 }
 
 /// A network namespace, held alive by its descriptor.
@@ -99,18 +107,9 @@ impl NetNs {
         })
     }
 
-    /// A netlink connection whose socket lives in the namespace; must be called inside a tokio runtime, which
-    /// drives it until the handle is dropped.
-    pub fn netlink(&self) -> Result<rtnetlink::Handle, NsError> {
-        let runtime = tokio::runtime::Handle::current();
-        let (connection, handle, _) = self
-            .run(|| {
-                let _inside = runtime.enter();
-                rtnetlink::new_connection()
-            })?
-            .map_err(NsError::Netlink)?;
-        tokio::spawn(connection);
-        Ok(handle)
+    /// A netlink socket that lives in the namespace.
+    pub fn netlink(&self) -> Result<Netlink, NsError> {
+        self.run(Netlink::open)?.map_err(NsError::Netlink)
     }
 
     /// Make a namespace without IPv6 on its devices and pin it at `path`, which must be an empty file or absent.
@@ -142,6 +141,77 @@ impl NetNs {
                 .map_err(|_| NsError::Thread(io::Error::other("the thread panicked")))?
         })
     }
+}
+
+type Job = Box<dyn FnOnce() + Send>;
+
+/// One thread that goes into tenants' stacks, one after the other, and does nothing else. Between two visits it is at
+/// home: a thread that stayed would keep a removed tenant's stack alive. Nothing is held open for a stack that nobody
+/// visits.
+#[derive(Debug)]
+pub struct Visitor {
+    jobs: mpsc::Sender<Job>,
+}
+
+impl Visitor {
+    /// Starts the thread in the caller's network namespace, which is its home.
+    ///
+    /// # Errors
+    /// No thread.
+    pub fn start() -> Result<Self, NsError> {
+        let path = "/proc/thread-self/ns/net";
+        let home = File::open(path).map_err(|source| NsError::Open { path: path.into(), source })?;
+        let (jobs, inbox) = mpsc::channel::<Job>();
+        let work = move || {
+            for job in inbox {
+                job();
+                // Only for want of memory, which comes back.
+                while setns(&home, CloneFlags::CLONE_NEWNET).is_err() {
+                    std::thread::sleep(Duration::from_millis(10));
+                }
+            }
+        };
+        std::thread::Builder::new().name("stacks".into()).spawn(work).map_err(NsError::Thread)?;
+        Ok(Self { jobs })
+    }
+
+    /// Runs `work` in the stack of a process, which is named by its pidfd (setns(2), Linux 5.8).
+    ///
+    /// # Errors
+    /// The process has ended, or the thread has.
+    pub async fn visit<T: Send + 'static>(
+        &self,
+        process: Arc<OwnedFd>,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, NsError> {
+        self.run(move || {
+            enter(process.as_fd())?;
+            Ok(work())
+        })
+        .await?
+    }
+
+    /// Runs `work` on the thread, which may go into a stack by [`enter`] and comes home afterwards.
+    ///
+    /// # Errors
+    /// The thread has ended.
+    pub async fn run<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Result<T, NsError> {
+        let (reply, answer) = tokio::sync::oneshot::channel();
+        let job = Box::new(move || {
+            let _ = reply.send(work());
+        });
+        self.jobs.send(job).map_err(|_| NsError::Gone)?;
+        answer.await.map_err(|_| NsError::Gone)
+    }
+}
+
+/// Moves the calling thread into a network namespace: of nsfs, or of the process that a pidfd stands for. For threads
+/// that have nothing else to do.
+///
+/// # Errors
+/// [`NsError::Enter`], with `ESRCH` when the process has ended.
+pub fn enter(namespace: BorrowedFd<'_>) -> Result<(), NsError> {
+    setns(namespace, CloneFlags::CLONE_NEWNET).map_err(|e| NsError::Enter(e.into()))
 }
 
 /// True when `path` is a mount of nsfs, that is, a pinned namespace.

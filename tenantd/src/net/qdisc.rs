@@ -16,15 +16,12 @@ mod wire;
 
 use std::collections::BTreeMap;
 
-use futures::{StreamExt, TryStreamExt};
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::tc::{TcAttribute, TcHandle, TcHeader, TcMessage};
-use rtnetlink::Handle;
-use rtnetlink::packet_core::{
-    NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_ECHO, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload,
-};
+use rtnetlink::packet_core::{NLM_F_CREATE, NLM_F_DUMP, NLM_F_ECHO, NLM_F_REPLACE};
 
 use super::link::NetlinkError;
+use super::rtnl::Netlink;
 
 /// Major number of our disciplines' handles: what has another one is not ours. Below 0x8000, where the kernel's begin.
 const MAJOR: u16 = 0x7e4a;
@@ -123,37 +120,32 @@ fn with(mut message: TcMessage, kind: &str, options: Vec<u8>) -> TcMessage {
 }
 
 /// One request; what the kernel answered beside its acknowledgement.
-async fn ask(
-    netlink: &Handle,
+fn ask(
+    netlink: &Netlink,
     request: RouteNetlinkMessage,
     flags: u16,
     verb: &'static str,
     ifindex: u32,
 ) -> Result<Vec<TcMessage>, NetlinkError> {
-    let failed = |source| NetlinkError { verb, object: format!("of device {ifindex}"), source };
-    let mut request = NetlinkMessage::from(request);
-    request.header.flags = NLM_F_REQUEST | flags;
-    let answers = netlink.clone().request(request).map_err(failed)?;
-    let found = answers.map(Ok).try_filter_map(|answer| async move {
-        match answer.payload {
-            NetlinkPayload::InnerMessage(
-                RouteNetlinkMessage::NewQueueDiscipline(message) | RouteNetlinkMessage::NewTrafficClass(message),
-            ) => Ok(Some(message)),
-            NetlinkPayload::Error(error) if error.code.is_some() => Err(rtnetlink::Error::NetlinkError(error)),
-            _ => Ok(None),
+    let answers = netlink.ask(request, flags);
+    let answers = answers.map_err(|source| NetlinkError { verb, object: format!("of device {ifindex}"), source })?;
+    let found = answers.into_iter().filter_map(|answer| match answer {
+        RouteNetlinkMessage::NewQueueDiscipline(message) | RouteNetlinkMessage::NewTrafficClass(message) => {
+            Some(message)
         }
+        _ => None,
     });
-    found.try_collect().await.map_err(failed)
+    Ok(found.collect())
 }
 
 /// A set of something whose kind the kernel may not have.
-async fn set(
-    netlink: &Handle,
+fn set(
+    netlink: &Netlink,
     request: RouteNetlinkMessage,
     (kind, option): (&'static str, &'static str),
     ifindex: u32,
 ) -> Result<(), LimitError> {
-    match ask(netlink, request, NLM_F_ACK | NLM_F_CREATE | NLM_F_REPLACE, "set the bandwidth", ifindex).await {
+    match ask(netlink, request, NLM_F_CREATE | NLM_F_REPLACE, "set the bandwidth", ifindex) {
         Ok(_) => Ok(()),
         Err(source) if source.errno() == Some(libc::ENOENT) => Err(LimitError::NoDiscipline { kind, option, source }),
         Err(source) => Err(source.into()),
@@ -171,25 +163,21 @@ fn unless_absent<T>(answer: Result<T, NetlinkError>) -> Result<Option<T>, Netlin
 }
 
 /// What the kernel has under one name. ECHO, because a kernel before 6.2 or so answers such a question to listeners only.
-async fn look(
-    netlink: &Handle,
-    question: RouteNetlinkMessage,
-    ifindex: u32,
-) -> Result<Option<TcMessage>, NetlinkError> {
-    let answer = ask(netlink, question, NLM_F_ACK | NLM_F_ECHO, "read the bandwidth", ifindex).await;
+fn look(netlink: &Netlink, question: RouteNetlinkMessage, ifindex: u32) -> Result<Option<TcMessage>, NetlinkError> {
+    let answer = ask(netlink, question, NLM_F_ECHO, "read the bandwidth", ifindex);
     Ok(unless_absent(answer)?.and_then(|found| found.into_iter().next()))
 }
 
 /// Our discipline at the root of a device, of this kind.
-async fn root(netlink: &Handle, ifindex: u32, kind: &str) -> Result<Option<TcMessage>, NetlinkError> {
+fn root(netlink: &Netlink, ifindex: u32, kind: &str) -> Result<Option<TcMessage>, NetlinkError> {
     let question = message(ifindex, TcHandle::ROOT, TcHandle::UNSPEC);
-    let found = look(netlink, RouteNetlinkMessage::GetQueueDiscipline(question), ifindex).await?;
+    let found = look(netlink, RouteNetlinkMessage::GetQueueDiscipline(question), ifindex)?;
     Ok(found.filter(|there| there.header.handle == handle(0) && wire::is_kind(there, kind)))
 }
 
-async fn remove_root(netlink: &Handle, ifindex: u32) -> Result<(), NetlinkError> {
+fn remove_root(netlink: &Netlink, ifindex: u32) -> Result<(), NetlinkError> {
     let request = RouteNetlinkMessage::DelQueueDiscipline(message(ifindex, TcHandle::ROOT, handle(0)));
-    unless_absent(ask(netlink, request, NLM_F_ACK, "remove the bandwidth", ifindex).await).map(drop)
+    unless_absent(ask(netlink, request, 0, "remove the bandwidth", ifindex)).map(drop)
 }
 
 /// Hold what goes towards a tenant at this rate, on its port's device in the patch room. A limit that is there is changed
@@ -197,20 +185,20 @@ async fn remove_root(netlink: &Handle, ifindex: u32) -> Result<(), NetlinkError>
 ///
 /// # Errors
 /// The kernel refused, has no TBF, or there is no such device.
-pub async fn limit_towards(netlink: &Handle, port: u32, rate: Rate) -> Result<(), LimitError> {
+pub fn limit_towards(netlink: &Netlink, port: u32, rate: Rate) -> Result<(), LimitError> {
     // A TBF cuts super-packets that are longer than its burst, so its queue may be short.
     let options = wire::tbf(rate.bytes_per_second, rate.burst(), rate.queue());
     let request = with(message(port, TcHandle::ROOT, handle(0)), wire::TBF.0, options);
-    set(netlink, RouteNetlinkMessage::NewQueueDiscipline(request), wire::TBF, port).await
+    set(netlink, RouteNetlinkMessage::NewQueueDiscipline(request), wire::TBF, port)
 }
 
 /// Let everything pass towards a tenant. What waits is lost.
 ///
 /// # Errors
 /// The kernel refused.
-pub async fn clear_towards(netlink: &Handle, port: u32) -> Result<(), LimitError> {
-    if root(netlink, port, wire::TBF.0).await?.is_some() {
-        remove_root(netlink, port).await?;
+pub fn clear_towards(netlink: &Netlink, port: u32) -> Result<(), LimitError> {
+    if root(netlink, port, wire::TBF.0)?.is_some() {
+        remove_root(netlink, port)?;
     }
     Ok(())
 }
@@ -219,8 +207,8 @@ pub async fn clear_towards(netlink: &Handle, port: u32) -> Result<(), LimitError
 ///
 /// # Errors
 /// The kernel refused.
-pub async fn towards(netlink: &Handle, port: u32) -> Result<Option<Rate>, LimitError> {
-    let found = root(netlink, port, wire::TBF.0).await?;
+pub fn towards(netlink: &Netlink, port: u32) -> Result<Option<Rate>, LimitError> {
+    let found = root(netlink, port, wire::TBF.0)?;
     Ok(found.and_then(|there| wire::rate_of(&there)).map(|bytes_per_second| Rate { bytes_per_second }))
 }
 
@@ -229,30 +217,39 @@ pub async fn towards(netlink: &Handle, port: u32) -> Result<Option<Rate>, LimitE
 ///
 /// # Errors
 /// The kernel refused, has no HTB, or there is no such device.
-pub async fn limit_from(netlink: &Handle, trunk: u32, class: u16, rate: Rate) -> Result<(), LimitError> {
-    if root(netlink, trunk, wire::HTB.0).await?.is_none() {
+pub fn limit_from(netlink: &Netlink, trunk: u32, class: u16, rate: Rate) -> Result<(), LimitError> {
+    if root(netlink, trunk, wire::HTB.0)?.is_none() {
         let request = with(message(trunk, TcHandle::ROOT, handle(0)), wire::HTB.0, wire::htb());
-        set(netlink, RouteNetlinkMessage::NewQueueDiscipline(request), wire::HTB, trunk).await?;
+        set(netlink, RouteNetlinkMessage::NewQueueDiscipline(request), wire::HTB, trunk)?;
     }
     let options = wire::htb_class(rate.bytes_per_second, rate.burst());
     let request = with(message(trunk, handle(0), handle(class)), wire::HTB.0, options);
-    set(netlink, RouteNetlinkMessage::NewTrafficClass(request), wire::HTB, trunk).await?;
+    set(netlink, RouteNetlinkMessage::NewTrafficClass(request), wire::HTB, trunk)?;
     // An HTB cuts nothing, and the queue it makes itself counts packets of any size: 64 KB are half a second at 1 Mbit/s.
     // So its queue is a TBF that is never short of tokens, for what it does beside: cut, and count bytes.
     let queue = wire::tbf(u64::from(u32::MAX) * 256, rate.burst(), rate.queue());
     let request = with(message(trunk, handle(class), TcHandle::UNSPEC), wire::TBF.0, queue);
-    set(netlink, RouteNetlinkMessage::NewQueueDiscipline(request), wire::TBF, trunk).await
+    set(netlink, RouteNetlinkMessage::NewQueueDiscipline(request), wire::TBF, trunk)
 }
 
 /// Remove a class from the trunk, and the HTB with the last one. No port may name the class any more.
 ///
 /// # Errors
 /// The kernel refused.
-pub async fn clear_from(netlink: &Handle, trunk: u32, class: u16) -> Result<(), LimitError> {
+pub fn clear_from(netlink: &Netlink, trunk: u32, class: u16) -> Result<(), LimitError> {
     let request = RouteNetlinkMessage::DelTrafficClass(message(trunk, TcHandle::UNSPEC, handle(class)));
-    unless_absent(ask(netlink, request, NLM_F_ACK, "remove the bandwidth", trunk).await)?;
-    if root(netlink, trunk, wire::HTB.0).await?.is_some() && classes(netlink, trunk).await?.is_empty() {
-        remove_root(netlink, trunk).await?;
+    let was_there = unless_absent(ask(netlink, request, 0, "remove the bandwidth", trunk))?.is_some();
+    // Who had none is spared the list of all the others'.
+    if was_there { clear_empty(netlink, trunk) } else { Ok(()) }
+}
+
+/// Remove the trunk's HTB if it has no class: also what a daemon left that was killed between the last class and this.
+///
+/// # Errors
+/// The kernel refused.
+pub fn clear_empty(netlink: &Netlink, trunk: u32) -> Result<(), LimitError> {
+    if root(netlink, trunk, wire::HTB.0)?.is_some() && classes(netlink, trunk)?.is_empty() {
+        remove_root(netlink, trunk)?;
     }
     Ok(())
 }
@@ -261,9 +258,9 @@ pub async fn clear_from(netlink: &Handle, trunk: u32, class: u16) -> Result<(), 
 ///
 /// # Errors
 /// The kernel refused.
-pub async fn from(netlink: &Handle, trunk: u32, class: u16) -> Result<Option<Rate>, LimitError> {
+pub fn from(netlink: &Netlink, trunk: u32, class: u16) -> Result<Option<Rate>, LimitError> {
     let question = message(trunk, TcHandle::UNSPEC, handle(class));
-    let found = look(netlink, RouteNetlinkMessage::GetTrafficClass(question), trunk).await?;
+    let found = look(netlink, RouteNetlinkMessage::GetTrafficClass(question), trunk)?;
     Ok(found.and_then(|there| class_rate(&there)))
 }
 
@@ -271,15 +268,15 @@ pub async fn from(netlink: &Handle, trunk: u32, class: u16) -> Result<Option<Rat
 ///
 /// # Errors
 /// The kernel refused.
-pub async fn all_from(netlink: &Handle, trunk: u32) -> Result<BTreeMap<u16, Rate>, LimitError> {
-    let found = classes(netlink, trunk).await?;
+pub fn all_from(netlink: &Netlink, trunk: u32) -> Result<BTreeMap<u16, Rate>, LimitError> {
+    let found = classes(netlink, trunk)?;
     Ok(found.iter().filter_map(|there| Some((there.header.handle.minor, class_rate(there)?))).collect())
 }
 
-async fn classes(netlink: &Handle, trunk: u32) -> Result<Vec<TcMessage>, NetlinkError> {
+fn classes(netlink: &Netlink, trunk: u32) -> Result<Vec<TcMessage>, NetlinkError> {
     let question = message(trunk, TcHandle::UNSPEC, TcHandle::UNSPEC);
     let request = RouteNetlinkMessage::GetTrafficClass(question);
-    let answer = ask(netlink, request, NLM_F_DUMP, "read the bandwidth", trunk).await;
+    let answer = ask(netlink, request, NLM_F_DUMP, "read the bandwidth", trunk);
     let mut found = unless_absent(answer)?.unwrap_or_default();
     found.retain(|there| there.header.handle.major == MAJOR && wire::is_kind(there, wire::HTB.0));
     Ok(found)

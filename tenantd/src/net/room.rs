@@ -1,12 +1,12 @@
 //! The patch room: a network namespace that holds the trunk and every port and nothing else - no address, no IPv6, no
 //! forwarding, no process. One mount pins it. The data path's loader works in the network namespace of its thread, so
-//! one thread lives in the room and does what it is sent.
+//! one thread lives in the room and does what it is sent; it also has the room's netlink socket, because a device that is
+//! deleted takes its time in the kernel, which only the tenant in question waits for.
 
 use std::path::Path;
 use std::sync::mpsc;
 use std::thread::JoinHandle;
 
-use rtnetlink::Handle;
 use stackmap::{MacAddr, Vlan};
 use vlan_rs::{
     CounterReader, Counters, Layer, OpenError, OpenOptions, PortConfig, PortError, PortId, PortLook, RateLimit, Room,
@@ -17,6 +17,8 @@ use crate::fault;
 
 use super::link::{self, Link, NetlinkError, VethEnd};
 use super::ns::{NetNs, NsError, is_pinned};
+use super::qdisc::{self, LimitError, Rate};
+use super::rtnl::Netlink;
 
 /// Name of the trunk's end in the patch room when tenantd made the trunk.
 pub const FAR_END: &str = "trunk";
@@ -79,23 +81,47 @@ pub enum PatchError {
         /// Its MTU in bytes.
         mtu: u32,
     },
+    /// A discipline of a port or of the trunk.
+    #[error("bandwidth")]
+    Bandwidth(#[from] LimitError),
     /// The thread of the room has ended.
     #[error("the thread of the patch room has ended")]
     Gone,
 }
 
-type Job = Box<dyn FnOnce(&mut Room) + Send>;
+/// What the thread of the room has.
+pub struct Inside {
+    /// The data path.
+    pub room: Room,
+    /// Netlink in the room.
+    pub netlink: Netlink,
+    /// Number of the trunk's device.
+    pub trunk: u32,
+}
 
-/// The room, its netlink socket and its thread.
+type Job = Box<dyn FnOnce(&mut Inside) + Send>;
+
+/// The room and its thread.
 pub struct PatchRoom {
     /// The namespace.
     pub ns: NetNs,
-    /// Netlink inside it.
-    pub netlink: Handle,
     /// The trunk as the room sees it.
     pub trunk: Trunk,
     jobs: mpsc::Sender<Job>,
     _thread: JoinHandle<()>,
+}
+
+/// What the room has of one VLAN.
+#[derive(Debug, Clone)]
+pub struct PortFacts {
+    /// The port's device.
+    pub link: Option<Link>,
+    /// Its row in the data path.
+    pub row: Option<PortConfig>,
+    /// Bandwidth towards the tenant.
+    pub towards: Option<Rate>,
+    /// Bandwidth from the tenant.
+    pub from: Option<Rate>,
 }
 
 /// The trunk.
@@ -122,7 +148,7 @@ impl PatchRoom {
         let ns = match is_pinned(pin) {
             true => NetNs::open(pin)?,
             false => {
-                let near_here = link::find(&NetNs::current()?.netlink()?, near).await?;
+                let near_here = link::find(&Netlink::open().map_err(NsError::Netlink)?, near)?;
                 if card.is_none() && near_here.is_some() {
                     return Err(PatchError::Inhabited { near: near.into(), pin: pin.display().to_string() });
                 }
@@ -134,12 +160,13 @@ impl PatchRoom {
             }
         };
         let netlink = ns.netlink()?;
-        let here = NetNs::current()?.netlink()?;
+        let here = Netlink::open().map_err(NsError::Netlink)?;
         let trunk = match card {
-            Some(card) => take_card(&here, &netlink, &ns, card).await?,
-            None => make_pair(&here, &netlink, near).await?,
+            Some(card) => take_card(&here, &netlink, &ns, card)?,
+            None => make_pair(&here, &netlink, near)?,
         };
         fault::point("room.trunk");
+        qdisc::clear_empty(&netlink, trunk.room_ifindex)?;
         let mode = if card.is_none() { TrunkMode::Peer } else { TrunkMode::Plain };
         let (jobs, inbox) = mpsc::channel::<Job>();
         let (ready, opened) = tokio::sync::oneshot::channel();
@@ -150,10 +177,11 @@ impl PatchRoom {
             .spawn(move || {
                 // A thread of its own for good: it never leaves the room again.
                 let result = room_ns.run(|| match open_room(&options, &TrunkConfig::new(trunk.room_ifindex, mode)) {
-                    Ok(mut room) => {
+                    Ok(room) => {
                         let _ = ready.send(Ok(()));
+                        let mut inside = Inside { room, netlink, trunk: trunk.room_ifindex };
                         for job in inbox {
-                            job(&mut room);
+                            job(&mut inside);
                         }
                     }
                     Err(error) => {
@@ -166,7 +194,7 @@ impl PatchRoom {
             })
             .map_err(NsError::Thread)?;
         opened.await.map_err(|_| PatchError::Gone)??;
-        Ok(Self { ns, netlink, trunk, jobs, _thread: thread })
+        Ok(Self { ns, trunk, jobs, _thread: thread })
     }
 
     /// Pins the room again when somebody has unmounted it: it would end with this process, and with it every port. True
@@ -182,14 +210,51 @@ impl PatchRoom {
     }
 
     /// Do `work` in the room and wait for its result.
-    async fn work<T: Send + 'static, E: Send + 'static>(
+    ///
+    /// # Errors
+    /// Those of `work`, and [`PatchError::Gone`].
+    pub async fn work<T: Send + 'static, E: Send + 'static>(
         &self,
-        work: impl FnOnce(&mut Room) -> Result<T, E> + Send + 'static,
+        work: impl FnOnce(&mut Inside) -> Result<T, E> + Send + 'static,
     ) -> Result<T, PatchError>
     where
         PatchError: From<E>,
     {
         done(&self.jobs, work).await
+    }
+
+    /// All that the room has of a VLAN.
+    ///
+    /// # Errors
+    /// A table, netlink.
+    pub async fn look(&self, vlan: Vlan) -> Result<PortFacts, PatchError> {
+        let tag = self.tag(vlan)?;
+        self.work(move |inside| {
+            let link = link::find(&inside.netlink, &port_name(vlan))?;
+            let towards = match &link {
+                Some(link) => qdisc::towards(&inside.netlink, link.index)?,
+                None => None,
+            };
+            let from = qdisc::from(&inside.netlink, inside.trunk, vlan.get())?;
+            Ok::<_, PatchError>(PortFacts { link, row: inside.room.port(tag)?, towards, from })
+        })
+        .await
+    }
+
+    /// The device of a VLAN's port.
+    ///
+    /// # Errors
+    /// Netlink.
+    pub async fn device(&self, vlan: Vlan) -> Result<Option<Link>, PatchError> {
+        self.work(move |inside| link::find(&inside.netlink, &port_name(vlan))).await
+    }
+
+    /// Deletes the port's device with its other end; one that is not there is deleted already.
+    ///
+    /// # Errors
+    /// Netlink.
+    pub async fn delete_device(&self, vlan: Vlan) -> Result<(), PatchError> {
+        self.work(move |inside| link::delete(&inside.netlink, &port_name(vlan))).await
     }
 
     /// A way to read the room's tables for who is not its owner.
@@ -203,45 +268,39 @@ impl PatchRoom {
 
     /// Put a port into the data path, or change it in place.
     pub async fn bind(&self, port: PortConfig) -> Result<(), PatchError> {
-        self.work(move |room| room.put_port(&port)).await.map(drop)
+        self.work(move |inside| inside.room.put_port(&port)).await.map(drop)
     }
 
     /// Take the port of a VLAN out of the data path; one that is not there is out already.
     pub async fn unbind(&self, vlan: Vlan) -> Result<(), PatchError> {
         let tag = self.tag(vlan)?;
-        self.work(move |room| room.delete_port(PortId::Tag(tag))).await
-    }
-
-    /// The port of a VLAN as the data path has it.
-    pub async fn bound(&self, vlan: Vlan) -> Result<Option<PortConfig>, PatchError> {
-        let tag = self.tag(vlan)?;
-        self.work(move |room| room.port(tag)).await
+        self.work(move |inside| inside.room.delete_port(PortId::Tag(tag))).await
     }
 
     /// All VLANs with a port in the data path.
     pub async fn vlans(&self) -> Result<Vec<Vlan>, PatchError> {
-        let ports = self.work(|room| room.ports()).await?;
+        let ports = self.work(|inside| inside.room.ports()).await?;
         Ok(ports.into_iter().filter_map(|p| Vlan::new(p.vid.get()).ok()).collect())
     }
 
     /// Counters of a VLAN; none when it has no port.
     pub async fn counters(&self, vlan: Vlan) -> Result<Option<Counters>, PatchError> {
         let tag = self.tag(vlan)?;
-        self.work(move |room| room.counters_of(tag)).await
+        self.work(move |inside| inside.room.counters_of(tag)).await
     }
 }
 
 /// Sends work to the thread of the room and waits for its result.
 async fn done<T: Send + 'static, E: Send + 'static>(
     jobs: &mpsc::Sender<Job>,
-    work: impl FnOnce(&mut Room) -> Result<T, E> + Send + 'static,
+    work: impl FnOnce(&mut Inside) -> Result<T, E> + Send + 'static,
 ) -> Result<T, PatchError>
 where
     PatchError: From<E>,
 {
     let (reply, answer) = tokio::sync::oneshot::channel();
-    let job = Box::new(move |room: &mut Room| {
-        let _ = reply.send(work(room));
+    let job = Box::new(move |inside: &mut Inside| {
+        let _ = reply.send(work(inside));
     });
     jobs.send(job).map_err(|_| PatchError::Gone)?;
     Ok(answer.await.map_err(|_| PatchError::Gone)??)
@@ -264,7 +323,7 @@ impl RoomReader {
     /// # Errors
     /// [`PatchError`].
     pub async fn ports(&self) -> Result<Vec<PortConfig>, PatchError> {
-        done(&self.jobs, |room| room.ports()).await
+        done(&self.jobs, |inside| inside.room.ports()).await
     }
 
     /// The port of a VLAN as frames meet it, row by row; `device` is the port's index, where there is one.
@@ -273,7 +332,7 @@ impl RoomReader {
     /// [`PatchError`].
     pub async fn look(&self, vlan: Vlan, device: Option<u32>) -> Result<PortLook, PatchError> {
         let tag = tag_on(self.trunk, vlan)?;
-        done(&self.jobs, move |room| room.look(tag, device)).await
+        done(&self.jobs, move |inside| inside.room.look(tag, device)).await
     }
 
     /// A reader of all counters, which needs the room's thread no more, and how full the tables are.
@@ -281,7 +340,7 @@ impl RoomReader {
     /// # Errors
     /// [`PatchError`].
     pub async fn counter_reader(&self) -> Result<(CounterReader, Usage), PatchError> {
-        done(&self.jobs, |room| Ok::<_, TableError>((room.counter_reader()?, room.usage()))).await
+        done(&self.jobs, |inside| Ok::<_, TableError>((inside.room.counter_reader()?, inside.room.usage()))).await
     }
 
     /// The port that frames with the tag of a VLAN go to.
@@ -290,7 +349,7 @@ impl RoomReader {
     /// [`PatchError`].
     pub async fn bound(&self, vlan: Vlan) -> Result<Option<PortConfig>, PatchError> {
         let tag = tag_on(self.trunk, vlan)?;
-        done(&self.jobs, move |room| room.port(tag)).await
+        done(&self.jobs, move |inside| inside.room.port(tag)).await
     }
 }
 
@@ -300,21 +359,21 @@ fn open_room(options: &OpenOptions, trunk: &TrunkConfig) -> Result<Room, PatchEr
     Ok(room)
 }
 
-async fn make_pair(here: &Handle, room: &Handle, near: &str) -> Result<Trunk, PatchError> {
-    if link::find(room, FAR_END).await?.is_none() {
+fn make_pair(here: &Netlink, room: &Netlink, near: &str) -> Result<Trunk, PatchError> {
+    if link::find(room, FAR_END)?.is_none() {
         // Made from inside the room with the near end in place: no device is ever moved.
         let ns = NetNs::current()?;
         let far = VethEnd { name: FAR_END, mac: None, mtu: TRUNK_MTU };
         let near_end = VethEnd { name: near, mac: None, mtu: TRUNK_MTU };
-        link::add_veth(room, far, near_end, std::os::fd::AsFd::as_fd(&ns)).await?;
+        link::add_veth(room, far, near_end, std::os::fd::AsFd::as_fd(&ns))?;
     }
     let missing = |device: &str| PatchError::NoTrunk { device: device.into() };
-    let far = link::find(room, FAR_END).await?.ok_or_else(|| missing(FAR_END))?;
-    let near_link = link::find(here, near).await?.ok_or_else(|| missing(near))?;
+    let far = link::find(room, FAR_END)?.ok_or_else(|| missing(FAR_END))?;
+    let near_link = link::find(here, near)?.ok_or_else(|| missing(near))?;
     for (netlink, link) in [(room, &far), (here, &near_link)] {
         if !link.up {
-            link::without_link_local(netlink, link.index).await.or_else(ignore_missing_ipv6)?;
-            link::set_up(netlink, link.index).await?;
+            link::without_link_local(netlink, link.index).or_else(ignore_missing_ipv6)?;
+            link::set_up(netlink, link.index)?;
         }
     }
     Ok(Trunk { room_ifindex: far.index, near_ifindex: Some(near_link.index), mtu: far.mtu })
@@ -333,16 +392,16 @@ fn ignore_missing_ipv6(error: NetlinkError) -> Result<(), NetlinkError> {
 ///
 /// # Errors
 /// [`PatchError`] when the card is missing, down or too narrow.
-pub async fn check_card(pin: &Path, card: &str) -> Result<(), PatchError> {
+pub fn check_card(pin: &Path, card: &str) -> Result<(), PatchError> {
     if is_pinned(pin) {
         return Ok(());
     }
-    usable_card(&NetNs::current()?.netlink()?, card).await.map(drop)
+    usable_card(&Netlink::open().map_err(NsError::Netlink)?, card).map(drop)
 }
 
-async fn usable_card(here: &Handle, card: &str) -> Result<Link, PatchError> {
+fn usable_card(here: &Netlink, card: &str) -> Result<Link, PatchError> {
     let device = || card.to_owned();
-    let found = link::find(here, card).await?.ok_or_else(|| PatchError::NoTrunk { device: device() })?;
+    let found = link::find(here, card)?.ok_or_else(|| PatchError::NoTrunk { device: device() })?;
     if !found.up {
         return Err(PatchError::TrunkDown { device: device() });
     }
@@ -352,14 +411,14 @@ async fn usable_card(here: &Handle, card: &str) -> Result<Link, PatchError> {
     Ok(found)
 }
 
-async fn take_card(here: &Handle, room: &Handle, ns: &NetNs, card: &str) -> Result<Trunk, PatchError> {
-    if link::find(room, card).await?.is_none() {
-        let found = usable_card(here, card).await?;
-        link::give_away(here, found.index, std::os::fd::AsFd::as_fd(ns)).await?;
+fn take_card(here: &Netlink, room: &Netlink, ns: &NetNs, card: &str) -> Result<Trunk, PatchError> {
+    if link::find(room, card)?.is_none() {
+        let found = usable_card(here, card)?;
+        link::give_away(here, found.index, std::os::fd::AsFd::as_fd(ns))?;
     }
-    let moved = link::find(room, card).await?.ok_or_else(|| PatchError::NoTrunk { device: card.into() })?;
+    let moved = link::find(room, card)?.ok_or_else(|| PatchError::NoTrunk { device: card.into() })?;
     if !moved.up {
-        link::set_up(room, moved.index).await?;
+        link::set_up(room, moved.index)?;
     }
     Ok(Trunk { room_ifindex: moved.index, near_ifindex: None, mtu: moved.mtu })
 }

@@ -8,19 +8,22 @@
 //! neighbour table, which is one for all namespaces, out of the tenants' reach.
 
 use std::collections::BTreeSet;
+use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use futures::TryStreamExt;
 use ipnet::IpNet;
 use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessage};
-use netlink_packet_route::neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourState};
+use netlink_packet_route::neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState};
 use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteProtocol, RouteVia};
-use rtnetlink::{Handle, RouteMessageBuilder};
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+use rtnetlink::RouteMessageBuilder;
+use rtnetlink::packet_core::{NLM_F_CREATE, NLM_F_REPLACE};
 use stackmap::MacAddr;
 
 use crate::fault;
 
 use super::link::{self, NetlinkError, failed};
+use super::rtnl::Netlink;
 
 /// Next hop of everything in a layer-3 stack; its Ethernet address is the gateway's.
 pub const GATEWAY: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1);
@@ -100,45 +103,54 @@ impl StackActual {
 }
 
 /// Read the stack behind `netlink`; `None` when the device is not there.
-pub async fn read(netlink: &Handle, device: &str) -> Result<Option<StackActual>, NetlinkError> {
-    let Some(link) = link::find(netlink, device).await? else { return Ok(None) };
-    let addresses = addresses(netlink, link.index).await?;
+pub fn read(netlink: &Netlink, device: &str) -> Result<Option<StackActual>, NetlinkError> {
+    let Some(link) = link::find(netlink, device)? else { return Ok(None) };
+    let addresses = addresses(netlink, link.index)?;
     let mut routes = BTreeSet::new();
-    for family in [RouteMessageBuilder::<Ipv4Addr>::new().build(), RouteMessageBuilder::<Ipv6Addr>::new().build()] {
-        let mut answers = netlink.route().get(family).execute();
-        while let Some(message) = answers.try_next().await.map_err(failed("list", "routes"))? {
-            routes.extend(parse_route(&message, link.index));
-        }
+    for family in [AddressFamily::Inet, AddressFamily::Inet6] {
+        let mut ours = RouteMessage::default();
+        (ours.header.address_family, ours.header.protocol) = (family, ROUTE_PROTOCOL.into());
+        let found = netlink.list(RouteNetlinkMessage::GetRoute(ours)).map_err(failed("list", "routes"))?;
+        routes.extend(found.iter().filter_map(|answer| match answer {
+            RouteNetlinkMessage::NewRoute(message) => parse_route(message, link.index),
+            _ => None,
+        }));
     }
-    let mut gateway_mac = None;
-    let mut answers =
-        netlink.neighbours().get().set_address_family(netlink_packet_route::AddressFamily::Inet6).execute();
-    while let Some(message) = answers.try_next().await.map_err(failed("list", "neighbours"))? {
-        let ours = message.header.ifindex == link.index
-            && message.header.state == NeighbourState::Permanent
-            && message
-                .attributes
-                .iter()
-                .any(|a| matches!(a, NeighbourAttribute::Destination(NeighbourAddress::Inet6(to)) if *to == GATEWAY));
-        if ours {
-            gateway_mac = message.attributes.iter().find_map(|a| match a {
+    let gateway_mac = gateway_mac(netlink, link.index)?;
+    Ok(Some(StackActual { link, addresses, routes, gateway_mac }))
+}
+
+fn addresses(netlink: &Netlink, index: u32) -> Result<BTreeSet<StackAddress>, NetlinkError> {
+    let mut question = AddressMessage::default();
+    question.header.index = index;
+    let found = netlink.list(RouteNetlinkMessage::GetAddress(question)).map_err(failed("list", "addresses"))?;
+    let addresses = found.iter().filter_map(|answer| match answer {
+        RouteNetlinkMessage::NewAddress(message) if message.header.index == index => parse_address(message),
+        _ => None,
+    });
+    Ok(addresses.collect())
+}
+
+/// Asked for alone: the kernel has one table of neighbours for all namespaces, and a list is a walk through all of it.
+fn gateway_mac(netlink: &Netlink, index: u32) -> Result<Option<MacAddr>, NetlinkError> {
+    let mut question = NeighbourMessage::default();
+    (question.header.family, question.header.ifindex) = (AddressFamily::Inet6, index);
+    question.attributes.push(NeighbourAttribute::Destination(NeighbourAddress::Inet6(GATEWAY)));
+    let found = match netlink.ask(RouteNetlinkMessage::GetNeighbour(question), 0) {
+        Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::EAFNOSUPPORT)) => return Ok(None),
+        other => other.map_err(failed("look up neighbour", GATEWAY.to_string()))?,
+    };
+    Ok(found.iter().find_map(|answer| match answer {
+        RouteNetlinkMessage::NewNeighbour(there) if there.header.state == NeighbourState::Permanent => {
+            there.attributes.iter().find_map(|a| match a {
                 NeighbourAttribute::LinkLayerAddress(mac) => {
                     <[u8; 6]>::try_from(&mac[..]).ok().and_then(|m| MacAddr::new(m).ok())
                 }
                 _ => None,
-            });
+            })
         }
-    }
-    Ok(Some(StackActual { link, addresses, routes, gateway_mac }))
-}
-
-async fn addresses(netlink: &Handle, index: u32) -> Result<BTreeSet<StackAddress>, NetlinkError> {
-    let mut found = BTreeSet::new();
-    let mut answers = netlink.address().get().set_link_index_filter(index).execute();
-    while let Some(message) = answers.try_next().await.map_err(failed("list", "addresses"))? {
-        found.extend(parse_address(&message));
-    }
-    Ok(found)
+        _ => None,
+    }))
 }
 
 fn parse_address(message: &AddressMessage) -> Option<StackAddress> {
@@ -169,7 +181,7 @@ fn parse_route(message: &RouteMessage, index: u32) -> Option<StackRoute> {
     if message.header.protocol != RouteProtocol::from(ROUTE_PROTOCOL) {
         return None;
     }
-    let v4 = message.header.address_family == netlink_packet_route::AddressFamily::Inet;
+    let v4 = message.header.address_family == AddressFamily::Inet;
     let (mut to, mut via, mut oif, mut source) = (None, Via::Link, None, None);
     for attribute in &message.attributes {
         match attribute {
@@ -192,47 +204,43 @@ fn parse_route(message: &RouteMessage, index: u32) -> Option<StackRoute> {
 
 /// Bring the stack from `actual` to `plan`: device up, then addresses and routes, removals first. An address that
 /// only changes its kind is replaced in place.
-pub async fn apply(netlink: &Handle, actual: &StackActual, plan: &StackPlan) -> Result<(), NetlinkError> {
+pub fn apply(netlink: &Netlink, actual: &StackActual, plan: &StackPlan) -> Result<(), NetlinkError> {
     let index = actual.link.index;
     for gone in actual.routes.difference(&plan.routes) {
         let stays = plan.routes.iter().any(|r| r.to == gone.to);
         if !stays {
-            let message = route_message(index, gone);
-            absent_is_fine(netlink.route().del(message).execute().await)
+            absent_is_fine(netlink.ask(RouteNetlinkMessage::DelRoute(route_message(index, gone)), 0))
                 .map_err(failed("delete route", gone.to.to_string()))?;
         }
     }
     for gone in actual.addresses.difference(&plan.addresses) {
-        let message = address_message(index, gone);
-        absent_is_fine(netlink.address().del(message).execute().await)
+        absent_is_fine(netlink.ask(RouteNetlinkMessage::DelAddress(address_message(index, gone)), 0))
             .map_err(failed("delete address", gone.address.to_string()))?;
     }
     fault::point("stack.cleared");
     if actual.link.mtu != plan.mtu {
-        link::set_mtu(netlink, index, plan.mtu).await?;
+        link::set_mtu(netlink, index, plan.mtu)?;
     }
     for new in plan.addresses.difference(&actual.addresses) {
-        add_address(netlink, index, new).await?;
+        add_address(netlink, index, new)?;
     }
     fault::point("stack.addressed");
     if !actual.link.up {
         // Where nobody is asked nothing needs a link-local address, its duplicate detection or its group reports.
         if !plan.link_local {
-            link::without_link_local(netlink, index).await?;
+            link::without_link_local(netlink, index)?;
         }
-        link::set_up(netlink, index).await?;
+        link::set_up(netlink, index)?;
     }
     if let Some(mac) = plan.gateway_mac
         && actual.gateway_mac != Some(mac)
     {
-        netlink
-            .neighbours()
-            .add(index, IpAddr::V6(GATEWAY))
-            .link_layer_address(&mac.octets())
-            .state(NeighbourState::Permanent)
-            .replace()
-            .execute()
-            .await
+        let mut message = NeighbourMessage::default();
+        (message.header.family, message.header.ifindex) = (AddressFamily::Inet6, index);
+        message.header.state = NeighbourState::Permanent;
+        message.attributes.push(NeighbourAttribute::Destination(NeighbourAddress::Inet6(GATEWAY)));
+        message.attributes.push(NeighbourAttribute::LinkLayerAddress(mac.octets().to_vec()));
+        put(netlink, RouteNetlinkMessage::NewNeighbour(message))
             .map_err(failed("set neighbour", GATEWAY.to_string()))?;
     }
     fault::point("stack.neighbour");
@@ -242,13 +250,18 @@ pub async fn apply(netlink: &Handle, actual: &StackActual, plan: &StackPlan) -> 
     let mut new: Vec<_> = plan.routes.difference(&kept).collect();
     new.sort_by_key(|r| matches!(r.via, Via::Router(_)));
     for route in new {
-        let message = route_message(index, route);
-        netlink.route().add(message).replace().execute().await.map_err(failed("add route", route.to.to_string()))?;
+        put(netlink, RouteNetlinkMessage::NewRoute(route_message(index, route)))
+            .map_err(failed("add route", route.to.to_string()))?;
     }
     Ok(())
 }
 
-async fn add_address(netlink: &Handle, index: u32, wanted: &StackAddress) -> Result<(), NetlinkError> {
+/// Made, or replaced where it is there.
+fn put(netlink: &Netlink, message: RouteNetlinkMessage) -> io::Result<()> {
+    netlink.ask(message, NLM_F_CREATE | NLM_F_REPLACE).map(drop)
+}
+
+fn add_address(netlink: &Netlink, index: u32, wanted: &StackAddress) -> Result<(), NetlinkError> {
     let mut message = address_message(index, wanted);
     // We own the addresses: duplicate detection would only make a tenant wait (docs/decisions/0001).
     let mut flags = AddressFlags::Nodad;
@@ -256,9 +269,7 @@ async fn add_address(netlink: &Handle, index: u32, wanted: &StackAddress) -> Res
         flags |= AddressFlags::Noprefixroute;
     }
     message.attributes.push(AddressAttribute::Flags(flags));
-    let mut request = netlink.address().add(index, wanted.address.addr(), wanted.address.prefix_len()).replace();
-    *request.message_mut() = message;
-    request.execute().await.map_err(failed("add address", wanted.address.to_string()))
+    put(netlink, RouteNetlinkMessage::NewAddress(message)).map_err(failed("add address", wanted.address.to_string()))
 }
 
 fn address_message(index: u32, wanted: &StackAddress) -> AddressMessage {
@@ -266,8 +277,8 @@ fn address_message(index: u32, wanted: &StackAddress) -> AddressMessage {
     message.header.index = index;
     message.header.prefix_len = wanted.address.prefix_len();
     message.header.family = match wanted.address {
-        IpNet::V4(_) => netlink_packet_route::AddressFamily::Inet,
-        IpNet::V6(_) => netlink_packet_route::AddressFamily::Inet6,
+        IpNet::V4(_) => AddressFamily::Inet,
+        IpNet::V6(_) => AddressFamily::Inet6,
     };
     message.attributes.push(AddressAttribute::Local(wanted.address.addr()));
     message.attributes.push(AddressAttribute::Address(wanted.address.addr()));
@@ -315,15 +326,10 @@ fn route_message(index: u32, route: &StackRoute) -> RouteMessage {
     message
 }
 
-fn absent_is_fine(result: Result<(), rtnetlink::Error>) -> Result<(), rtnetlink::Error> {
+fn absent_is_fine<T>(result: io::Result<T>) -> io::Result<()> {
+    const ABSENT: [i32; 4] = [libc::ESRCH, libc::EADDRNOTAVAIL, libc::ENOENT, libc::ENODEV];
     match result {
-        Err(rtnetlink::Error::NetlinkError(e))
-            if e.code.is_some_and(|c| {
-                [libc::ESRCH, libc::EADDRNOTAVAIL, libc::ENOENT, libc::ENODEV].contains(&-c.get())
-            }) =>
-        {
-            Ok(())
-        }
-        other => other,
+        Err(error) if error.raw_os_error().is_some_and(|errno| ABSENT.contains(&errno)) => Ok(()),
+        other => other.map(drop),
     }
 }

@@ -129,7 +129,7 @@ impl<K: Kernel> Owner<K> {
             self.kernel.check_limits(&declared.limits)?;
         }
         if tenant.filter != declared.filter {
-            self.kernel.check_filter(name, &declared.filter)?;
+            self.kernel.check_filter(name, &declared.filter).await?;
         }
         self.complete(&mut tenant, declared, how).await?;
         let started = Instant::now();

@@ -160,7 +160,7 @@ impl<K: Kernel> Owner<K> {
             self.kernel.check_limits(&limits)?;
         }
         if let Change::Filter(filter) = &change {
-            self.kernel.check_filter(name, filter)?;
+            self.kernel.check_filter(name, filter).await?;
         }
         self.change(name, |tenant| change.make(tenant)).await
     }

@@ -77,6 +77,8 @@ impl<K: Kernel> Owner<K> {
             half_done: self.failures.keys().map(|n| n.to_string()).collect(),
             store: store_status(&self.store.health()),
             orphans: self.orphans.words(),
+            waiting: self.turns.len(),
+            ready_stacks: self.kernel.stacks_ready(),
         }
     }
 

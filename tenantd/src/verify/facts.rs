@@ -3,7 +3,6 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::PathBuf;
 
-use rtnetlink::Handle;
 use stackmap::{GidRange, MacAddr, StackIndex, TenantName, Vlan};
 use vlan_rs::PortConfig;
 
@@ -63,10 +62,6 @@ pub struct SeatedInit {
 pub struct Gathered {
     /// Every tenant there is, by name.
     pub expected: Vec<Expected>,
-    /// Netlink in each stack, in the same order.
-    pub stacks: Vec<Option<Handle>>,
-    /// Netlink in the patch room.
-    pub room_netlink: Handle,
     /// The patch room's tables.
     pub room: RoomReader,
     /// Where the patch room is pinned.

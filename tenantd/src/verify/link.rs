@@ -1,22 +1,24 @@
 //! Devices with their other ends, and the numbers by which one network namespace knows another.
 
+use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
-use futures::StreamExt;
-use futures::TryStreamExt;
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkInfo, LinkMessage};
 use netlink_packet_route::nsid::{NsidAttribute, NsidMessage};
-use rtnetlink::packet_core::{NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
-use rtnetlink::{Error, Handle};
 use stackmap::MacAddr;
 
 use super::facts::Device;
+use crate::net::rtnl::Netlink;
 
 /// All devices.
-pub(super) async fn devices(netlink: &Handle) -> Result<Vec<Device>, Error> {
-    let messages: Vec<LinkMessage> = netlink.link().get().execute().try_collect().await?;
-    Ok(messages.iter().map(device).collect())
+pub(super) fn devices(netlink: &Netlink) -> io::Result<Vec<Device>> {
+    let answers = netlink.list(RouteNetlinkMessage::GetLink(LinkMessage::default()))?;
+    let devices = answers.iter().filter_map(|answer| match answer {
+        RouteNetlinkMessage::NewLink(message) => Some(device(message)),
+        _ => None,
+    });
+    Ok(devices.collect())
 }
 
 fn device(message: &LinkMessage) -> Device {
@@ -41,26 +43,18 @@ fn device(message: &LinkMessage) -> Device {
 }
 
 /// The number by which the namespace behind `netlink` knows another one; none: it never met it.
-pub(super) async fn number_of(netlink: &Handle, other: BorrowedFd<'_>) -> Result<Option<i32>, Error> {
+pub(super) fn number_of(netlink: &Netlink, other: BorrowedFd<'_>) -> io::Result<Option<i32>> {
     let mut question = NsidMessage::default();
     // The kernel reads a descriptor of the process that sends, which is us.
     question.attributes.push(NsidAttribute::Fd(other.as_raw_fd().unsigned_abs()));
-    let mut message = NetlinkMessage::from(RouteNetlinkMessage::GetNsId(question));
-    message.header.flags = NLM_F_REQUEST;
-    let mut answers = netlink.clone().request(message)?;
-    while let Some(answer) = answers.next().await {
-        match answer.payload {
-            NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewNsId(answer)) => {
-                let number = answer.attributes.iter().find_map(|attribute| match attribute {
-                    NsidAttribute::Id(number) => Some(*number),
-                    _ => None,
-                });
-                // NETNSA_NSID_NOT_ASSIGNED
-                return Ok(number.filter(|number| *number >= 0));
-            }
-            NetlinkPayload::Error(error) => return Err(Error::NetlinkError(error)),
-            _ => {}
-        }
-    }
-    Err(Error::RequestFailed)
+    let answers = netlink.ask(RouteNetlinkMessage::GetNsId(question), 0)?;
+    let number = answers.iter().find_map(|answer| match answer {
+        RouteNetlinkMessage::NewNsId(answer) => answer.attributes.iter().find_map(|attribute| match attribute {
+            NsidAttribute::Id(number) => Some(*number),
+            _ => None,
+        }),
+        _ => None,
+    });
+    // NETNSA_NSID_NOT_ASSIGNED
+    Ok(number.filter(|number| *number >= 0))
 }

@@ -8,13 +8,13 @@ use std::os::fd::AsFd;
 use std::path::Path;
 use std::time::{Instant, SystemTime};
 
-use rtnetlink::Handle;
-
-use super::facts::{Expected, Facts, Gathered, Place, Stack};
+use super::facts::{Device, Expected, Facts, Gathered, Place, Stack};
 use super::process::Known;
 use super::{Verification, compare, link, namespace, process};
 use crate::access::AccessClient;
+use crate::net::ns::{NsError, enter};
 use crate::net::room::PatchError;
+use crate::net::rtnl::Netlink;
 
 /// The kernel could not be asked; nothing is known then.
 #[derive(Debug, thiserror::Error)]
@@ -35,8 +35,11 @@ pub enum LookError {
         whose: String,
         /// Cause.
         #[source]
-        source: rtnetlink::Error,
+        source: io::Error,
     },
+    /// Entering a namespace.
+    #[error("cannot look into a network namespace")]
+    Enter(#[from] NsError),
     /// The patch room's tables.
     #[error("cannot read the tables of the patch room")]
     Room(#[from] PatchError),
@@ -52,39 +55,14 @@ pub enum LookError {
 pub async fn look(gathered: Gathered) -> Result<Verification, LookError> {
     let started = Instant::now();
     let mut facts = Facts::new(std::process::id().cast_signed(), gathered.trunk);
-    let mut spaces = Spaces::open(&gathered)?;
-    let room = &gathered.room_netlink;
-    facts.room = devices("the patch room", room).await?;
-    let mut to_stack = HashMap::new();
-    for (number, space) in &spaces.stacks {
-        if let Some(known_as) = id(room, space).await? {
-            to_stack.insert(known_as, Place::Stack(*number));
-        }
-    }
-    if let Some(known_as) = id(room, &spaces.host).await? {
-        to_stack.insert(known_as, Place::Host);
-    }
-    for device in &mut facts.room {
-        device.leads = device.peer_ns.map(|number| to_stack.get(&number).copied().unwrap_or(Place::Elsewhere));
-    }
-    facts.stacks = spaces.facts()?;
-    for (number, stack) in &mut facts.stacks {
-        let (Some(Some(netlink)), Some(expected)) = (gathered.stacks.get(*number), gathered.expected.get(*number))
-        else {
-            continue;
-        };
-        // Our netlink socket was made in the stack that the daemon knows; the fact is what init has now.
-        if expected.init.is_none_or(|init| init.inode != stack.inode) {
-            continue;
-        }
-        stack.devices = devices(expected.name.as_str(), netlink).await?;
-        let to_room = id(netlink, &spaces.room).await?;
-        for device in &mut stack.devices {
-            let Some(number) = device.peer_ns else { continue };
-            device.leads =
-                Some(if to_room == Some(number) { Place::Room } else { spaces.find(netlink, number).await? });
-        }
-    }
+    let spaces = Spaces::open(&gathered)?;
+    let visits = tokio::task::spawn_blocking(move || {
+        // On a thread that ends afterwards: it goes from stack to stack.
+        let visits = std::thread::scope(|scope| scope.spawn(|| spaces.visit(&gathered)).join());
+        (visits.unwrap_or_else(|_| Err(LookError::Processes(io::ErrorKind::Other.into()))), spaces, gathered)
+    });
+    let (visits, spaces, gathered) = visits.await.map_err(io::Error::other).map_err(LookError::Processes)?;
+    (facts.room, facts.stacks) = visits?;
     facts.ports = gathered.room.ports().await?;
     for vlan in gathered.expected.iter().filter_map(|tenant| tenant.vlan) {
         facts.tags.insert(vlan, gathered.room.bound(vlan).await?);
@@ -108,14 +86,19 @@ async fn stated(gathered: &Gathered) -> Result<Vec<crate::access::StatedRow>, St
     client.stated().await.map_err(|error| crate::owner::chain(&error))
 }
 
-async fn devices(whose: &str, netlink: &Handle) -> Result<Vec<super::facts::Device>, LookError> {
-    let failed = |source| LookError::Devices { whose: whose.to_owned(), source };
-    link::devices(netlink).await.map_err(failed)
+fn devices(whose: &str, netlink: &Netlink) -> Result<Vec<Device>, LookError> {
+    link::devices(netlink).map_err(|source| LookError::Devices { whose: whose.to_owned(), source })
 }
 
-async fn id(netlink: &Handle, space: &File) -> Result<Option<i32>, LookError> {
+fn id(netlink: &Netlink, space: &File) -> Result<Option<i32>, LookError> {
     let failed = |source| LookError::Devices { whose: "another namespace".into(), source };
-    link::number_of(netlink, space.as_fd()).await.map_err(failed)
+    link::number_of(netlink, space.as_fd()).map_err(failed)
+}
+
+/// Moves the calling thread there.
+fn netlink_in(space: &File) -> Result<Netlink, LookError> {
+    enter(space.as_fd())?;
+    Ok(Netlink::open().map_err(NsError::Netlink)?)
 }
 
 /// The namespaces of this look, held open.
@@ -153,28 +136,55 @@ impl Spaces {
         Ok(spaces)
     }
 
-    /// Inode and cookie of every stack.
-    fn facts(&mut self) -> Result<HashMap<usize, Stack>, LookError> {
-        let failed = |source| LookError::Namespace { whose: "the tenants".into(), source };
-        let files: Vec<File> =
-            self.stacks.iter().map(|(_, file)| file.try_clone()).collect::<Result<_, _>>().map_err(failed)?;
-        let cookies = namespace::cookies(&files).map_err(failed)?;
-        let mut found = HashMap::new();
-        for ((number, file), cookie) in self.stacks.iter().zip(cookies) {
-            let inode = namespace::inode(file.as_fd()).map_err(failed)?;
-            found.insert(*number, Stack { inode, cookie, devices: Vec::new() });
+    /// Devices of the patch room, and of every stack its inode, cookie and devices. For a thread that has nothing else to
+    /// do; a socket is open only as long as its stack is looked at.
+    fn visit(&self, gathered: &Gathered) -> Result<(Vec<Device>, HashMap<usize, Stack>), LookError> {
+        let room = netlink_in(&self.room)?;
+        let mut in_room = devices("the patch room", &room)?;
+        let mut to_stack = HashMap::new();
+        for (number, space) in &self.stacks {
+            if let Some(known_as) = id(&room, space)? {
+                to_stack.insert(known_as, Place::Stack(*number));
+            }
         }
-        Ok(found)
+        if let Some(known_as) = id(&room, &self.host)? {
+            to_stack.insert(known_as, Place::Host);
+        }
+        for device in &mut in_room {
+            device.leads = device.peer_ns.map(|number| to_stack.get(&number).copied().unwrap_or(Place::Elsewhere));
+        }
+        let mut stacks = HashMap::new();
+        for (number, space) in &self.stacks {
+            let Some(expected) = gathered.expected.get(*number) else { continue };
+            let whose = expected.name.as_str();
+            let failed = |source| LookError::Namespace { whose: whose.to_owned(), source };
+            let netlink = netlink_in(space)?;
+            let inode = namespace::inode(space.as_fd()).map_err(failed)?;
+            let cookie = namespace::own_cookie().map_err(failed)?;
+            let mut stack = Stack { inode, cookie, devices: Vec::new() };
+            // One in another stack than the daemon knows has none of the devices that are looked for.
+            if expected.init.is_some_and(|init| init.inode == inode) {
+                stack.devices = devices(whose, &netlink)?;
+                let to_room = id(&netlink, &self.room)?;
+                for device in &mut stack.devices {
+                    let Some(number) = device.peer_ns else { continue };
+                    let in_room = to_room == Some(number);
+                    device.leads = Some(if in_room { Place::Room } else { self.find(&netlink, number)? });
+                }
+            }
+            stacks.insert(*number, stack);
+        }
+        Ok((in_room, stacks))
     }
 
     /// Where the namespace is that a stack knows by a number; asked only about devices that lead elsewhere than into
     /// the patch room.
-    async fn find(&self, netlink: &Handle, number: i32) -> Result<Place, LookError> {
-        if id(netlink, &self.host).await? == Some(number) {
+    fn find(&self, netlink: &Netlink, number: i32) -> Result<Place, LookError> {
+        if id(netlink, &self.host)? == Some(number) {
             return Ok(Place::Host);
         }
         for (tenant, space) in &self.stacks {
-            if id(netlink, space).await? == Some(number) {
+            if id(netlink, space)? == Some(number) {
                 return Ok(Place::Stack(*tenant));
             }
         }

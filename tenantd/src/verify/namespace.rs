@@ -84,13 +84,18 @@ pub(super) fn cookie_of(socket: BorrowedFd<'_>) -> io::Result<u64> {
     option(socket, libc::SO_NETNS_COOKIE)
 }
 
+/// The cookie of the calling thread's network namespace.
+pub(super) fn own_cookie() -> io::Result<u64> {
+    cookie_of(std::os::unix::net::UnixDatagram::unbound()?.as_fd())
+}
+
 /// Cookies of network namespaces, by a socket made in each. On a thread of its own, which ends in one of them.
 pub(super) fn cookies(namespaces: &[File]) -> io::Result<Vec<u64>> {
     std::thread::scope(|scope| {
         let thread = std::thread::Builder::new().name("verify".into()).spawn_scoped(scope, || {
             let cookie = |namespace: &File| {
                 setns(namespace, CloneFlags::CLONE_NEWNET)?;
-                cookie_of(std::os::unix::net::UnixDatagram::unbound()?.as_fd())
+                own_cookie()
             };
             namespaces.iter().map(cookie).collect()
         })?;

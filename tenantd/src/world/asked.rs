@@ -20,7 +20,6 @@ use crate::limits::Limits;
 use crate::metrics::{Readers, Seated};
 use crate::model::{Counters, Filter, ServiceRequest, ShareRequest, Tenant, TenantRequest};
 use crate::net::link::{self, NetlinkError};
-use crate::net::room::port_name;
 use crate::plan::{Action, Actual};
 use crate::refusals::TenantRefusals;
 use crate::store::Desired;
@@ -35,7 +34,7 @@ const LIST_DEADLINE: Duration = Duration::from_secs(2);
 impl Steps for World {
     async fn port_vlans(&self) -> Result<BTreeSet<Vlan>, StepError> {
         let mut found: BTreeSet<_> = self.room.vlans().await?.into_iter().collect();
-        let links = link::list(&self.room.netlink).await?;
+        let links = self.room.work(|inside| link::list(&inside.netlink)).await?;
         let number = |name: &str| name.strip_prefix('p')?.parse().ok().and_then(|n| Vlan::new(n).ok());
         found.extend(links.iter().filter_map(|(name, _)| number(name)));
         Ok(found)
@@ -44,7 +43,11 @@ impl Steps for World {
     async fn sweep(&mut self, vlan: Vlan) -> Result<(), StepError> {
         self.room.unbind(vlan).await?;
         self.free_class(vlan).await?;
-        Ok(link::delete(&self.room.netlink, &port_name(vlan)).await?)
+        Ok(self.room.delete_device(vlan).await?)
+    }
+
+    fn expect_many(&mut self, many: bool) {
+        self.among_many = many;
     }
 
     async fn actual(&mut self, desired: &Desired) -> Result<Actual, StepError> {
@@ -127,7 +130,7 @@ impl Rules for World {
     }
 
     async fn card_is_here(&self, name: &str) -> Result<bool, NetlinkError> {
-        Ok(link::find(&self.here, name).await?.is_some())
+        Ok(link::find(&self.here, name)?.is_some())
     }
 
     async fn check_house(&self, request: &TenantRequest) -> Result<(), Invalid> {
@@ -138,8 +141,8 @@ impl Rules for World {
         self.check_limits(limits)
     }
 
-    fn check_filter(&self, name: &TenantName, filter: &Filter) -> Result<(), Invalid> {
-        self.check_filter(name, filter)
+    async fn check_filter(&self, name: &TenantName, filter: &Filter) -> Result<(), Invalid> {
+        self.check_filter(name, filter).await
     }
 
     async fn check_share(&self, request: &ShareRequest) -> Result<PathBuf, Invalid> {
@@ -192,8 +195,9 @@ impl Views for World {
     }
 
     async fn mtu(&self, tenant: &Tenant) -> Option<u32> {
-        let seat = self.seats.get(&tenant.name)?;
-        Some(link::find(&seat.netlink, &tenant.device).await.ok()??.mtu)
+        let device = tenant.device.clone();
+        let found = self.in_stack(tenant, move |netlink| Ok(link::find(netlink, &device)?)).await;
+        Some(found.ok()??.mtu)
     }
 
     fn usage(&self, name: &TenantName) -> Usage {
@@ -210,6 +214,10 @@ impl Views for World {
 
     fn ids_of_cookie(&self, cookie: u64) -> Option<u32> {
         self.guard.row(cookie).map(|row| row.gids_start)
+    }
+
+    fn stacks_ready(&self) -> usize {
+        self.pool.ready()
     }
 
     fn gather(&self, tenants: &[Listed<'_>]) -> Result<Gathered, StepError> {

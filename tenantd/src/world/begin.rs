@@ -7,7 +7,7 @@ use tenant_init::house::{self, Image, Share};
 
 use super::{END_DEADLINE, StepError, World, joined, rates};
 use crate::api::Doors;
-use crate::cgroups::{CgroupError, Entry};
+use crate::cgroups::CgroupError;
 use crate::fault;
 use crate::images::{self, GetError};
 use crate::launch::{self, LaunchSpec, Launched, Surroundings};
@@ -41,11 +41,13 @@ impl World {
             scratch: SCRATCH,
         };
         let cgroups = Some(self.cgroups.entry(&tenant.name)?);
+        let stack = if tenant.owns_network() { None } else { self.pool.take() };
+        let surroundings = Surroundings { cgroups, layer: None, stack };
         let (ephemeral, disk) = (tenant.ephemeral, tenant.limits.disk.map(Bytes::get));
-        let launched = tokio::task::spawn_blocking(move || start(spec, cgroups, ephemeral, disk)).await;
+        let launched = tokio::task::spawn_blocking(move || start(spec, surroundings, ephemeral, disk)).await;
         let launched = launched.map_err(joined)??;
         fault::point("launch.held");
-        self.sit(&tenant.name, launched)
+        self.sit(&tenant.name, launched).await
     }
 
     /// What below the state of the world a request asks for can be had here: limits and image.
@@ -95,8 +97,7 @@ impl World {
 
     pub(super) async fn end_init(&mut self, name: &TenantName) -> Result<(), StepError> {
         if let Some(seat) = self.seats.remove(name) {
-            let pidfd = seat.pidfd;
-            tokio::task::spawn_blocking(move || launch::end(&pidfd, END_DEADLINE)).await.map_err(joined)??;
+            tokio::task::spawn_blocking(move || launch::end(&seat.process, END_DEADLINE)).await.map_err(joined)??;
         }
         Ok(())
     }
@@ -105,11 +106,10 @@ impl World {
 /// Prepares the layer of a tenant that does not run, and starts its init.
 fn start(
     mut spec: LaunchSpec,
-    cgroups: Option<Entry>,
+    mut surroundings: Surroundings,
     ephemeral: bool,
     disk: Option<u64>,
 ) -> Result<Launched, StepError> {
-    let mut surroundings = Surroundings { cgroups, layer: None };
     if ephemeral {
         spec.layer = house::Layer::Memory { size: disk.unwrap_or(EPHEMERAL) };
     } else {

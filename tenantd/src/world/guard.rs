@@ -7,7 +7,8 @@ use std::path::Path;
 use stack_guard::{Cgroup, Counters, Devices, Guard, OpenOptions, Row};
 use stackmap::GidRange;
 
-use super::{OpenError, Seat, StepError, World};
+use super::seat::Seat;
+use super::{OpenError, StepError, World};
 use crate::cgroups::Cgroups;
 use crate::control::Handle;
 use crate::model::Tenant;
@@ -42,23 +43,22 @@ impl World {
 
     /// True when the guard has a row of the tenant's group, be it of a stack that is gone.
     pub(super) fn has_guard_row(&self, tenant: &Tenant) -> bool {
-        self.guard.rows().any(|row| row.gids_start == tenant.gid.get())
+        self.guard.row_of_gids(tenant.gid.get()).is_some()
     }
 
     pub(super) fn put_guard(&mut self, tenant: &Tenant) -> Result<(), StepError> {
-        let seat = self.seats.get(&tenant.name).ok_or_else(|| StepError::NoInit(tenant.name.clone()))?;
+        let seat = self.seat_of(&tenant.name)?;
         let row = self.guard_row(tenant, seat)?;
+        let netns = row.max_connections.is_some().then(|| seat.netns()).transpose()?;
         self.remove_guard_rows(tenant.gid, Some(row.cookie))?;
-        let seat = self.seats.get(&tenant.name).ok_or_else(|| StepError::NoInit(tenant.name.clone()))?;
-        self.guard.put(&row, Some(seat.netns.as_fd()))?;
+        self.guard.put(&row, netns.as_ref().map(AsFd::as_fd))?;
         Ok(())
     }
 
     /// Removes the rows of a group but that of the stack with the cookie `but`.
     pub(super) fn remove_guard_rows(&mut self, gids: GidRange, but: Option<u64>) -> Result<(), StepError> {
-        let of_group = |row: &&Row| row.gids_start == gids.get() && Some(row.cookie) != but;
-        let stale: Vec<u64> = self.guard.rows().filter(of_group).map(|row| row.cookie).collect();
-        for cookie in stale {
+        let stale = self.guard.row_of_gids(gids.get()).map(|row| row.cookie).filter(|cookie| Some(*cookie) != but);
+        if let Some(cookie) = stale {
             self.guard.remove(cookie)?;
         }
         Ok(())
@@ -66,7 +66,7 @@ impl World {
 
     /// Connections and refusals of a tenant.
     pub fn guard_counters(&self, tenant: &Tenant) -> Option<Counters> {
-        let row = self.guard.rows().find(|row| row.gids_start == tenant.gid.get())?;
+        let row = self.guard.row_of_gids(tenant.gid.get())?;
         self.guard.counters_of(row.cookie).ok()
     }
 

@@ -13,7 +13,6 @@ use tenant_init::client::Client;
 use super::{END_DEADLINE, StepError, World};
 use crate::net::link;
 use crate::net::ns::NetNs;
-use crate::net::room::port_name;
 
 /// A tenant that lives, or has files, and that the store does not know.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -103,8 +102,8 @@ impl World {
     /// Which ports of the patch room lead into the stack of `init`.
     async fn look_into(&self, init: i32, orphan: &mut Orphan) -> Result<(), StepError> {
         let Ok(stack) = NetNs::open(Path::new(&format!("/proc/{init}/ns/net"))) else { return Ok(()) };
-        let inside = link::list(&stack.netlink()?).await?;
-        for (name, near) in link::list(&self.room.netlink).await? {
+        let inside = link::list(&stack.netlink()?)?;
+        for (name, near) in self.room.work(|inside| link::list(&inside.netlink)).await? {
             let Some(vlan) = name.strip_prefix('p').and_then(|n| n.parse::<u16>().ok()) else { continue };
             let Ok(vlan) = Vlan::new(vlan) else { continue };
             let far = inside.iter().find(|(_, far)| far.peer == Some(near.index) && near.peer == Some(far.index));
@@ -159,7 +158,7 @@ impl World {
         for vlan in &orphan.vlans {
             self.room.unbind(*vlan).await?;
             self.free_class(*vlan).await?;
-            link::delete(&self.room.netlink, &port_name(*vlan)).await?;
+            self.room.delete_device(*vlan).await?;
         }
         self.cgroups.remove(&orphan.name, END_DEADLINE)?;
         if let Some(ids) = orphan.ids {

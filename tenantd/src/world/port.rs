@@ -51,7 +51,8 @@ impl World {
     /// The VLAN's row at the access server. A tenant without tunnels needs none, and no server either: the other end of
     /// the trunk may be somebody else's.
     pub(super) async fn stored(&mut self, tenant: &Tenant, vlan: Vlan) -> Result<Option<StoredRow>, AccessError> {
-        match self.access.get(vlan).await {
+        let stored = if self.among_many { self.access.get_recent(vlan).await } else { self.access.get(vlan).await };
+        match stored {
             Err(AccessError::Unreachable { .. }) if tenant.tunnels.is_empty() => Ok(None),
             other => other,
         }
@@ -70,11 +71,13 @@ impl World {
     pub(super) async fn add_port(&mut self, tenant: &Tenant) -> Result<(), StepError> {
         let Some(vlan) = tenant.vlan else { return Ok(()) };
         let mtu = self.wanted_mtu(tenant, 1280).await?;
-        let seat = self.seats.get(&tenant.name).ok_or_else(|| StepError::NoInit(tenant.name.clone()))?;
-        let near = port_name(vlan);
-        let inside = VethEnd { name: &tenant.device, mac: tenant.mac, mtu };
-        link::add_veth(&self.room.netlink, VethEnd { name: &near, mac: None, mtu }, inside, seat.netns.as_fd()).await?;
-        Ok(())
+        let stack = self.seat_of(&tenant.name)?.netns()?;
+        let (near, device, mac) = (port_name(vlan), tenant.device.clone(), tenant.mac);
+        let add = self.room.work(move |inside| {
+            let far = VethEnd { name: &device, mac, mtu };
+            link::add_veth(&inside.netlink, VethEnd { name: &near, mac: None, mtu }, far, stack.as_fd())
+        });
+        Ok(add.await?)
     }
 
     pub(super) fn port_row(&self, tenant: &Tenant, vlan: Vlan, ifindex: u32, mtu: u32) -> PortRow {
@@ -93,14 +96,14 @@ impl World {
 
     pub(super) async fn bind(&mut self, tenant: &Tenant) -> Result<(), StepError> {
         let Some(vlan) = tenant.vlan else { return Ok(()) };
-        let name = port_name(vlan);
-        let port = link::find(&self.room.netlink, &name).await?.ok_or(StepError::NoDevice(name))?;
+        let there = self.room.look(vlan).await?;
+        let port = there.link.ok_or_else(|| StepError::NoDevice(port_name(vlan)))?;
         let mtu = self.wanted_mtu(tenant, port.mtu).await?;
         if port.mtu != mtu {
-            link::set_mtu(&self.room.netlink, port.index, mtu).await?;
+            self.room.work(move |inside| link::set_mtu(&inside.netlink, port.index, mtu)).await?;
         }
         // A stack that died took its port along, but not the port's row.
-        if self.room.bound(vlan).await?.is_some_and(|there| there.ifindex != port.index) {
+        if there.row.is_some_and(|there| there.ifindex != port.index) {
             self.room.unbind(vlan).await?;
         }
         let row = self.port_row(tenant, vlan, port.index, mtu);
@@ -124,11 +127,8 @@ impl World {
     }
 
     pub(super) async fn configure(&mut self, tenant: &Tenant) -> Result<(), StepError> {
-        let netlink = match self.seats.get(&tenant.name) {
-            Some(seat) => seat.netlink.clone(),
-            None => return Err(StepError::NoInit(tenant.name.clone())),
-        };
-        let found = stack::read(&netlink, &tenant.device).await?;
+        let device = tenant.device.clone();
+        let found = self.in_stack(tenant, move |netlink| Ok(stack::read(netlink, &device)?)).await?;
         let found = found.ok_or_else(|| StepError::NoDevice(tenant.device.clone()))?;
         let wanted = self.wanted_stack(tenant, found.link.mtu).await?;
         // The names first: when we are killed in between, the addresses still differ and this is done again.
@@ -139,17 +139,14 @@ impl World {
             source,
         })?;
         fault::point("stack.hosts");
-        if tenant.vlan.is_some() {
-            self.cut_tunnelled(tenant)?;
-        }
-        stack::apply(&netlink, &found, &wanted).await?;
-        Ok(())
-    }
-
-    pub(super) fn cut_tunnelled(&self, tenant: &Tenant) -> Result<(), StepError> {
-        let seat = self.seats.get(&tenant.name).ok_or_else(|| StepError::NoInit(tenant.name.clone()))?;
-        let cut = seat.netns.run(|| offload::cut_tunnelled(&tenant.device))?;
-        cut.map_err(|source| StepError::Offload { device: tenant.device.clone(), source })
+        let (device, of_ours) = (tenant.device.clone(), tenant.vlan.is_some());
+        let apply = self.in_stack(tenant, move |netlink| {
+            if of_ours {
+                offload::cut_tunnelled(&device).map_err(|source| StepError::Offload { device, source })?;
+            }
+            Ok(stack::apply(netlink, &found, &wanted)?)
+        });
+        apply.await
     }
 
     pub(super) async fn probe(&mut self, tenant: &Tenant) -> Result<(), StepError> {
@@ -160,8 +157,7 @@ impl World {
             Some(near) => Prober::open(Question { ifindex: near, ..question })?,
             None => {
                 // The trunk is a card: what is sent on it leaves the machine, so the port's own end asks.
-                let name = port_name(vlan);
-                let port = link::find(&self.room.netlink, &name).await?.ok_or(StepError::NoDevice(name))?;
+                let port = self.room.device(vlan).await?.ok_or_else(|| StepError::NoDevice(port_name(vlan)))?;
                 question = Question { ifindex: port.index, vlan: None, ..question };
                 let runtime = tokio::runtime::Handle::current();
                 self.room.ns.run(|| {
@@ -174,23 +170,27 @@ impl World {
     }
 
     pub(super) async fn give_device(&mut self, tenant: &Tenant) -> Result<(), StepError> {
-        let seat = self.seats.get(&tenant.name).ok_or_else(|| StepError::NoInit(tenant.name.clone()))?;
-        if let Some(card) = link::find(&self.here, &tenant.device).await? {
-            link::give_away(&self.here, card.index, seat.netns.as_fd()).await?;
+        let stack = self.seat_of(&tenant.name)?.netns()?;
+        if let Some(card) = link::find(&self.here, &tenant.device)? {
+            link::give_away(&self.here, card.index, stack.as_fd())?;
             return Ok(());
         }
-        match link::find(&seat.netlink, &tenant.device).await? {
+        let device = tenant.device.clone();
+        match self.in_stack(tenant, move |netlink| Ok(link::find(netlink, &device)?)).await? {
             Some(_) => Ok(()),
             None => Err(StepError::NoDevice(tenant.device.clone())),
         }
     }
 
     pub(super) async fn return_device(&mut self, tenant: &Tenant) -> Result<(), StepError> {
-        let Some(seat) = self.seats.get(&tenant.name) else { return Ok(()) };
-        if let Some(card) = link::find(&seat.netlink, &tenant.device).await? {
-            let ours = NetNs::current()?;
-            link::give_away(&seat.netlink, card.index, ours.as_fd()).await?;
+        if !self.seats.contains_key(&tenant.name) {
+            return Ok(());
         }
-        Ok(())
+        let (ours, device) = (NetNs::current()?, tenant.device.clone());
+        let give = self.in_stack(tenant, move |netlink| match link::find(netlink, &device)? {
+            Some(card) => Ok(link::give_away(netlink, card.index, ours.as_fd())?),
+            None => Ok(()),
+        });
+        give.await
     }
 }

@@ -6,6 +6,7 @@ use super::{StepError, World};
 use crate::limits::{BitRate, Limits};
 use crate::model::Tenant;
 use crate::net::qdisc::{self, Rate, RateError};
+use crate::net::room::{PatchError, PortFacts};
 
 fn rate(limit: Option<BitRate>) -> Result<Option<Rate>, RateError> {
     limit.map(|limit| Rate::from_bits_per_second(limit.get())).transpose()
@@ -24,30 +25,39 @@ pub(super) fn class(tenant: &Tenant, vlan: Vlan) -> u32 {
     if tenant.limits.rate_out.is_some() { qdisc::class_handle(vlan.get()) } else { 0 }
 }
 
-impl World {
-    /// True when the kernel holds the tenant's rates and no others.
-    pub(super) async fn rates_are(&self, tenant: &Tenant, vlan: Vlan, port: u32) -> Result<bool, StepError> {
-        let trunk = self.room.trunk.room_ifindex;
-        let towards = qdisc::towards(&self.room.netlink, port).await?;
-        let from = qdisc::from(&self.room.netlink, trunk, vlan.get()).await?;
-        Ok(towards == rate(tenant.limits.rate_in)? && from == rate(tenant.limits.rate_out)?)
-    }
+/// True when the kernel holds the tenant's rates and no others.
+pub(super) fn are_as_wanted(tenant: &Tenant, found: &PortFacts) -> Result<bool, StepError> {
+    Ok(found.towards == rate(tenant.limits.rate_in)? && found.from == rate(tenant.limits.rate_out)?)
+}
 
+impl World {
     /// Before the port's row names the class: it has to be there.
     pub(super) async fn hold_rates(&self, tenant: &Tenant, vlan: Vlan, port: u32) -> Result<(), StepError> {
-        let (netlink, trunk) = (&self.room.netlink, self.room.trunk.room_ifindex);
-        match rate(tenant.limits.rate_in)? {
-            Some(rate) => qdisc::limit_towards(netlink, port, rate).await?,
-            None => qdisc::clear_towards(netlink, port).await?,
-        }
-        if let Some(rate) = rate(tenant.limits.rate_out)? {
-            qdisc::limit_from(netlink, trunk, vlan.get(), rate).await?;
-        }
-        Ok(())
+        let (towards, from) = (rate(tenant.limits.rate_in)?, rate(tenant.limits.rate_out)?);
+        let hold = self.room.work(move |inside| {
+            match towards {
+                Some(rate) => qdisc::limit_towards(&inside.netlink, port, rate)?,
+                None => qdisc::clear_towards(&inside.netlink, port)?,
+            }
+            match from {
+                Some(rate) => qdisc::limit_from(&inside.netlink, inside.trunk, vlan.get(), rate),
+                None => Ok(()),
+            }
+        });
+        hold.await.map_err(named)
     }
 
     /// After the port's row names it no more.
     pub(super) async fn free_class(&self, vlan: Vlan) -> Result<(), StepError> {
-        Ok(qdisc::clear_from(&self.room.netlink, self.room.trunk.room_ifindex, vlan.get()).await?)
+        let free = self.room.work(move |inside| qdisc::clear_from(&inside.netlink, inside.trunk, vlan.get()));
+        free.await.map_err(named)
+    }
+}
+
+/// The step is the bandwidth's, not the room's.
+fn named(error: PatchError) -> StepError {
+    match error {
+        PatchError::Bandwidth(error) => error.into(),
+        other => other.into(),
     }
 }

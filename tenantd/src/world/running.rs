@@ -44,7 +44,7 @@ impl World {
             self.end_unreached(tenant)?;
             return Ok(gone);
         };
-        let pidfd = seat.pidfd.try_clone().map_err(StepError::Watch)?;
+        let pidfd = seat.process.clone();
         // SAFETY: plain system call on a live descriptor. One that is gone needs no signal.
         unsafe {
             let nothing = std::ptr::null::<u8>();
@@ -90,7 +90,7 @@ impl World {
 
     /// Lets go of an init that has ended, if nobody has been told yet.
     pub fn forget_ended(&mut self, name: &TenantName) {
-        let ended = self.seats.get(name).filter(|seat| wait(&seat.pidfd, Duration::ZERO)).map(|seat| seat.pid);
+        let ended = self.seats.get(name).filter(|seat| wait(&seat.process, Duration::ZERO)).map(|seat| seat.pid);
         if let Some(pid) = ended {
             self.forget_seat(name, pid);
         }

@@ -7,13 +7,12 @@
 
 use std::fs::{self, File};
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::fcntl::AtFlags;
 use nix::mount::{MntFlags, umount2};
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::stat::{Mode, mkdirat};
 use nix::unistd::{Gid, Uid, UnlinkatFlags, fchdir, fchownat, unlinkat};
@@ -22,7 +21,8 @@ use tenant_init::house::SHARE_IDS;
 use tenant_init::mounts::{NODEV, NOSUID, RDONLY, attach_at, attributes, copy_plain, open_plain};
 use tenant_init::seed;
 
-use super::{Seat, StepError, World, joined};
+use super::seat::Seat;
+use super::{StepError, World, joined};
 use crate::model::{ShareMount, ShareRequest, Tenant};
 use crate::plan::MountedShare;
 use crate::shares;
@@ -104,7 +104,7 @@ impl Mounts {
     fn of(seat: &Seat) -> io::Result<Self> {
         let namespace = File::open(format!("/proc/{}/ns/mnt", seat.pid))?;
         // Alive after it was opened: the number meant init.
-        if poll(&mut [PollFd::new(seat.pidfd.as_fd(), PollFlags::POLLIN)], PollTimeout::ZERO)? > 0 {
+        if seat.has_ended()? {
             return Err(Errno::ESRCH.into());
         }
         Ok(Self { namespace })

@@ -37,11 +37,8 @@ impl World {
     pub(crate) fn gather(&self, tenants: &[Listed<'_>]) -> Result<Gathered, StepError> {
         let layout = Layout::read().map_err(CgroupError::Layout)?;
         let expected = tenants.iter().map(|listed| self.expect(listed, &layout)).collect::<Result<_, _>>()?;
-        let netlink = |listed: &Listed<'_>| self.seats.get(&listed.desired.tenant.name).map(|s| s.netlink.clone());
         Ok(Gathered {
             expected,
-            stacks: tenants.iter().map(netlink).collect(),
-            room_netlink: self.room.netlink.clone(),
             room: self.room.reader(),
             room_pin: self.config.run_dir.join("patchroom"),
             trunk: self.room.trunk.room_ifindex,

@@ -50,11 +50,9 @@ impl Place {
 
     /// A veth to another place, `eth0` in both.
     pub(crate) fn link(&self, other: &Place) {
-        tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
-            let netlink = self.ns().netlink().unwrap();
-            let end = VethEnd { name: "eth0", mac: None, mtu: 1500 };
-            link::add_veth(&netlink, end, end, other.0.as_fd()).await.unwrap();
-        });
+        let netlink = self.ns().netlink().unwrap();
+        let end = VethEnd { name: "eth0", mac: None, mtu: 1500 };
+        link::add_veth(&netlink, end, end, other.0.as_fd()).unwrap();
         other.sh("ip link set dev eth0 up");
     }
 

@@ -56,130 +56,118 @@ fn main() -> ExitCode {
     libtest_mimic::run(&arguments, trials.collect()).exit_code()
 }
 
-/// In a runtime of its own. Tests block it while they measure: nothing else waits for it.
-fn run(test: impl Future<Output = ()>) {
-    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(test);
-}
-
 fn rate(bits_per_second: u64) -> Rate {
     Rate::from_bits_per_second(bits_per_second).unwrap()
 }
 
 fn read_back() {
-    run(async {
-        let (mut server, _site) = two_rooms().await;
-        let _tenant = server.inhabitant(VLAN).await;
-        let port = server.place.index("p600").await;
-        let (netlink, trunk) = (&server.place.netlink, server.trunk);
-        let disciplines = || server.place.sh("tc qdisc show").lines().count();
-        let before = disciplines();
+    let (mut server, _site) = two_rooms();
+    let _tenant = server.inhabitant(VLAN);
+    let port = server.place.index("p600");
+    let (netlink, trunk) = (&server.place.netlink, server.trunk);
+    let disciplines = || server.place.sh("tc qdisc show").lines().count();
+    let before = disciplines();
+    for _ in 0..2 {
+        qdisc::clear_towards(netlink, port).unwrap();
+        qdisc::clear_from(netlink, trunk, VLAN).unwrap();
+    }
+    assert_eq!(qdisc::towards(netlink, port).unwrap(), None);
+    assert_eq!(qdisc::from(netlink, trunk, VLAN).unwrap(), None);
+    assert!(qdisc::all_from(netlink, trunk).unwrap().is_empty());
+    // 400 Gbit/s does not fit into 32 bits of bytes.
+    for bits in [Rate::MIN, 1_000_000, 1_000_000_007, Rate::MAX] {
         for _ in 0..2 {
-            qdisc::clear_towards(netlink, port).await.unwrap();
-            qdisc::clear_from(netlink, trunk, VLAN).await.unwrap();
+            qdisc::limit_towards(netlink, port, rate(bits)).unwrap();
+            assert_eq!(qdisc::towards(netlink, port).unwrap(), Some(rate(bits)));
+            qdisc::limit_from(netlink, trunk, VLAN, rate(bits)).unwrap();
+            qdisc::limit_from(netlink, trunk, 4094, rate(Rate::MIN)).unwrap();
+            assert_eq!(qdisc::from(netlink, trunk, VLAN).unwrap(), Some(rate(bits)));
+            let all = qdisc::all_from(netlink, trunk).unwrap();
+            assert_eq!(all.into_iter().collect::<Vec<_>>(), [(VLAN, rate(bits)), (4094, rate(Rate::MIN))]);
         }
-        assert_eq!(qdisc::towards(netlink, port).await.unwrap(), None);
-        assert_eq!(qdisc::from(netlink, trunk, VLAN).await.unwrap(), None);
-        assert!(qdisc::all_from(netlink, trunk).await.unwrap().is_empty());
-        // 400 Gbit/s does not fit into 32 bits of bytes.
-        for bits in [Rate::MIN, 1_000_000, 1_000_000_007, Rate::MAX] {
-            for _ in 0..2 {
-                qdisc::limit_towards(netlink, port, rate(bits)).await.unwrap();
-                assert_eq!(qdisc::towards(netlink, port).await.unwrap(), Some(rate(bits)));
-                qdisc::limit_from(netlink, trunk, VLAN, rate(bits)).await.unwrap();
-                qdisc::limit_from(netlink, trunk, 4094, rate(Rate::MIN)).await.unwrap();
-                assert_eq!(qdisc::from(netlink, trunk, VLAN).await.unwrap(), Some(rate(bits)));
-                let all = qdisc::all_from(netlink, trunk).await.unwrap();
-                assert_eq!(all.into_iter().collect::<Vec<_>>(), [(VLAN, rate(bits)), (4094, rate(Rate::MIN))]);
-            }
-        }
-        // What tc says is not ours to say.
-        qdisc::limit_towards(netlink, port, rate(8_000_000)).await.unwrap();
-        let tbf = server.place.sh("tc qdisc show dev p600 root");
-        assert!(tbf.starts_with("qdisc tbf 7e4a: root") && tbf.contains("rate 8Mbit burst 16Kb"), "{tbf}");
-        qdisc::limit_from(netlink, trunk, VLAN, rate(8_000_000)).await.unwrap();
-        let class = server.place.sh("tc class show dev trunk classid 7e4a:258");
-        assert!(class.contains("class htb 7e4a:258 root leaf") && class.contains("rate 8Mbit ceil 8Mbit"), "{class}");
-        assert_eq!(qdisc::class_handle(VLAN), 0x7e4a_0258);
-        // A class without its queue: somebody was killed in between.
-        server.place.sh("tc class add dev trunk parent 7e4a: classid 7e4a:7 htb rate 8mbit");
-        assert_eq!(qdisc::from(netlink, trunk, 7).await.unwrap(), None);
-        qdisc::limit_from(netlink, trunk, 7, rate(8_000_000)).await.unwrap();
-        assert_eq!(qdisc::from(netlink, trunk, 7).await.unwrap(), Some(rate(8_000_000)));
-        for class in [7, 4094, VLAN] {
-            qdisc::clear_from(netlink, trunk, class).await.unwrap();
-            assert_eq!(qdisc::from(netlink, trunk, class).await.unwrap(), None);
-        }
-        qdisc::clear_towards(netlink, port).await.unwrap();
-        assert_eq!(qdisc::towards(netlink, port).await.unwrap(), None);
-        assert_eq!(disciplines(), before, "{}", server.place.sh("tc qdisc show"));
-        // Somebody else's discipline is none of ours.
-        server.place.sh("tc qdisc add dev p600 root handle 5: tbf rate 1mbit burst 10k latency 50ms");
-        assert_eq!(qdisc::towards(netlink, port).await.unwrap(), None);
-        qdisc::clear_towards(netlink, port).await.unwrap();
-        assert!(server.place.sh("tc qdisc show dev p600 root").contains("tbf 5:"));
-    });
+    }
+    // What tc says is not ours to say.
+    qdisc::limit_towards(netlink, port, rate(8_000_000)).unwrap();
+    let tbf = server.place.sh("tc qdisc show dev p600 root");
+    assert!(tbf.starts_with("qdisc tbf 7e4a: root") && tbf.contains("rate 8Mbit burst 16Kb"), "{tbf}");
+    qdisc::limit_from(netlink, trunk, VLAN, rate(8_000_000)).unwrap();
+    let class = server.place.sh("tc class show dev trunk classid 7e4a:258");
+    assert!(class.contains("class htb 7e4a:258 root leaf") && class.contains("rate 8Mbit ceil 8Mbit"), "{class}");
+    assert_eq!(qdisc::class_handle(VLAN), 0x7e4a_0258);
+    // A class without its queue: somebody was killed in between.
+    server.place.sh("tc class add dev trunk parent 7e4a: classid 7e4a:7 htb rate 8mbit");
+    assert_eq!(qdisc::from(netlink, trunk, 7).unwrap(), None);
+    qdisc::limit_from(netlink, trunk, 7, rate(8_000_000)).unwrap();
+    assert_eq!(qdisc::from(netlink, trunk, 7).unwrap(), Some(rate(8_000_000)));
+    for class in [7, 4094, VLAN] {
+        qdisc::clear_from(netlink, trunk, class).unwrap();
+        assert_eq!(qdisc::from(netlink, trunk, class).unwrap(), None);
+    }
+    qdisc::clear_towards(netlink, port).unwrap();
+    assert_eq!(qdisc::towards(netlink, port).unwrap(), None);
+    assert_eq!(disciplines(), before, "{}", server.place.sh("tc qdisc show"));
+    // Somebody else's discipline is none of ours.
+    server.place.sh("tc qdisc add dev p600 root handle 5: tbf rate 1mbit burst 10k latency 50ms");
+    assert_eq!(qdisc::towards(netlink, port).unwrap(), None);
+    qdisc::clear_towards(netlink, port).unwrap();
+    assert!(server.place.sh("tc qdisc show dev p600 root").contains("tbf 5:"));
 }
 
 fn not_there() {
-    run(async {
-        let place = Place::new(false);
-        let netlink = &place.netlink;
-        for refused in [
-            qdisc::limit_towards(netlink, 4000, rate(1_000_000)).await,
-            qdisc::limit_from(netlink, 4000, VLAN, rate(1_000_000)).await,
-        ] {
-            let errno = match &refused {
-                Err(LimitError::Netlink(e @ NetlinkError { .. })) => e.errno(),
-                _ => None,
-            };
-            assert_eq!(errno, Some(libc::ENODEV), "{refused:?}");
-        }
-        assert_eq!(qdisc::towards(netlink, 4000).await.unwrap(), None);
-        assert_eq!(qdisc::from(netlink, 4000, VLAN).await.unwrap(), None);
-        qdisc::clear_towards(netlink, 4000).await.unwrap();
-        qdisc::clear_from(netlink, 4000, VLAN).await.unwrap();
-    });
+    let place = Place::new(false);
+    let netlink = &place.netlink;
+    for refused in
+        [qdisc::limit_towards(netlink, 4000, rate(1_000_000)), qdisc::limit_from(netlink, 4000, VLAN, rate(1_000_000))]
+    {
+        let errno = match &refused {
+            Err(LimitError::Netlink(e @ NetlinkError { .. })) => e.errno(),
+            _ => None,
+        };
+        assert_eq!(errno, Some(libc::ENODEV), "{refused:?}");
+    }
+    assert_eq!(qdisc::towards(netlink, 4000).unwrap(), None);
+    assert_eq!(qdisc::from(netlink, 4000, VLAN).unwrap(), None);
+    qdisc::clear_towards(netlink, 4000).unwrap();
+    qdisc::clear_from(netlink, 4000, VLAN).unwrap();
 }
 
-async fn limited(server: &mut Side, vlan: u16, bits: u64) {
-    let port = server.place.index(&format!("p{vlan}")).await;
-    qdisc::limit_towards(&server.place.netlink, port, rate(bits)).await.unwrap();
-    qdisc::limit_from(&server.place.netlink, server.trunk, vlan, rate(bits)).await.unwrap();
-    let config = server.config(vlan, qdisc::class_handle(vlan)).await;
+fn limited(server: &mut Side, vlan: u16, bits: u64) {
+    let port = server.place.index(&format!("p{vlan}"));
+    qdisc::limit_towards(&server.place.netlink, port, rate(bits)).unwrap();
+    qdisc::limit_from(&server.place.netlink, server.trunk, vlan, rate(bits)).unwrap();
+    let config = server.config(vlan, qdisc::class_handle(vlan));
     server.put(&config);
 }
 
 /// TCP and UDP, IPv4 and (the second family) IPv6, both ways.
 fn held(bits: u64, seconds: u64, families: usize) {
-    run(async {
-        let (mut server, mut site) = two_rooms().await;
-        let (tenant, host) = (server.inhabitant(VLAN).await, site.inhabitant(VLAN).await);
-        limited(&mut server, VLAN, bits).await;
-        let mut wrong = Vec::new();
-        for (way, from, to, addresses) in [("towards", &host, &tenant, TENANT), ("from", &tenant, &host, SITE)] {
-            for (address, family) in addresses.iter().zip(["IPv4", "IPv6"]).take(families) {
-                for protocol in ["TCP", "UDP"] {
-                    // Nothing may pass above the limit, ever. A busy machine may pass less: it has more than one try.
-                    for attempt in 1..=TRIES {
-                        let measured = match protocol {
-                            "TCP" => iperf(from, to, address, &format!("-t {seconds}")),
-                            _ => datagrams(from, to, address, bits, seconds),
-                        };
-                        let part = measured / bits as f64;
-                        let line = format!("{bits} bit/s {way} {protocol} {family}: {measured:.0} ({part:.3})");
-                        println!("{line}");
-                        if part > *HELD.end() || (attempt == TRIES && part < *HELD.start()) {
-                            wrong.push(line);
-                        }
-                        if part >= *HELD.start() {
-                            break;
-                        }
+    let (mut server, mut site) = two_rooms();
+    let (tenant, host) = (server.inhabitant(VLAN), site.inhabitant(VLAN));
+    limited(&mut server, VLAN, bits);
+    let mut wrong = Vec::new();
+    for (way, from, to, addresses) in [("towards", &host, &tenant, TENANT), ("from", &tenant, &host, SITE)] {
+        for (address, family) in addresses.iter().zip(["IPv4", "IPv6"]).take(families) {
+            for protocol in ["TCP", "UDP"] {
+                // Nothing may pass above the limit, ever. A busy machine may pass less: it has more than one try.
+                for attempt in 1..=TRIES {
+                    let measured = match protocol {
+                        "TCP" => iperf(from, to, address, &format!("-t {seconds}")),
+                        _ => datagrams(from, to, address, bits, seconds),
+                    };
+                    let part = measured / bits as f64;
+                    let line = format!("{bits} bit/s {way} {protocol} {family}: {measured:.0} ({part:.3})");
+                    println!("{line}");
+                    if part > *HELD.end() || (attempt == TRIES && part < *HELD.start()) {
+                        wrong.push(line);
+                    }
+                    if part >= *HELD.start() {
+                        break;
                     }
                 }
             }
         }
-        assert!(wrong.is_empty(), "{wrong:#?}");
-    });
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
 /// A third more than the limit in datagrams that fit into the MTU: bits a second of the frames that arrive. The kernel's
@@ -197,33 +185,31 @@ fn datagrams(from: &Place, to: &Place, address: &str, bits: u64, seconds: u64) -
 }
 
 fn one_tenant_only() {
-    run(async {
-        let (mut server, mut site) = two_rooms().await;
-        let tenants = [server.inhabitant(600).await, server.inhabitant(601).await];
-        let hosts = [site.inhabitant(600).await, site.inhabitant(601).await];
-        limited(&mut server, 600, 20_000_000).await;
-        // The other one is not held, in either direction.
-        for (from, to, address) in [(&tenants[1], &hosts[1], SITE[0]), (&hosts[1], &tenants[1], TENANT[0])] {
-            let free = iperf(from, to, address, "-t 2");
-            assert!(free > 500e6, "{free} bit/s without a limit");
-        }
-        // From 20 to 40 Mbit/s while it flows, in both directions, without a break of the connection.
-        for (from, to, address) in [(&tenants[0], &hosts[0], SITE[0]), (&hosts[0], &tenants[0], TENANT[0])] {
-            let flow = Flow::start(from, to, address, "-t 6");
-            tokio::time::sleep(Duration::from_secs(4)).await;
-            limited(&mut server, 600, 40_000_000).await;
-            let measured = flow.finish();
-            assert!((25e6..39e6).contains(&measured), "{measured} bit/s over 20 and 40 Mbit/s");
-            limited(&mut server, 600, 20_000_000).await;
-        }
-        // And without any.
-        let config = server.config(600, 0).await;
-        server.put(&config);
-        qdisc::clear_from(&server.place.netlink, server.trunk, 600).await.unwrap();
-        qdisc::clear_towards(&server.place.netlink, config.ifindex).await.unwrap();
-        for (from, to, address) in [(&tenants[0], &hosts[0], SITE[0]), (&hosts[0], &tenants[0], TENANT[0])] {
-            let free = iperf(from, to, address, "-t 2");
-            assert!(free > 500e6, "{free} bit/s after the limit");
-        }
-    });
+    let (mut server, mut site) = two_rooms();
+    let tenants = [server.inhabitant(600), server.inhabitant(601)];
+    let hosts = [site.inhabitant(600), site.inhabitant(601)];
+    limited(&mut server, 600, 20_000_000);
+    // The other one is not held, in either direction.
+    for (from, to, address) in [(&tenants[1], &hosts[1], SITE[0]), (&hosts[1], &tenants[1], TENANT[0])] {
+        let free = iperf(from, to, address, "-t 2");
+        assert!(free > 500e6, "{free} bit/s without a limit");
+    }
+    // From 20 to 40 Mbit/s while it flows, in both directions, without a break of the connection.
+    for (from, to, address) in [(&tenants[0], &hosts[0], SITE[0]), (&hosts[0], &tenants[0], TENANT[0])] {
+        let flow = Flow::start(from, to, address, "-t 6");
+        std::thread::sleep(Duration::from_secs(4));
+        limited(&mut server, 600, 40_000_000);
+        let measured = flow.finish();
+        assert!((25e6..39e6).contains(&measured), "{measured} bit/s over 20 and 40 Mbit/s");
+        limited(&mut server, 600, 20_000_000);
+    }
+    // And without any.
+    let config = server.config(600, 0);
+    server.put(&config);
+    qdisc::clear_from(&server.place.netlink, server.trunk, 600).unwrap();
+    qdisc::clear_towards(&server.place.netlink, config.ifindex).unwrap();
+    for (from, to, address) in [(&tenants[0], &hosts[0], SITE[0]), (&hosts[0], &tenants[0], TENANT[0])] {
+        let free = iperf(from, to, address, "-t 2");
+        assert!(free > 500e6, "{free} bit/s after the limit");
+    }
 }

@@ -10,10 +10,10 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, setns, unshare};
-use rtnetlink::Handle;
 use serde_json::Value;
 use tenantd::net::link::{self, VethEnd};
 use tenantd::net::ns::NetNs;
+use tenantd::net::rtnl::Netlink;
 use vlan_rs::{Layer, OpenOptions, PACKET_RATE, PortConfig, RateLimit, Room, TrunkConfig, TrunkMode, Vid};
 
 const BPFFS: &str = "/sys/fs/bpf";
@@ -30,7 +30,7 @@ pub(crate) fn leave_the_host() {
 /// A network namespace held by its descriptor.
 pub(crate) struct Place {
     fd: OwnedFd,
-    pub(crate) netlink: Handle,
+    pub(crate) netlink: Netlink,
 }
 
 impl Place {
@@ -79,15 +79,15 @@ impl Place {
     }
 
     /// Makes a veth from here into another place, both ends up; the index of the end here.
-    pub(crate) async fn veth(&self, near: &str, other: &Place, far: &str, mtu: u32) -> u32 {
+    pub(crate) fn veth(&self, near: &str, other: &Place, far: &str, mtu: u32) -> u32 {
         let end = |name| VethEnd { name, mac: None, mtu };
-        link::add_veth(&self.netlink, end(near), end(far), other.fd.as_fd()).await.unwrap();
+        link::add_veth(&self.netlink, end(near), end(far), other.fd.as_fd()).unwrap();
         other.sh(&format!("ip link set dev {far} up"));
-        self.index(near).await
+        self.index(near)
     }
 
-    pub(crate) async fn index(&self, name: &str) -> u32 {
-        link::find(&self.netlink, name).await.unwrap().unwrap().index
+    pub(crate) fn index(&self, name: &str) -> u32 {
+        link::find(&self.netlink, name).unwrap().unwrap().index
     }
 }
 
@@ -100,10 +100,10 @@ pub(crate) struct Side {
 }
 
 impl Side {
-    async fn new(place: Place, end: u8) -> Self {
+    fn new(place: Place, end: u8) -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let options = OpenOptions::new(PathBuf::from(format!("{BPFFS}/rates{}", NEXT.fetch_add(1, Ordering::Relaxed))));
-        let trunk = place.index("trunk").await;
+        let trunk = place.index("trunk");
         let room = place.run(|| {
             let mut room = Room::open(&options).unwrap();
             room.attach_trunk(&TrunkConfig::new(trunk, TrunkMode::Peer)).unwrap();
@@ -113,9 +113,9 @@ impl Side {
     }
 
     /// What a port of this VLAN is set to.
-    pub(crate) async fn config(&self, vid: u16, class: u32) -> PortConfig {
+    pub(crate) fn config(&self, vid: u16, class: u32) -> PortConfig {
         PortConfig {
-            ifindex: self.place.index(&format!("p{vid}")).await,
+            ifindex: self.place.index(&format!("p{vid}")),
             trunk: self.trunk,
             vid: Vid::try_from(vid).unwrap(),
             mac: [2, 0, 0, 0, 0, self.end],
@@ -135,24 +135,24 @@ impl Side {
     }
 
     /// A port, and who is behind it.
-    pub(crate) async fn inhabitant(&mut self, vid: u16) -> Place {
+    pub(crate) fn inhabitant(&mut self, vid: u16) -> Place {
         let inside = Place::new(true);
-        self.place.veth(&format!("p{vid}"), &inside, "eth0", MTU).await;
+        self.place.veth(&format!("p{vid}"), &inside, "eth0", MTU);
         let end = self.end;
         inside.sh(&format!("ip link set dev eth0 address 02:00:00:00:00:{end:02x}"));
         inside.sh(&format!("ip address add 192.168.1.{end}/24 dev eth0"));
         inside.sh(&format!("ip address add fd00::{end:x}/64 dev eth0 nodad"));
-        let config = self.config(vid, 0).await;
+        let config = self.config(vid, 0);
         self.put(&config);
         inside
     }
 }
 
 /// The server's room and a site's.
-pub(crate) async fn two_rooms() -> (Side, Side) {
+pub(crate) fn two_rooms() -> (Side, Side) {
     let (server, site) = (Place::new(false), Place::new(false));
-    server.veth("trunk", &site, "trunk", 9216).await;
-    (Side::new(server, 1).await, Side::new(site, 10).await)
+    server.veth("trunk", &site, "trunk", 9216);
+    (Side::new(server, 1), Side::new(site, 10))
 }
 
 struct Server(Child);

@@ -1,0 +1,196 @@
+//! Who lives where: a tenant's init is held by one descriptor, its pidfd, which cannot come to mean another process. Its
+//! stack is not held open: whoever wants into it goes by the pidfd and leaves again, so that a stack costs the daemon
+//! nothing and ends when its processes do.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use stackmap::TenantName;
+use tenant_init::client::{Client, ClientError};
+use tenant_init::protocol::{Hello, ServiceState};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+use super::{InitEnded, PASS_DEADLINE, StepError, World, guard};
+use crate::launch::{self, AdoptError, Launched};
+use crate::model::Tenant;
+use crate::net::filter::{FilterError, Found, Netfilter};
+use crate::net::link::NetlinkError;
+use crate::net::ns::{NetNs, NsError, enter};
+use crate::net::rtnl::Netlink;
+use crate::net::stack::{self, StackActual};
+use crate::store::Desired;
+
+/// A tenant's living init and its stack.
+pub(super) struct Seat {
+    pub(super) pid: i32,
+    pub(super) process: Arc<OwnedFd>,
+    pub(super) inode: u64,
+    /// The namespace's cookie, by which the guard knows it.
+    pub(super) cookie: u64,
+}
+
+/// All of them.
+pub(super) type Seats = HashMap<TenantName, Seat>;
+
+impl Seat {
+    /// Its stack, held open for one use.
+    pub(super) fn netns(&self) -> Result<NetNs, NsError> {
+        let path = format!("/proc/{}/ns/net", self.pid);
+        let open = |source| NsError::Open { path: path.clone(), source };
+        let namespace = File::open(&path).map_err(open)?;
+        // Alive after it was opened: the number meant init.
+        if self.has_ended().map_err(open)? {
+            return Err(open(Errno::ESRCH.into()));
+        }
+        Ok(NetNs::from(OwnedFd::from(namespace)))
+    }
+
+    /// True when init is gone.
+    pub(super) fn has_ended(&self) -> io::Result<bool> {
+        Ok(poll(&mut [PollFd::new(self.process.as_fd(), PollFlags::POLLIN)], PollTimeout::ZERO)? > 0)
+    }
+}
+
+/// What one visit found.
+pub(super) struct Visited {
+    /// The stack's device with what is set on it.
+    pub(super) stack: Result<Option<StackActual>, NetlinkError>,
+    /// The packet filter.
+    pub(super) filter: Result<Option<Found>, FilterError>,
+    /// Init's answer; it is not asked on its way out.
+    pub(super) house: Option<Result<(Hello, Vec<ServiceState>), ClientError>>,
+}
+
+/// Who was found again.
+struct Taken {
+    launched: Launched,
+    cookie: u64,
+}
+
+impl World {
+    /// Everything that is read of a tenant's init and in its stack, in one visit. An init that the daemon does not hold
+    /// yet is looked for at its control socket. `None`: there is none.
+    pub(super) async fn look_inside(&mut self, desired: &Desired) -> Result<Option<Visited>, StepError> {
+        let (name, device) = (desired.tenant.name.clone(), desired.tenant.device.clone());
+        let seat = self.seats.get(&name).map(|seat| (seat.pid, seat.process.clone()));
+        let pid = seat.as_ref().map(|(pid, _)| *pid);
+        let (socket, removing) = (self.control_socket(&name), desired.removing);
+        let looked = self.visitor.run(move || {
+            let taken = match seat {
+                Some(_) => None,
+                None => match take(&socket, &name)? {
+                    None => return Ok(None),
+                    taken => taken,
+                },
+            };
+            let process = seat.as_ref().map(|(_, process)| process.as_fd());
+            if let Some(process) = process.or_else(|| taken.as_ref().map(|taken| taken.launched.pidfd.as_fd())) {
+                enter(process)?;
+            }
+            let visited = visit(&device, (!removing).then_some(&socket))?;
+            Ok::<_, StepError>(Some((taken, visited)))
+        });
+        match looked.await? {
+            Ok(Some((taken, visited))) => {
+                if let Some(Taken { launched, cookie }) = taken {
+                    self.hold(&desired.tenant.name, launched, cookie);
+                }
+                Ok(Some(visited))
+            }
+            Ok(None) => Ok(None),
+            // It ended and nobody has told us yet.
+            Err(StepError::Ns(NsError::Enter(error))) if error.raw_os_error() == Some(libc::ESRCH) => {
+                if let Some(pid) = pid {
+                    self.forget_seat(&desired.tenant.name, pid);
+                }
+                Ok(None)
+            }
+            Err(other) => Err(other),
+        }
+    }
+
+    /// Takes hold of an init that was just started.
+    pub(super) async fn sit(&mut self, name: &TenantName, launched: Launched) -> Result<(), StepError> {
+        let (launched, cookie) = self
+            .visitor
+            .run(move || {
+                enter(launched.pidfd.as_fd())?;
+                let cookie = guard::cookie().map_err(StepError::Watch)?;
+                Ok::<_, StepError>((launched, cookie))
+            })
+            .await??;
+        self.hold(name, launched, cookie);
+        Ok(())
+    }
+
+    fn hold(&mut self, name: &TenantName, launched: Launched, cookie: u64) {
+        let Launched { pid, pidfd, netns_inode: inode, .. } = launched;
+        let process = Arc::new(pidfd);
+        let (tenant, ended, watched) = (name.clone(), self.ended.clone(), process.clone());
+        tokio::spawn(async move {
+            // SAFETY: an owned descriptor names the same process until it is dropped with the registration.
+            let fd = unsafe { AsyncFd::register_with_interest(watched, Interest::READABLE) };
+            if let Ok(fd) = fd {
+                let _ = fd.readable().await;
+                drop(fd);
+                let _ = ended.send(InitEnded { tenant, pid }).await;
+            }
+        });
+        self.seats.insert(name.clone(), Seat { pid, process, inode, cookie });
+    }
+
+    pub(super) fn seat_of(&self, name: &TenantName) -> Result<&Seat, StepError> {
+        self.seats.get(name).ok_or_else(|| StepError::NoInit(name.clone()))
+    }
+
+    /// Runs `work` with a netlink socket in the tenant's stack.
+    pub(super) async fn in_stack<T: Send + 'static>(
+        &self,
+        tenant: &Tenant,
+        work: impl FnOnce(&Netlink) -> Result<T, StepError> + Send + 'static,
+    ) -> Result<T, StepError> {
+        let process = self.seat_of(&tenant.name)?.process.clone();
+        self.visitor.visit(process, || work(&Netlink::open().map_err(NsError::Netlink)?)).await?
+    }
+
+    /// Runs `work` with the packet filter of the tenant's stack.
+    pub(super) async fn in_filter<T: Send + 'static>(
+        &self,
+        name: &TenantName,
+        work: impl FnOnce(&Netfilter) -> Result<T, FilterError> + Send + 'static,
+    ) -> Result<T, StepError> {
+        let process = self.seat_of(name)?.process.clone();
+        Ok(self.visitor.visit(process, || work(&Netfilter::open()?)).await??)
+    }
+}
+
+/// Finds an init by its control socket, and its stack's cookie.
+fn take(socket: &Path, name: &TenantName) -> Result<Option<Taken>, StepError> {
+    let launched = match launch::adopt(socket, name) {
+        Ok((launched, _)) => launched,
+        Err(AdoptError::Client(ClientError::Gone { .. })) => return Ok(None),
+        Err(other) => return Err(other.into()),
+    };
+    enter(launched.pidfd.as_fd())?;
+    let cookie = guard::cookie().map_err(StepError::Watch)?;
+    Ok(Some(Taken { launched, cookie }))
+}
+
+/// On a thread that is in the stack.
+fn visit(device: &str, ask: Option<&PathBuf>) -> Result<Visited, StepError> {
+    let netlink = Netlink::open().map_err(NsError::Netlink)?;
+    let stack = stack::read(&netlink, device);
+    let filter = Netfilter::open().and_then(|netfilter| netfilter.read());
+    let house = ask.map(|socket| {
+        let mut client = Client::connect(socket)?;
+        Ok((client.hello(PASS_DEADLINE)?, client.list(PASS_DEADLINE)?))
+    });
+    Ok(Visited { stack, filter, house })
+}

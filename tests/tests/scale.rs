@@ -1,0 +1,265 @@
+//! Many tenants on one trunk: what is done for one costs the same whether there are ten or thousands, the daemon holds
+//! little for each, and a daemon that was killed finds them all again without touching one.
+//!
+//! The short form has 400 tenants, the full one (`FULL=1`) 4,000. All of them have a tunnel, as customers do.
+
+use std::fs;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+use libtest_mimic::Trial;
+use serde_json::{Value, json};
+use system_tests::api::Api;
+use system_tests::plan::{Kind, Options, SERVER_INNER_V4};
+use system_tests::tenants;
+use system_tests::traffic::{Pinging, reachable};
+use system_tests::world::{World, eventually};
+
+use crate::floor::{TENANTS, explain, trial, world};
+use crate::kill9;
+
+/// Times are compared as medians of this many.
+const SAMPLE: usize = 50;
+/// What something may cost among all of them, of what it costs among a few.
+const GROWTH: f64 = 1.5;
+/// Descriptors the daemon may hold for a tenant.
+const DESCRIPTORS: f64 = 3.0;
+/// Processor time in which the daemon may find a tenant again, milliseconds.
+const ADOPTION: f64 = 0.75;
+/// Private memory and kernel memory of a tenant without a service, all in all, KiB.
+const MEMORY: i64 = 1024;
+
+pub(crate) fn trials() -> Vec<Trial> {
+    vec![trial("scale::the_last_tenant_costs_what_the_first_did", TENANTS, || {
+        let world = world("scale", Options { sites: 2, kinds: vec![Kind::Ipip], ..Options::default() })?;
+        explain(&world, check(&world))
+    })]
+}
+
+/// How many tenants.
+pub(crate) fn many() -> usize {
+    if std::env::var_os("FULL").is_some() { 4000 } else { 400 }
+}
+
+/// A tenant of a customer: an address all of them have, a tunnel nobody else has.
+pub(crate) fn request(n: usize) -> Value {
+    let tunnel = format!("ipip:100.64.{}.{}", n >> 8, n & 255);
+    json!({ "name": name(n), "addresses": ["192.168.1.1/24"], "tunnels": [tunnel] })
+}
+
+pub(crate) fn name(n: usize) -> String {
+    format!("many-{n}")
+}
+
+/// The daemon's process as the kernel tells it.
+pub(crate) struct Process<'a> {
+    world: &'a World,
+    pub(crate) pid: u32,
+}
+
+impl<'a> Process<'a> {
+    pub(crate) fn tenantd(world: &'a World) -> Result<Self> {
+        let pid = eventually("tenantd runs", Duration::from_secs(10), || kill9::pid(world, "tenantd").ok().flatten())?;
+        Ok(Self { world, pid })
+    }
+
+    fn entries(&self, directory: &str) -> Result<usize> {
+        Ok(fs::read_dir(self.world.path(&format!("/proc/{}/{directory}", self.pid)))?.count())
+    }
+
+    pub(crate) fn descriptors(&self) -> Result<usize> {
+        self.entries("fd")
+    }
+
+    pub(crate) fn threads(&self) -> Result<usize> {
+        self.entries("task")
+    }
+
+    /// Resident memory in KiB.
+    pub(crate) fn resident(&self) -> Result<i64> {
+        let text = fs::read_to_string(self.world.path(&format!("/proc/{}/status", self.pid)))?;
+        number(&text, "VmRSS:")
+    }
+
+    /// Processor time in milliseconds, of the kernel and its own.
+    pub(crate) fn processor(&self) -> Result<f64> {
+        let text = fs::read_to_string(self.world.path(&format!("/proc/{}/stat", self.pid)))?;
+        let fields = text.rsplit(") ").next().context("no stat")?;
+        let ticks = fields.split(' ').skip(11).take(2).map(str::parse::<f64>).sum::<Result<f64, _>>()?;
+        // USER_HZ is 100 on every architecture that Debian has.
+        Ok(ticks * 10.0)
+    }
+}
+
+/// A line `KEY VALUE kB`.
+fn number(text: &str, key: &str) -> Result<i64> {
+    let line = text.lines().find(|line| line.starts_with(key)).with_context(|| format!("no {key}"))?;
+    Ok(line.split_whitespace().nth(1).context("no value")?.parse()?)
+}
+
+/// Memory of the machine that could be used, KiB.
+fn available() -> Result<i64> {
+    number(&fs::read_to_string("/proc/meminfo")?, "MemAvailable:")
+}
+
+pub(crate) fn median(times: &[f64]) -> f64 {
+    let mut times = times.to_vec();
+    times.sort_by(f64::total_cmp);
+    times.get(times.len() / 2).copied().unwrap_or(f64::NAN)
+}
+
+/// What it costs to show, ask for, change, and change back each of these, milliseconds.
+#[derive(Debug)]
+struct Cost {
+    show: f64,
+    status: f64,
+    change: f64,
+}
+
+fn cost(api: &mut Api, tenants: impl Iterator<Item = usize> + Clone) -> Result<Cost> {
+    let mut times: [Vec<f64>; 3] = Default::default();
+    for n in tenants {
+        let path = format!("/v1/tenants/{}", name(n));
+        times[0].push(api.timed("GET", &path, None)?.1);
+        times[1].push(api.timed("GET", &format!("{path}/status"), None)?.1);
+        for address in ["192.168.1.2/24", "192.168.1.1/24"] {
+            let body = json!([address]);
+            times[2].push(api.timed("PUT", &format!("{path}/addresses"), Some(&body))?.1);
+        }
+    }
+    Ok(Cost { show: median(&times[0]), status: median(&times[1]), change: median(&times[2]) })
+}
+
+/// Removes and adds again each of these.
+fn again(api: &mut Api, tenants: impl Iterator<Item = usize>) -> Result<(f64, f64)> {
+    let (mut removed, mut added) = (Vec::new(), Vec::new());
+    for n in tenants {
+        removed.push(api.timed("DELETE", &format!("/v1/tenants/{}?force=true", name(n)), None)?.1);
+        added.push(api.timed("POST", "/v1/tenants", Some(&request(n)))?.1);
+    }
+    Ok((median(&removed), median(&added)))
+}
+
+/// What must be the same before and after a restart of the daemon.
+fn identities(api: &mut Api, tenants: impl Iterator<Item = usize>) -> Result<Vec<Value>> {
+    let identity = |n| {
+        let status = api.ask("GET", &format!("/v1/tenants/{}/status", name(n)), None)?;
+        ensure!(status["state"] == "ready" && status["init_pid"].is_u64(), "{status}");
+        Ok(json!([status["init_pid"], status["netns"], status["mtu"]]))
+    };
+    tenants.map(identity).collect()
+}
+
+fn check(world: &World) -> Result<()> {
+    let (many, mut api) = (many(), Api::of(world));
+    let sites: Vec<_> = world.options().sites().collect();
+    for site in &sites {
+        tenants::add(world, site)?;
+        reachable(world, &site.host(), SERVER_INNER_V4, Duration::from_secs(5))?;
+    }
+    let daemon = Process::tenantd(world)?;
+    // What comes with the first tenants only (threads, buffers) is there with them.
+    let mut times = Vec::with_capacity(many);
+    let mut add = |api: &mut Api, n| -> Result<()> {
+        times.push(api.timed("POST", "/v1/tenants", Some(&request(n)))?.1);
+        Ok(())
+    };
+    for n in 0..10 {
+        add(&mut api, n)?;
+    }
+    let few = cost(&mut api, (0..10).cycle().take(SAMPLE))?;
+    let (descriptors, threads, memory) = (daemon.descriptors()?, daemon.threads()?, available()?);
+    let started = Instant::now();
+    for n in 10..many {
+        add(&mut api, n)?;
+    }
+    let rate = (many - 10) as f64 / started.elapsed().as_secs_f64();
+    let each = (memory - available()?) / (many as i64 - 10);
+    let held = (daemon.descriptors()? as f64 - descriptors as f64) / (many as f64 - 10.0);
+    let (first, last) = (median(&times[10..10 + SAMPLE]), median(&times[many - SAMPLE..]));
+    let all = cost(&mut api, (0..SAMPLE).map(|n| n * (many / SAMPLE)))?;
+    println!(
+        "{many} tenants: {rate:.0} a second; add {first:.2} ms among 10, {last:.2} ms among all; among 10 {few:.2?}, \
+         among all {all:.2?} (ms); {each} KiB of the machine, {held:.2} descriptors each; {} KiB resident, {} threads",
+        daemon.resident()?,
+        daemon.threads()?
+    );
+    ensure!(last <= GROWTH * first, "add-tenant grows: {first:.2} ms, then {last:.2} ms");
+    for (verb, few, all) in
+        [("show", few.show, all.show), ("status", few.status, all.status), ("change", few.change, all.change)]
+    {
+        // What takes a tenth of a millisecond is the machine's noise.
+        ensure!(all <= GROWTH * few.max(0.3), "{verb} grows: {few:.2} ms, then {all:.2} ms");
+    }
+    ensure!(held <= DESCRIPTORS, "{held:.2} descriptors a tenant");
+    ensure!(daemon.threads()? <= threads + 4, "{threads} threads, then {}", daemon.threads()?);
+    ensure!(each <= MEMORY, "a tenant takes {each} KiB of the machine");
+    restart(world, &mut api, many)?;
+    remove(world, &mut api, many)
+}
+
+/// Killed and started again while a stream passes: everybody is found, nobody is touched.
+fn restart(world: &World, api: &mut Api, many: usize) -> Result<()> {
+    let site = world.options().sites().next().context("no site")?;
+    let before = identities(api, 0..many)?;
+    let old = Process::tenantd(world)?;
+    // Whatever changes a device, an address, a route or a neighbour is heard here.
+    let room = format!("--net=/run/tenantd/{}/patchroom", system_tests::daemons::INSTANCE);
+    let heard = world.spawn("server", &["nsenter", &room, "ip", "monitor", "link", "address", "route", "neigh"])?;
+    let seconds = 8 + many as u32 / 250;
+    let ping = Pinging::start(world, &site.host(), SERVER_INNER_V4, seconds * 100)?;
+    std::thread::sleep(Duration::from_millis(500));
+    world.ok("server", &["kill", "-9", &old.pid.to_string()])?;
+    let started = Instant::now();
+    let daemon = eventually("another tenantd runs", Duration::from_secs(10), || {
+        Process::tenantd(world).ok().filter(|new| new.pid != old.pid)
+    })?;
+    let waiting = |api: &mut Api| api.ask("GET", "/v1/status", None).ok()?["waiting"].as_u64();
+    let answers = eventually("it answers", Duration::from_secs(30), || waiting(api).map(|_| started.elapsed()))?;
+    eventually("it has found them all", Duration::from_secs(60), || waiting(api).filter(|n| *n == 0).map(drop))?;
+    let (took, processor) = (started.elapsed(), daemon.processor()?);
+    let each = processor / many as f64;
+    println!(
+        "restart with {many}: answers after {:.2} s, has found all after {:.2} s, {processor:.0} ms of processor time \
+         ({each:.2} ms each), {} KiB resident, {} descriptors, {} threads",
+        answers.as_secs_f64(),
+        took.as_secs_f64(),
+        daemon.resident()?,
+        daemon.descriptors()?,
+        daemon.threads()?
+    );
+    ensure!(identities(api, 0..many)? == before, "an init or a stack is another one than before");
+    ping.all_answered()?;
+    let heard = heard.interrupt()?;
+    ensure!(heard.stdout.is_empty(), "touched: {}", String::from_utf8_lossy(&heard.stdout));
+    let half = api.ask("GET", "/v1/status", None)?;
+    ensure!(half["half_done"] == json!([]), "{half}");
+    // The loading of programs and tables is there with one tenant too.
+    ensure!(processor <= ADOPTION * many as f64 + 500.0, "{processor:.0} ms of processor time for {many} tenants");
+    Ok(())
+}
+
+fn remove(world: &World, api: &mut Api, many: usize) -> Result<()> {
+    let daemon = Process::tenantd(world)?;
+    let among_all = again(api, (0..SAMPLE).map(|n| n * (many / SAMPLE)))?;
+    let started = Instant::now();
+    for n in 10..many {
+        api.ask("DELETE", &format!("/v1/tenants/{}?force=true", name(n)), None)?;
+    }
+    let rate = (many - 10) as f64 / started.elapsed().as_secs_f64();
+    let among_few = again(api, (0..10).cycle().take(SAMPLE))?;
+    println!(
+        "removed {rate:.0} a second; remove and add again: {:.2} and {:.2} ms among all, {:.2} and {:.2} ms among 10; {} \
+         descriptors",
+        among_all.0,
+        among_all.1,
+        among_few.0,
+        among_few.1,
+        daemon.descriptors()?
+    );
+    ensure!(among_all.0 <= GROWTH * among_few.0, "remove-tenant grows: {among_few:?}, then {among_all:?}");
+    for n in 0..10 {
+        api.ask("DELETE", &format!("/v1/tenants/{}?force=true", name(n)), None)?;
+    }
+    Ok(())
+}
