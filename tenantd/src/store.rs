@@ -126,7 +126,7 @@ pub struct Snapshot {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Change {
     /// It is like this now.
-    Put(Desired),
+    Put(Box<Desired>),
     /// It is not there any more.
     Removed {
         /// Tenant.

@@ -20,7 +20,7 @@ fn measured(n: u16) -> Measured {
             stack: format!("inet{n}"),
             vlan: stackmap::Vlan::new(n + 1).ok(),
             gid: 524_288 + u32::from(n) * 65_536,
-            half_done: n % 100 == 0,
+            half_done: n.is_multiple_of(100),
             removing: false,
             seat: Some(Seated { pid: i32::from(n) + 10, inode: u64::from(n), cookie: u64::from(n) }),
             init_restarts: 0,

@@ -122,9 +122,10 @@ impl<K: Kernel> Owner<K> {
             return;
         }
         let changes = self.store.since(self.revision).or_else(|error| match error {
-            StoreError::Compacted { .. } => {
-                self.store.load().map(|snapshot| snapshot.rows.into_iter().map(Change::Put).collect())
-            }
+            StoreError::Compacted { .. } => self
+                .store
+                .load()
+                .map(|snapshot| snapshot.rows.into_iter().map(|row| Change::Put(Box::new(row))).collect()),
             error => Err(error),
         });
         match changes {
@@ -137,7 +138,7 @@ impl<K: Kernel> Owner<K> {
     fn take(&mut self, change: Change) {
         self.revision = self.revision.max(change.revision());
         let (name, desired) = match change {
-            Change::Put(desired) => (desired.tenant.name.clone(), desired),
+            Change::Put(desired) => (desired.tenant.name.clone(), *desired),
             Change::Removed { name, .. } => {
                 let Some(known) = self.desired.get(&name) else { return };
                 // Its row is gone and it is not: taken down as a removal is, and there is nothing to be forgotten.

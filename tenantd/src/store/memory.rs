@@ -113,7 +113,7 @@ impl Store for MemoryStore {
 
     fn since(&mut self, revision: Revision) -> Result<Vec<Change>, StoreError> {
         let state = self.state();
-        let put = state.rows.values().cloned().map(Change::Put);
+        let put = state.rows.values().cloned().map(|row| Change::Put(Box::new(row)));
         let removed = state.removed.iter().map(|(name, r)| Change::Removed { name: name.clone(), revision: *r });
         let mut all: Vec<Change> = put.chain(removed).filter(|change| change.revision() > revision).collect();
         all.sort_by_key(Change::revision);

@@ -126,7 +126,7 @@ impl SqliteStore {
         if asked < oldest {
             return Err(StoreError::Compacted { asked, oldest });
         }
-        let mut all: Vec<Change> = read_rows(&tx, asked)?.into_iter().map(Change::Put).collect();
+        let mut all: Vec<Change> = read_rows(&tx, asked)?.into_iter().map(|row| Change::Put(Box::new(row))).collect();
         let mut removed =
             tx.prepare_cached("SELECT name, revision FROM removed WHERE revision > ?1").map_err(failed)?;
         let rows = removed

@@ -42,7 +42,7 @@ enum Act {
 fn acts() -> impl Strategy<Value = Vec<Act>> {
     let right = prop::bool::weighted(0.8);
     let act = prop_oneof![
-        6 => (0..6_u8, 1..100_u64, right.clone()).prop_map(|(n, g, r)| Act::Put(n, g, r)),
+        6 => (0..6_u8, 1..100_u64, right).prop_map(|(n, g, r)| Act::Put(n, g, r)),
         3 => (0..6_u8, right).prop_map(|(n, r)| Act::Remove(n, r)),
         2 => (0..40_u64).prop_map(Act::Finish),
         1 => (0..6_u8).prop_map(Act::Note),

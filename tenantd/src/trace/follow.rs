@@ -632,12 +632,13 @@ fn who(holders: &[Holder]) -> String {
 /// The first rule that fits decides, else the default; with the counter of what drops.
 fn decide(filter: &Filter, question: &Question, from: IpAddr) -> (Verdict, Option<String>, String) {
     let fits = |rule: &FilterRule| {
-        let protocol = match (rule.proto, question.protocol) {
-            (Protocol::Any, _) => true,
-            (Protocol::Tcp, TraceProtocol::Tcp) | (Protocol::Udp, TraceProtocol::Udp) => true,
-            (Protocol::Icmp, TraceProtocol::Icmp) => true,
-            _ => false,
-        };
+        let protocol = matches!(
+            (rule.proto, question.protocol),
+            (Protocol::Any, _)
+                | (Protocol::Tcp, TraceProtocol::Tcp)
+                | (Protocol::Udp, TraceProtocol::Udp)
+                | (Protocol::Icmp, TraceProtocol::Icmp)
+        );
         let port = rule
             .port
             .is_none_or(|ports| question.port.is_some_and(|port| (ports.first()..=ports.last()).contains(&port)));
