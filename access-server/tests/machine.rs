@@ -335,7 +335,9 @@ fn rows_outlive_the_daemon_and_detach_ends_them() {
 
     end(daemon, Signal::SIGTERM);
     assert!(attached("wan0"));
-    assert!(!world.path("run/t/api.sock").exists());
+    // The file stays, so that a caller knows that somebody is to come again; nobody listens.
+    let refused = std::os::unix::net::UnixStream::connect(world.path("run/t/api.sock")).unwrap_err();
+    assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionRefused);
     let daemon = world.start(World::run_args());
     assert_eq!(world.json("list").as_array().unwrap().len(), 1);
     end(daemon, Signal::SIGTERM);

@@ -109,7 +109,7 @@ fn verbs_that_ask_print_words_or_the_answer_itself() {
     assert!(daemon.done(&["map", "access"]).starts_with("ipip (198.51.100.2, 203.0.113.1) <-> vlan600 "));
     assert_eq!(
         daemon.done(&["status"]),
-        "instance  main\nversion   0.1.0\ntrunk     trunk-main\naccess    connected\ntenants   1\n"
+        "instance  main\nversion   0.1.0\ntrunk     trunk-main\naccess    connected\ntenants   1\nstore     ok, revision 0\n"
     );
     assert_eq!(
         daemon.done(&["status", "acme"]),
