@@ -12,10 +12,13 @@ use utoipa::ToSchema;
 
 use crate::control::{OpError, Who};
 use crate::model::{EventOrigin, Tenant};
+use crate::problem::Problem;
 use crate::store::Desired;
 
 /// Longest `before` or `after`, in bytes of JSON; a longer one is left out and its length told.
 const LONGEST: usize = 16 * 1024;
+/// Longest reason, in characters.
+const LONGEST_REASON: usize = 400;
 /// What stands for a value that must not be shown.
 const HIDDEN: &str = "(not shown)";
 
@@ -56,11 +59,21 @@ impl Outcome {
     #[must_use]
     pub fn of(error: &OpError) -> Self {
         match error {
-            OpError::HalfDone { .. } => Self::HalfDone(error.to_string()),
-            OpError::Invalid(_) | OpError::Conflict { .. } | OpError::Unknown { .. } | OpError::Busy { .. } => {
-                Self::Refused(error.to_string())
-            }
-            _ => Self::Failed(error.to_string()),
+            OpError::HalfDone { .. } => Self::HalfDone(short(&error.to_string())),
+            OpError::Invalid(refused) => Self::Refused(told_refusal(&refused.field, &error.to_string())),
+            OpError::Conflict { field, .. } => Self::Refused(told_refusal(field, &error.to_string())),
+            OpError::Unknown { .. } | OpError::Busy { .. } => Self::Refused(short(&error.to_string())),
+            _ => Self::Failed(short(&error.to_string())),
+        }
+    }
+
+    /// A request that was refused before the owner heard of it; `left_out` others like it are not told.
+    #[must_use]
+    pub fn refused(problem: &Problem, left_out: u64) -> Self {
+        let told = told_refusal(problem.field.as_deref().unwrap_or_default(), &problem.detail);
+        match left_out {
+            0 => Self::Refused(told),
+            left_out => Self::Refused(format!("{told} ({left_out} refusals before this one are not told)")),
         }
     }
 
@@ -214,6 +227,27 @@ fn told(tenant: &Tenant) -> Tenant {
     tenant
 }
 
+/// Parts of a request whose values may be secrets: settings and environment of services, and a body that is none.
+const MAY_BE_SECRET: [&str; 5] = ["set", "env", "options", "command", "body"];
+
+/// The words of a refusal, of a field that may be a secret its name alone: value and rule may say what was sent.
+fn told_refusal(field: &str, words: &str) -> String {
+    let parts = field.split(['.', '[', ']']);
+    match parts.into_iter().find(|part| MAY_BE_SECRET.contains(part)) {
+        // What follows may be a key that somebody took for a value.
+        Some(part) => format!("{}{part} refused {HIDDEN}", short(field.split(part).next().unwrap_or_default())),
+        None => short(words),
+    }
+}
+
+/// The beginning of what may be long.
+fn short(words: &str) -> String {
+    match words.char_indices().nth(LONGEST_REASON) {
+        Some((end, _)) => format!("{}...", &words[..end]),
+        None => words.to_owned(),
+    }
+}
+
 fn fields(tenant: &Tenant) -> Map<String, Value> {
     match serde_json::to_value(tenant) {
         Ok(Value::Object(fields)) => fields,
@@ -288,6 +322,27 @@ mod tests {
         let (was, is) = (was.unwrap(), is.unwrap());
         assert_eq!(was["services"].as_array().unwrap().len(), 1, "the other service did not change: {was}");
         assert_eq!(is["services"][0]["name"], "db");
+    }
+
+    #[test]
+    fn a_refusal_names_the_field_and_no_secret() {
+        let told = |field: &'static str, value: &str| {
+            let refused = stackmap::Invalid::new(field, value, format!("must not be {value}"));
+            let owners = Outcome::of(&OpError::Invalid(refused.clone()));
+            let problem = Problem::at(crate::problem::ProblemKind::Invalid, &refused);
+            assert_eq!(owners, Outcome::refused(&problem, 0));
+            match owners {
+                Outcome::Refused(why) => why,
+                other => panic!("{other:?}"),
+            }
+        };
+        for field in ["set.password", "services.db.set.password", "env", "options.env.TOKEN", "body", "command[2]"] {
+            let why = told(field, "sesame");
+            assert!(!why.contains("sesame") && why.contains("not shown"), "{field}: {why}");
+        }
+        assert_eq!(told("services.db.set.sesame", "x"), "services.db.set refused (not shown)");
+        assert_eq!(told("vlan", "4095"), "vlan: \"4095\" refused: must not be 4095");
+        assert!(told("name", &"x".repeat(100_000)).len() < 500);
     }
 
     #[test]

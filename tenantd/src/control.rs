@@ -10,9 +10,11 @@ mod prove;
 mod verbs;
 mod who;
 
+use serde_json::Value;
 use stackmap::{Invalid, TenantName, TunnelSpec};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, broadcast, mpsc, oneshot};
 
+use crate::audit::{AuditRow, Outcome as AuditOutcome, Query};
 use crate::change::Change;
 use crate::images::ImageStore;
 use crate::metrics::{Roster, Scraper};
@@ -88,6 +90,12 @@ pub enum OpError {
         /// Why.
         cause: String,
     },
+    /// The store could not be read.
+    #[error("cannot read the audit: {cause}")]
+    CannotRead {
+        /// Why.
+        cause: String,
+    },
     /// The daemon is shutting down.
     #[error("the daemon is shutting down")]
     Closed,
@@ -140,6 +148,10 @@ pub(crate) enum Command {
     ShowTemplate { name: String, reply: Reply<TemplateView> },
     /// The tables.
     Map { reply: Reply<MapView> },
+    /// Rows of the audit.
+    Audit { query: Query, reply: Reply<Vec<AuditRow>> },
+    /// Something that the owner has no part in, for the audit.
+    Note { verb: &'static str, tenant: Option<TenantName>, after: Option<Value>, outcome: AuditOutcome },
     /// The daemon.
     Status { reply: Reply<DaemonStatus> },
     /// One tenant's status.
@@ -351,6 +363,24 @@ impl Handle {
     /// The three tables.
     pub async fn map(&self) -> Result<MapView, OpError> {
         self.ask(|reply| Command::Map { reply }).await
+    }
+    /// Tells the audit of what the owner has no part in. Waits for nobody; false: the queue is full and it is not told.
+    pub(crate) fn note(
+        &self,
+        verb: &'static str,
+        tenant: Option<TenantName>,
+        after: Option<Value>,
+        outcome: AuditOutcome,
+    ) -> bool {
+        let queue = if self.guest.is_some() { &self.tenants } else { &self.operators };
+        queue.try_send(self.asked(Command::Note { verb, tenant, after, outcome })).is_ok()
+    }
+    /// Who changed what.
+    ///
+    /// # Errors
+    /// [`OpError::CannotRead`].
+    pub async fn audit(&self, query: Query) -> Result<Vec<AuditRow>, OpError> {
+        self.ask(|reply| Command::Audit { query, reply }).await
     }
     /// State of the daemon.
     pub async fn status(&self) -> Result<DaemonStatus, OpError> {

@@ -54,6 +54,8 @@ enum Verb {
     Show(commands::show::Show),
     /// Print the three tables
     Map(commands::map::Map),
+    /// Show who changed what, and what came of it
+    Audit(commands::audit::Audit),
     /// Show what is so: the daemon, or one tenant
     Status(commands::status::Status),
     /// Do tables and kernel agree? Every process, socket, port, tag, tunnel and guard row is looked at
@@ -173,6 +175,7 @@ fn dispatch(cli: Cli) -> Result<u8, Failure> {
         Verb::List(args) => commands::list::run(&args, &cx),
         Verb::Show(args) => commands::show::run(&args, &cx),
         Verb::Map(args) => commands::map::run(&args, &cx),
+        Verb::Audit(args) => commands::audit::run(&args, &cx),
         Verb::Status(args) => commands::status::run(&args, &cx),
         Verb::Doctor(args) => return commands::doctor::run(*args, &cx, cli.instance),
         Verb::AddTunnel(args) => commands::add_tunnel::run(&args, &cx),

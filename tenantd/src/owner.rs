@@ -433,6 +433,14 @@ impl<K: Kernel> Owner<K> {
             Command::Templates { reply } => answer(reply, Ok(self.templates())),
             Command::ShowTemplate { name, reply } => answer(reply, self.template(&name)),
             Command::Map { reply } => answer(reply, Ok(self.map())),
+            Command::Audit { query, reply } => {
+                let rows = self.store.audit(&query);
+                answer(reply, rows.map_err(|error| OpError::CannotRead { cause: chain(&error) }))
+            }
+            Command::Note { verb, tenant, after, outcome } => {
+                self.note(verb, tenant, after, outcome);
+                Ended::Nothing
+            }
             Command::Status { reply } => answer(reply, Ok(self.status())),
             Command::TenantStatus { name, reply } => answer(reply, self.tenant_status(&name).await),
             Command::LogPath { name, service, reply } => answer(reply, self.log_path(&name, &service)),

@@ -40,6 +40,10 @@ pub struct Problem {
     /// Of a declarative file: everything that is wrong with it. Only the command line says this.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub faults: Vec<Fault>,
+    /// The owner's answer, who has told the audit of it. Not part of the document.
+    #[serde(skip)]
+    #[schema(ignore)]
+    pub(crate) is_owners: bool,
 }
 
 /// The kinds of problem this API knows: each is one `type`, one title and one status.
@@ -147,6 +151,7 @@ impl Problem {
             value: None,
             rule: None,
             faults: Vec::new(),
+            is_owners: false,
         }
     }
 
@@ -187,7 +192,7 @@ impl From<Faults> for Problem {
 impl From<OpError> for Problem {
     fn from(error: OpError) -> Self {
         let detail = error.to_string();
-        match error {
+        let problem = match error {
             OpError::Invalid(refused) => refused.into(),
             OpError::Conflict { field, value, rule } => {
                 Self::at(ProblemKind::Conflict, &Invalid::new(field, value, rule))
@@ -202,15 +207,19 @@ impl From<OpError> for Problem {
             OpError::HalfDone { .. } => Self::new(ProblemKind::HalfDone, detail),
             OpError::CannotVerify { .. } | OpError::CannotMeasure { .. } => Self::new(ProblemKind::Failed, detail),
             OpError::Failed { .. } => Self::new(ProblemKind::Failed, detail),
+            OpError::CannotRead { .. } => Self::new(ProblemKind::Failed, detail),
             OpError::Closed => Self::new(ProblemKind::Closing, detail),
-        }
+        };
+        Self { is_owners: true, ..problem }
     }
 }
 
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let status = StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-        let mut response = (status, axum::Json(self)).into_response();
+        let mut response = (status, axum::Json(&self)).into_response();
+        // For who tells the audit.
+        response.extensions_mut().insert(self);
         response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(MEDIA_TYPE));
         response
     }

@@ -48,6 +48,7 @@ fn every_example_is_what_the_program_writes() {
     holds::<tenantd::verify::Verification>(&mut all, "Verification");
     holds::<tenantd::trace::Trace>(&mut all, "Trace");
     holds::<tenantd::refusals::GuardRefusal>(&mut all, "GuardRefusal");
+    holds::<tenantd::audit::AuditRow>(&mut all, "AuditRow");
     holds::<SharedDirectory>(&mut all, "SharedDirectory");
     holds::<ImageView>(&mut all, "ImageView");
     holds::<Here>(&mut all, "Here");

@@ -8,13 +8,16 @@ use stackmap::{GidRange, Invalid, StackIndex, TenantName, TunnelSpec, Vlan};
 use tempfile::TempDir;
 
 use super::Doors;
+use crate::audit::Entry;
 use crate::client::Client;
-use crate::control::{Asked, Command, Handle, OpError, Proof, PutHow, Stopping};
+use crate::control::{Asked, Command, Handle, OpError, Proof, PutHow, Stopping, Who};
 use crate::declare::changes;
 use crate::images::ImageStore;
 use crate::metrics::{Enlisted, Roster};
 use crate::model::*;
 use crate::owner::shares::shared_directories;
+use crate::store::Store as _;
+use crate::store::memory::MemoryStore;
 
 /// A served API with a fake owner behind it; ends with the process.
 pub(crate) struct Served {
@@ -37,6 +40,8 @@ pub(crate) fn serve() -> Served {
         handle: handle.clone(),
         events: 0,
         origin: EventOrigin::Operator,
+        notes: MemoryStore::new(),
+        who: Who::daemon(),
         images: Arc::new(ImageStore::open(dir.path()).unwrap()),
     };
     let (ready, is_ready) = mpsc::channel();
@@ -75,6 +80,8 @@ struct Fake {
     handle: Handle,
     events: u64,
     origin: EventOrigin,
+    notes: MemoryStore,
+    who: Who,
     images: Arc<ImageStore>,
 }
 
@@ -83,6 +90,7 @@ impl Fake {
         let named = asked.who.origin != EventOrigin::Daemon;
         assert!(named || asked.command.verb().is_none(), "nobody asked for {:?}", asked.command);
         self.origin = asked.who.origin;
+        self.who = asked.who;
         self.obey(asked.command);
     }
 
@@ -163,6 +171,13 @@ impl Fake {
                 drop(reply.send(self.service(&name, &service).map(again)));
             }
             Command::Map { reply } => drop(reply.send(Ok(self.map()))),
+            Command::Audit { query, reply } => {
+                drop(reply.send(self.notes.audit(&query).map_err(|e| OpError::CannotRead { cause: e.to_string() })));
+            }
+            Command::Note { verb, tenant, after, outcome } => {
+                let who = self.who.clone();
+                self.notes.note(Entry { at_ms: 1, who, verb, tenant, before: None, after }, outcome);
+            }
             Command::Status { reply } => drop(reply.send(Ok(DaemonStatus {
                 instance: "main".into(),
                 version: "0".into(),

@@ -20,6 +20,7 @@ use tokio::sync::mpsc;
 use super::caller::Caller;
 use super::extract::{Body, Only, Part};
 use super::openapi::Refused;
+use crate::audit::Outcome;
 use crate::commands::chain;
 use crate::control::Handle;
 use crate::images::{
@@ -71,7 +72,12 @@ impl Part for Image {
 pub(super) async fn remove(Caller(handle): Caller, Only(Image(name)): Only<Image>) -> Result<StatusCode, Problem> {
     let (store, tenants) = (handle.images().await?, handle.list().await?);
     let users: Vec<_> = tenants.iter().filter(|t| t.image == name.as_str()).map(|t| t.name.to_string()).collect();
-    blocking(move || store.remove(name.as_str(), &users)).await?.map_err(|error| match error {
+    let after = Some(serde_json::json!({"image": name.as_str()}));
+    let removed = blocking(move || store.remove(name.as_str(), &users)).await?;
+    if removed.is_ok() {
+        handle.note("remove-image", None, after, Outcome::Done);
+    }
+    removed.map_err(|error| match error {
         RemoveError::Name(refused) => Problem::from(refused),
         RemoveError::Used { ref name, .. } => {
             Problem::at(ProblemKind::Conflict, &Invalid::new("image", name.clone(), error.to_string()))
@@ -94,7 +100,8 @@ pub(super) async fn make(Caller(handle): Caller, Body(request): Body<ImageReques
     let store = handle.images().await?;
     let (told, heard) = mpsc::channel(WAITING);
     // A thread of its own: debootstrap ends with the thread that started it.
-    let thread = std::thread::Builder::new().name("image".into()).spawn(move || work(&store, &request, source, &told));
+    let thread =
+        std::thread::Builder::new().name("image".into()).spawn(move || work(&store, &request, source, &told, &handle));
     thread.map_err(|e| Problem::new(ProblemKind::Io, format!("no thread: {e}")))?;
     Ok(Sse::new(stream(heard)).keep_alive(KeepAlive::new().interval(KEEP_ALIVE)).into_response())
 }
@@ -129,7 +136,7 @@ fn debootstrap(from: &DebootstrapRequest) -> Debootstrap {
     }
 }
 
-fn work(store: &Arc<ImageStore>, request: &ImageRequest, source: Source, told: &mpsc::Sender<Event>) {
+fn work(store: &Arc<ImageStore>, request: &ImageRequest, source: Source, told: &mpsc::Sender<Event>, handle: &Handle) {
     let mut progress = |progress: Progress| {
         let data = match progress {
             Progress::Line(line) => serde_json::json!({"line": line}),
@@ -153,6 +160,9 @@ fn work(store: &Arc<ImageStore>, request: &ImageRequest, source: Source, told: &
         Ok(manifest) => ("done", serde_json::to_string(&view(manifest))),
         Err(problem) => ("failed", serde_json::to_string(problem)),
     };
+    // Its name alone: the address of a mirror may hold a password.
+    let outcome = if made.is_ok() { Outcome::Done } else { Outcome::Failed("its maker was told why".into()) };
+    handle.note("make-image", None, Some(serde_json::json!({"image": name})), outcome);
     tracing::info!(image = name, kind, "image");
     let _ = told.blocking_send(Event::default().event(kind).data(data.unwrap_or_default()));
 }

@@ -35,6 +35,9 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinHandle;
 use tracing::info;
 
+use super::account::Account;
+use super::caller::who;
+use super::refused::{Teller, What};
 use super::socket::Peer;
 use super::{described, no_such_method, no_such_path};
 use crate::control::Handle;
@@ -55,9 +58,10 @@ const CHANGES_A_SECOND: f64 = 2.0;
 const QUESTION: f64 = 0.05;
 
 /// What a tenant's administrator may ask for: method and route. Whatever is not here is the operator's.
-const ALLOWED: [(Method, &str); 34] = [
+const ALLOWED: [(Method, &str); 35] = [
     (Method::GET, "/openapi.json"),
     (Method::GET, "/v1/here"),
+    (Method::GET, "/v1/audit"),
     (Method::GET, "/v1/events"),
     (Method::GET, "/v1/templates"),
     (Method::GET, "/v1/templates/{template}"),
@@ -163,9 +167,10 @@ impl Doors {
         let dir = Self::dir_of(&self.dir, name);
         let (listener, file) = bind(&dir, root)?;
         fault::point("door.bound");
-        let account = Mutex::new(Account { left: CHANGES, at: Instant::now() });
-        let guard = Arc::new(Guard { name: name.clone(), root, account });
+        let account = Mutex::new(Account::new(CHANGES, CHANGES_A_SECOND, Instant::now()));
         let handle = self.handle.for_tenant(name.clone());
+        let (name_, handle_, refusals) = (name.clone(), handle.clone(), Teller::default());
+        let guard = Arc::new(Guard { name: name_, root, account, handle: handle_, refusals });
         let mut few = Few { listener, seats: Arc::new(Semaphore::new(CONNECTIONS)), first: None };
         let task = tokio::spawn(async move {
             // The routes of one tenant are some hundred allocations: made when somebody comes, which is rarely.
@@ -286,27 +291,10 @@ struct Guard {
     name: TenantName,
     /// The tenant's root on the host.
     root: u32,
+    /// What the tenant may still ask for, in changes.
     account: Mutex<Account>,
-}
-
-/// What a tenant may still ask for, in changes; it grows with time.
-#[derive(Debug)]
-struct Account {
-    left: f64,
-    at: Instant,
-}
-
-impl Account {
-    /// Pays; refuses when there is not enough.
-    fn pay(&mut self, price: f64, now: Instant) -> bool {
-        let gained = now.saturating_duration_since(self.at).as_secs_f64() * CHANGES_A_SECOND;
-        (self.left, self.at) = ((self.left + gained).min(CHANGES), now);
-        let enough = self.left >= price;
-        if enough {
-            self.left -= price;
-        }
-        enough
-    }
+    handle: Handle,
+    refusals: Teller,
 }
 
 /// The longest body that a request may have; an operator's may be longer.
@@ -338,12 +326,21 @@ async fn check(
     let method = request.method().clone();
     let route = request.extensions().get::<MatchedPath>().map(|p| p.as_str().to_owned()).unwrap_or_default();
     let named = params.iter().flatten().find(|(key, _)| *key == "name").map(|(_, value)| value.to_owned());
+    // Whatever name it says: it is the tenant itself that tried.
+    let what = What::new(&method, &route, request.uri(), Some(guard.name.clone()));
+    let tell = |response: &Response| {
+        // Who has no say here at all is not looked up.
+        if is_change(&method) {
+            guard.refusals.tell(&guard.handle.by(who(&peer, &guard.handle)), &what, response);
+        }
+    };
     if let Err(problem) = guard.admits(&peer, &method, &route, named.as_deref()) {
         info!(tenant = %guard.name, uid = peer.uid, %method, route, kind = problem.kind, "refused from inside");
         let mut response = problem.into_response();
         if response.status().as_u16() == 429 {
             response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
         }
+        tell(&response);
         return response;
     }
     request.extensions_mut().insert(BodyMax(BODY_MAX));
@@ -351,6 +348,7 @@ async fn check(
     if is_change(&method) {
         info!(tenant = %guard.name, %method, route, status = response.status().as_u16(), "request from inside");
     }
+    tell(&response);
     response
 }
 
@@ -410,23 +408,4 @@ pub(super) fn seen_status(handle: &Handle, mut status: TenantStatus) -> TenantSt
         }
     }
     status
-}
-
-#[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used, clippy::expect_used)]
-    use std::time::Duration;
-
-    use super::*;
-
-    #[test]
-    fn an_account_fills_with_time_and_not_beyond_its_brim() {
-        let start = Instant::now();
-        let mut account = Account { left: 2.0, at: start };
-        assert!(account.pay(1.0, start) && account.pay(1.0, start));
-        assert!(!account.pay(1.0, start));
-        assert!(account.pay(1.0, start + Duration::from_secs(1)));
-        assert!(account.pay(CHANGES, start + Duration::from_secs(3600)));
-        assert!(!account.pay(QUESTION, start + Duration::from_secs(3600)));
-    }
 }

@@ -3,7 +3,9 @@
 //!
 //! Tasks: one a connection (by axum), each waiting for the owner task's reply.
 
+mod account;
 mod addresses;
+mod audit;
 mod caller;
 mod declare;
 mod dns;
@@ -18,6 +20,7 @@ mod logs;
 mod map;
 mod metrics;
 mod openapi;
+mod refused;
 pub use inside::{DoorError, Doors};
 pub(crate) use openapi::TunnelSchema;
 mod routes;
@@ -38,11 +41,14 @@ mod fake;
 #[cfg(test)]
 mod tests;
 
+use std::sync::Arc;
+
 use axum::Router;
 use axum::extract::{ConnectInfo, MatchedPath, Request, State};
 use axum::http::{Method, Uri};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
+use stackmap::TenantName;
 use tokio::net::UnixListener;
 use tracing::{info, warn};
 use utoipa::OpenApi;
@@ -52,6 +58,7 @@ use utoipa_axum::routes;
 use crate::control::Handle;
 use crate::fault;
 use crate::problem::{Problem, ProblemKind};
+use refused::{Teller, What};
 use socket::{Gate, Peer};
 pub use socket::{ServeError, bind, inherited};
 
@@ -113,6 +120,7 @@ fn described() -> (Router<Handle>, utoipa::openapi::OpenApi) {
         .routes(routes!(map::one))
         .routes(routes!(status::daemon))
         .routes(routes!(events::follow))
+        .routes(routes!(audit::read))
         .routes(routes!(here::here))
         .routes(routes!(verify::all))
         .routes(routes!(verify::one))
@@ -124,36 +132,57 @@ fn described() -> (Router<Handle>, utoipa::openapi::OpenApi) {
 
 fn router(handle: Handle, gate: Gate) -> Router {
     let (router, _) = described();
+    let guarded = Guarded { gate, handle: handle.clone(), refusals: Arc::default() };
     router
         .fallback(no_such_path)
         .method_not_allowed_fallback(no_such_method)
-        .layer(middleware::from_fn_with_state(gate, guard))
+        .layer(middleware::from_fn_with_state(guarded, guard))
         .with_state(handle)
+}
+
+/// What stands before the operators' routes.
+#[derive(Clone)]
+struct Guarded {
+    gate: Gate,
+    handle: Handle,
+    refusals: Arc<Teller>,
 }
 
 /// Lets only the gate's people in and writes down who changed what.
 async fn guard(
-    State(gate): State<Gate>,
+    State(Guarded { gate, handle, refusals }): State<Guarded>,
     ConnectInfo(peer): ConnectInfo<Peer>,
     request: Request,
     next: Next,
 ) -> Response {
-    if !gate.admits(&peer) {
-        warn!(uid = peer.uid, gid = peer.gid, "refused a caller who is neither root nor in the group");
-        return Problem::new(ProblemKind::Forbidden, gate.rule()).into_response();
-    }
-    if matches!(*request.method(), Method::GET | Method::HEAD) {
-        return next.run(request).await;
-    }
+    let is_question = matches!(*request.method(), Method::GET | Method::HEAD);
     let method = request.method().clone();
     // The pattern, not the path: a tunnel in a path holds a customer's address.
     let route = request.extensions().get::<MatchedPath>().map(|p| p.as_str().to_owned()).unwrap_or_default();
+    let what = What::new(&method, &route, request.uri(), tenant_of(&route, request.uri()));
+    let tell = |response: &Response| refusals.tell(&handle.by(caller::who(&peer, &handle)), &what, response);
+    if !gate.admits(&peer) {
+        warn!(uid = peer.uid, gid = peer.gid, "refused a caller who is neither root nor in the group");
+        let response = Problem::new(ProblemKind::Forbidden, gate.rule()).into_response();
+        tell(&response);
+        return response;
+    }
+    if is_question {
+        return next.run(request).await;
+    }
     fault::asked();
     fault::point("request.received");
     let response = next.run(request).await;
     fault::point("request.answered");
     info!(uid = peer.uid, %method, route, status = response.status().as_u16(), "request");
+    tell(&response);
     response
+}
+
+/// The tenant that a path names.
+fn tenant_of(route: &str, uri: &Uri) -> Option<TenantName> {
+    let at = route.split('/').position(|part| part == "{name}")?;
+    uri.path().split('/').nth(at)?.parse().ok()
 }
 
 async fn no_such_path(uri: Uri) -> Problem {

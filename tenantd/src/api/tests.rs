@@ -593,3 +593,37 @@ fn metrics_are_told_as_text() {
     );
     assert!(body.contains("tenantd_tenants{state=\"ready\"} 1\n") && body.contains("# EOF\n"), "{body}");
 }
+
+#[test]
+fn refusals_before_the_owner_are_in_the_audit_without_secrets_and_bounded() {
+    let s = fake::serve().acme();
+    s.refused(Method::POST, "/v1/tenants", Some(json!({"name": "x", "vlan": 4095, "addresses": []})));
+    s.refused(Method::POST, "/v1/tenants?dry_run=true", Some(json!({"name": "x", "vlan": 4095, "addresses": []})));
+    s.refused(Method::GET, "/v1/audit?limit=0", None);
+    let db = json!({"name": "db", "template": "postgres", "set": {"password": ["sesame"]}});
+    s.refused(Method::POST, "/v1/tenants/acme/services", Some(db));
+    // What the owner refuses it tells itself.
+    s.refused(Method::DELETE, "/v1/tenants/none", None);
+    let rows = s.get("/v1/audit");
+    let verbs: Vec<_> = rows.as_array().unwrap().iter().map(|row| row["verb"].as_str().unwrap()).collect();
+    assert_eq!(verbs, ["add-tenant", "add-service"], "{rows}");
+    assert!(rows[0]["reason"].as_str().unwrap().contains("vlan") && rows[0]["result"] == "refused", "{rows}");
+    assert_eq!((&rows[1]["tenant"], &rows[1]["origin"]), (&json!("acme"), &json!("operator")));
+    assert!(rows[0]["pid"] == std::process::id() && rows[0]["uid"] == nix::unistd::geteuid().as_raw(), "{rows}");
+    assert!(!rows.to_string().contains("sesame"), "{rows}");
+
+    let Inside(inside) = Inside::of(s, "acme");
+    for _ in 0..40 {
+        inside.refused(Method::DELETE, "/v1/tenants/beta", None);
+    }
+    assert!(inside.refused(Method::GET, "/v1/audit?tenant=beta", None).is(ProblemKind::NotYours));
+    let own = inside.get("/v1/audit");
+    let own = own.as_array().unwrap();
+    // The operator's row about it is among them, without the words and the process.
+    let told: Vec<_> = own.iter().filter(|row| row["origin"] == "tenant").collect();
+    assert!((20..25).contains(&told.len()), "{told:?}");
+    assert!(told.iter().all(|row| row["tenant"] == "acme" && row["verb"] == "remove-tenant"), "{told:?}");
+    let operators: Vec<_> = own.iter().filter(|row| row["origin"] == "operator").collect();
+    assert_eq!(operators.len(), 1);
+    assert!(operators[0]["reason"].is_null() && operators[0]["pid"].is_null(), "{operators:?}");
+}

@@ -18,6 +18,7 @@ pub mod add_service;
 pub mod add_tenant;
 pub mod add_tunnel;
 pub mod apply;
+pub mod audit;
 pub mod completion;
 pub mod cp;
 pub mod diff;

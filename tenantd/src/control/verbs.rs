@@ -34,6 +34,8 @@ impl Command {
             | Self::Status { .. }
             | Self::TenantStatus { .. }
             | Self::LogPath { .. }
+            | Self::Audit { .. }
+            | Self::Note { .. }
             | Self::Export { .. }
             | Self::TraceParts { .. }
             | Self::Roster { .. }

@@ -3,6 +3,7 @@
 
 use std::time::{Instant, SystemTime};
 
+use serde_json::Value;
 use stackmap::TenantName;
 
 use super::{Owner, chain};
@@ -190,9 +191,22 @@ impl<K: Kernel> Owner<K> {
         if let Some(verb) = doing.verb
             && doing.written.is_empty()
         {
-            let (who, tenant) = (doing.who, doing.about);
-            self.store.note(Entry { at_ms: now_ms(), who, verb, tenant, before: None, after: None }, outcome);
+            self.doing.who = doing.who;
+            self.note(verb, doing.about, None, outcome);
+            self.doing = Doing::by_the_daemon();
         }
+    }
+
+    /// Tell the audit what changed nothing in the store, on behalf of who is being served.
+    pub(super) fn note(
+        &mut self,
+        verb: &'static str,
+        tenant: Option<TenantName>,
+        after: Option<Value>,
+        outcome: Outcome,
+    ) {
+        let who = self.doing.who.clone();
+        self.store.note(Entry { at_ms: now_ms(), who, verb, tenant, before: None, after }, outcome);
     }
 }
 

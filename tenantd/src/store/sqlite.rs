@@ -203,8 +203,10 @@ impl Store for SqliteStore {
     }
 
     fn audit(&mut self, query: &Query) -> Result<Vec<AuditRow>, StoreError> {
-        // What waits is shown as well.
-        self.flush()?;
+        // What waits is shown as well, unless it cannot be written: what is written can still be read.
+        if let Err(error) = self.flush() {
+            tracing::warn!(error = crate::owner::chain(&error), "the audit waits to be written");
+        }
         audit::read(&self.db, query).map_err(|source| statement("read", "the audit", source))
     }
 
