@@ -45,6 +45,7 @@ impl Api {
             .route("/v1/counters", get(counters::list))
             .route("/v1/vlans", get(vlans::list))
             .route("/v1/vlans/{vlan}", get(vlans::show).put(vlans::put).delete(vlans::delete))
+            .route("/v1/vlans/{vlan}/counters", get(counters::show))
             .route("/v1/vlans/{vlan}/look/{address}", get(look::show))
             .route("/metrics", get(metrics::show))
             .route("/v1/vlans/{vlan}/tunnels/{spec}", put(vlans::put_tunnel).delete(vlans::delete_tunnel))

@@ -59,6 +59,8 @@ pub enum Command {
     ReplaceAll(Owner, Vec<RowRequest>),
     /// What was carried and dropped.
     Counters,
+    /// The same of one VLAN.
+    CountersOf(Vlan),
     /// Everything that is measured.
     Metrics,
     /// What becomes of packets of a VLAN from and to an address behind its tunnels.
@@ -87,6 +89,8 @@ pub enum Reply {
     },
     /// Counters by VLAN.
     Counters(Vec<VlanCounters>),
+    /// Counters of one VLAN.
+    CountersOf(VlanCounters),
     /// Everything that is measured.
     Metrics(Box<Snapshot>),
     /// What the table says, with the state of the devices.
@@ -306,6 +310,7 @@ impl<T: Table, N: Network> Daemon<T, N> {
                 Ok(Reply::Replaced { added, changed, removed })
             }
             Command::Counters => Ok(Reply::Counters(self.table.counters()?)),
+            Command::CountersOf(vlan) => Ok(Reply::CountersOf(self.table.counters_of(vlan)?)),
             Command::Metrics => Ok(Reply::Metrics(Box::new(self.measured()?))),
             Command::Look(vlan, address) => Ok(Reply::Look(Box::new(self.look(vlan, address)?))),
         }

@@ -342,6 +342,14 @@ impl Datapath {
         counters::read(&self.loaded.maps, vlans)
     }
 
+    /// Counters of one VLAN, zeros where nothing was counted.
+    ///
+    /// # Errors
+    /// [`MapError`] when a map cannot be read.
+    pub fn counters_of(&self, vlan: Vlan) -> Result<VlanCounters, MapError> {
+        counters::of(&self.loaded.maps, vlan.get())
+    }
+
     /// What was learned of the path of a tunnel, while it is believed.
     ///
     /// # Errors

@@ -40,6 +40,12 @@ pub trait Table {
     /// [`TableError`] when they cannot be read.
     fn counters(&self) -> Result<Vec<VlanCounters>, TableError>;
 
+    /// What one VLAN carried and lost, at the same cost whatever the number of rows.
+    ///
+    /// # Errors
+    /// [`TableError`] when they cannot be read.
+    fn counters_of(&self, vlan: Vlan) -> Result<VlanCounters, TableError>;
+
     /// The path MTU learnt from ICMP for the outer packets of `tunnel`, in bytes, while it is believed.
     fn path_mtu(&self, tunnel: &TunnelId) -> Option<u32>;
 

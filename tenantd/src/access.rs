@@ -284,9 +284,20 @@ impl AccessClient {
     }
 
     /// Counters by VLAN; 0 is what could not be attributed.
-    pub async fn counters(&mut self) -> Result<BTreeMap<u16, Counters>, AccessError> {
+    async fn counters(&mut self) -> Result<BTreeMap<u16, Counters>, AccessError> {
         let rows: Vec<CounterRow> = self.call::<(), _>(Method::GET, "/v1/counters", None).await?;
         Ok(rows.into_iter().map(|row| (row.vlan, row.counters)).collect())
+    }
+
+    /// Counters of one VLAN. An access server that is older than this question has no such path: it is asked for all.
+    pub async fn counters_of(&mut self, vlan: Vlan) -> Result<Counters, AccessError> {
+        match self.call::<(), CounterRow>(Method::GET, &format!("/v1/vlans/{vlan}/counters"), None).await {
+            Ok(row) => Ok(row.counters),
+            Err(AccessError::Refused { status: 404, .. }) => {
+                Ok(self.counters().await?.remove(&vlan.get()).unwrap_or_default())
+            }
+            Err(other) => Err(other),
+        }
     }
 
     async fn call<B: Serialize, T: for<'a> Deserialize<'a>>(

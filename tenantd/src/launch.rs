@@ -458,13 +458,27 @@ pub enum AdoptError {
     },
 }
 
+/// How long an init may take to say who it is.
+const WHO: Duration = Duration::from_secs(5);
+
 /// Finds the init that listens on a control socket, after a restart of the daemon.
 ///
 /// # Errors
 /// [`AdoptError::Client`] with [`ClientError::Gone`] when there is none.
 pub fn adopt(control_socket: &Path, name: &TenantName) -> Result<(Launched, Hello), AdoptError> {
+    let (launched, hello, mut client) = find(control_socket, name)?;
+    client.hello(WHO)?;
+    Ok((launched, hello))
+}
+
+/// As [`adopt`], but not sure yet: the number is known to have meant init all the time when the connection, which is given
+/// back, answers once more.
+///
+/// # Errors
+/// As [`adopt`].
+pub fn find(control_socket: &Path, name: &TenantName) -> Result<(Launched, Hello, Client), AdoptError> {
     let mut client = Client::connect(control_socket)?;
-    let hello = client.hello(Duration::from_secs(5))?;
+    let hello = client.hello(WHO)?;
     if hello.name != name.as_str() {
         return Err(AdoptError::Stranger { path: control_socket.to_owned(), found: hello.name });
     }
@@ -475,9 +489,7 @@ pub fn adopt(control_socket: &Path, name: &TenantName) -> Result<(Launched, Hell
     if netns_inode != hello.netns {
         return Err(AdoptError::Netns { pid, wanted: hello.netns, found: netns_inode });
     }
-    // It still answers, so the number meant init all the time.
-    client.hello(Duration::from_secs(5))?;
-    Ok((Launched { pid, pidfd, netns, netns_inode }, hello))
+    Ok((Launched { pid, pidfd, netns, netns_inode }, hello, client))
 }
 
 fn pidfd_open(pid: i32) -> io::Result<OwnedFd> {

@@ -11,6 +11,7 @@ mod declare;
 mod errors;
 mod measure;
 mod orphans;
+mod pace;
 pub(crate) mod services;
 pub(crate) mod shares;
 mod stored;
@@ -52,7 +53,7 @@ const RETRY: Duration = Duration::from_secs(2);
 const OFTEN: u32 = 10;
 /// So many tenants that wait are asked about one by one where they could be asked about together.
 const FEW: usize = 8;
-/// How often every tenant is compared with the kernel.
+/// How often every tenant is compared with the kernel; with very many of them less often ([`pace`]).
 const FULL_PASS: Duration = Duration::from_secs(30);
 
 /// Everything that can happen to the owner.
@@ -61,6 +62,8 @@ enum Input {
     FromTenant(Asked),
     Ended(InitEnded),
     Turn(TenantName),
+    /// The next one of a full pass.
+    Round,
     /// Somebody has written to the store.
     Stored,
     Tick,
@@ -93,6 +96,8 @@ pub struct Owner<K> {
     failures: BTreeMap<TenantName, Failure>,
     /// Tenants that wait for a pass.
     turns: VecDeque<TenantName>,
+    /// Those of a full pass, which has no haste.
+    pace: pace::Pace,
     /// Services that a task is busy with.
     starting: BTreeMap<TenantName, BTreeSet<TenantName>>,
     /// The access server's own addresses; empty while it was never reached.
@@ -162,6 +167,7 @@ impl<K: Kernel> Owner<K> {
             desired: BTreeMap::new(),
             failures: BTreeMap::new(),
             turns: VecDeque::new(),
+            pace: pace::Pace::default(),
             starting: BTreeMap::new(),
             locals: Vec::new(),
             access_state: "not asked yet".into(),
@@ -216,6 +222,7 @@ impl<K: Kernel> Owner<K> {
                 Some(name) = std::future::ready(turn), if repair && !self.turns.is_empty() => Input::Turn(name),
                 Some(asked) = self.inbox.tenants.recv() => Input::FromTenant(asked),
                 Some(name) = std::future::ready(self.turns.front().cloned()) => Input::Turn(name),
+                () = self.pace.next() => Input::Round,
                 () = pulse.hungry() => continue,
             };
             repair = matches!(input, Input::FromTenant(_));
@@ -231,6 +238,7 @@ impl<K: Kernel> Owner<K> {
                     fault::point("start.one");
                     self.kernel.expect_many(false);
                 }
+                Input::Round => self.round().await,
                 Input::Tick => {
                     self.tick().await;
                     // Counted from its end: a tick that takes long, because somebody does not answer, must leave room
@@ -250,13 +258,14 @@ impl<K: Kernel> Owner<K> {
         self.tell_left_out();
         self.keep_store();
         self.reach_access().await;
-        let full = self.last_full.elapsed() >= FULL_PASS;
+        let full = self.last_full.elapsed() >= FULL_PASS && self.pace.is_done();
         if let Some(mended) = self.kernel.mend_names() {
             tracing::warn!(mended, "mended");
             self.tell("repaired", None, mended);
         }
         if full {
             self.last_full = Instant::now();
+            self.pace.begin(self.desired.keys().cloned());
             if let Err(error) = self.look_for_orphans().await {
                 tracing::warn!(error = chain(&error), "cannot look for what is nobody's");
             }
@@ -264,9 +273,20 @@ impl<K: Kernel> Owner<K> {
         if self.turns.is_empty() {
             let now = Instant::now();
             let failed = |name: &&TenantName| self.failures.get(*name).is_some_and(|f| f.again <= now);
-            let due = self.desired.keys().filter(|name| full || failed(name)).cloned();
+            let due = self.desired.keys().filter(failed).cloned();
             self.turns.extend(due);
         }
+    }
+
+    /// One tenant of a full pass.
+    async fn round(&mut self) {
+        let started = Instant::now();
+        if let Some(name) = self.pace.take() {
+            self.kernel.expect_many(self.pace.len() > FEW);
+            let _ = self.pass(&name).await;
+            self.kernel.expect_many(false);
+        }
+        self.pace.took(started.elapsed(), Instant::now());
     }
 
     fn init_ended(&mut self, ended: InitEnded) {

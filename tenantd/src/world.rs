@@ -337,8 +337,7 @@ impl World {
         (counters.tx_packets, counters.tx_bytes) = (port.tx_packets, port.tx_bytes);
         counters.drops.extend(port.drops.iter().map(|(reason, n)| (format!("port_{}", reason.name()), *n)));
         // The port's counters are worth showing also while the access server is away.
-        let access = self.access.counters().await.ok().and_then(|mut all| all.remove(&vlan.get()));
-        if let Some(access) = access {
+        if let Ok(access) = self.access.counters_of(vlan).await {
             counters.drops.extend(access.drops.into_iter().map(|(reason, n)| (format!("access_{reason}"), n)));
         }
         Ok(counters)

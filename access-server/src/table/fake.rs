@@ -52,6 +52,10 @@ impl Table for FakeTable {
         Ok(self.rows.keys().map(zero).collect())
     }
 
+    fn counters_of(&self, vlan: Vlan) -> Result<VlanCounters, TableError> {
+        Ok(VlanCounters { vlan: vlan.get(), ..VlanCounters::default() })
+    }
+
     fn path_mtu(&self, _tunnel: &TunnelId) -> Option<u32> {
         None
     }
@@ -121,6 +125,10 @@ impl Table for FaultyTable {
 
     fn counters(&self) -> Result<Vec<VlanCounters>, TableError> {
         self.inner.counters()
+    }
+
+    fn counters_of(&self, vlan: Vlan) -> Result<VlanCounters, TableError> {
+        self.inner.counters_of(vlan)
     }
 
     fn path_mtu(&self, tunnel: &TunnelId) -> Option<u32> {

@@ -137,6 +137,11 @@ impl Table for KernelTable {
         Ok(counters.into_iter().map(VlanCounters::from).collect())
     }
 
+    fn counters_of(&self, vlan: Vlan) -> Result<VlanCounters, TableError> {
+        let failed = |error| TableError::new(format!("read the counters of vlan {vlan}"), error);
+        Ok(self.datapath.counters_of(vlan).map_err(failed)?.into())
+    }
+
     fn fill(&self) -> Vec<Fill> {
         self.datapath.fill()
     }

@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use nix::errno::Errno;
@@ -17,7 +17,7 @@ use tenant_init::protocol::{Hello, ServiceState};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-use super::{InitEnded, PASS_DEADLINE, StepError, World, guard};
+use super::{INIT_DEADLINE, InitEnded, PASS_DEADLINE, StepError, World, guard};
 use crate::launch::{self, AdoptError, Launched};
 use crate::model::Tenant;
 use crate::net::filter::{FilterError, Found, Netfilter};
@@ -79,23 +79,16 @@ impl World {
     /// yet is looked for at its control socket. `None`: there is none.
     pub(super) async fn look_inside(&mut self, desired: &Desired) -> Result<Option<Visited>, StepError> {
         let (name, device) = (desired.tenant.name.clone(), desired.tenant.device.clone());
-        let seat = self.seats.get(&name).map(|seat| (seat.pid, seat.process.clone()));
-        let pid = seat.as_ref().map(|(pid, _)| *pid);
+        let seat = self.seats.get(&name).map(|seat| seat.process.clone());
+        let pid = self.seats.get(&name).map(|seat| seat.pid);
         let (socket, removing) = (self.control_socket(&name), desired.removing);
         let looked = self.visitor.run(move || {
-            let taken = match seat {
-                Some(_) => None,
-                None => match take(&socket, &name)? {
-                    None => return Ok(None),
-                    taken => taken,
-                },
+            let Some(process) = seat else {
+                return Ok(take(&socket, &name, &device)?.map(|(taken, visited)| (Some(taken), visited)));
             };
-            let process = seat.as_ref().map(|(_, process)| process.as_fd());
-            if let Some(process) = process.or_else(|| taken.as_ref().map(|taken| taken.launched.pidfd.as_fd())) {
-                enter(process)?;
-            }
-            let visited = visit(&device, (!removing).then_some(&socket))?;
-            Ok::<_, StepError>(Some((taken, visited)))
+            enter(process.as_fd())?;
+            let house = (!removing).then(|| ask(&socket));
+            Ok::<_, StepError>(Some((None, visit(&device, house)?)))
         });
         match looked.await? {
             Ok(Some((taken, visited))) => {
@@ -171,26 +164,29 @@ impl World {
     }
 }
 
-/// Finds an init by its control socket, and its stack's cookie.
-fn take(socket: &Path, name: &TenantName) -> Result<Option<Taken>, StepError> {
-    let launched = match launch::adopt(socket, name) {
-        Ok((launched, _)) => launched,
+/// Finds an init by its control socket, and looks at its stack.
+fn take(socket: &Path, name: &TenantName, device: &str) -> Result<Option<(Taken, Visited)>, StepError> {
+    let (launched, hello, mut client) = match launch::find(socket, name) {
         Err(AdoptError::Client(ClientError::Gone { .. })) => return Ok(None),
-        Err(other) => return Err(other.into()),
+        found => found?,
     };
     enter(launched.pidfd.as_fd())?;
     let cookie = guard::cookie().map_err(StepError::Watch)?;
-    Ok(Some(Taken { launched, cookie }))
+    // It still answers, so the number meant init all the time.
+    let services = client.list(INIT_DEADLINE)?;
+    let visited = visit(device, Some(Ok((hello, services))))?;
+    Ok(Some((Taken { launched, cookie }, visited)))
+}
+
+fn ask(socket: &Path) -> Result<(Hello, Vec<ServiceState>), ClientError> {
+    let mut client = Client::connect(socket)?;
+    Ok((client.hello(PASS_DEADLINE)?, client.list(PASS_DEADLINE)?))
 }
 
 /// On a thread that is in the stack.
-fn visit(device: &str, ask: Option<&PathBuf>) -> Result<Visited, StepError> {
+fn visit(device: &str, house: Option<Result<(Hello, Vec<ServiceState>), ClientError>>) -> Result<Visited, StepError> {
     let netlink = Netlink::open().map_err(NsError::Netlink)?;
     let stack = stack::read(&netlink, device);
     let filter = Netfilter::open().and_then(|netfilter| netfilter.read());
-    let house = ask.map(|socket| {
-        let mut client = Client::connect(socket)?;
-        Ok((client.hello(PASS_DEADLINE)?, client.list(PASS_DEADLINE)?))
-    });
     Ok(Visited { stack, filter, house })
 }
