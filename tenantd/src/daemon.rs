@@ -172,6 +172,9 @@ pub async fn run(config: Config) -> Result<(), RunError> {
         handle: handle.clone(),
         inbox,
     };
+    // Whoever finds the socket may also ask us to end.
+    let mut terminate = signal(SignalKind::terminate()).map_err(RunError::Signal)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(RunError::Signal)?;
     // Before what was there is adopted: callers then wait for their answer and not for the socket.
     let listener = match crate::api::inherited(&config.socket)? {
         Some(listener) => listener,
@@ -179,7 +182,12 @@ pub async fn run(config: Config) -> Result<(), RunError> {
     };
     fault::point("start.listening");
     pulse::starting("reading what is so");
-    let owner = Owner::start(parts).await.map_err(Box::new)?;
+    let owner = tokio::select! {
+        owner = Owner::start(parts) => owner.map_err(Box::new)?,
+        // What was begun is finished by the next start.
+        _ = terminate.recv() => return Ok(()),
+        _ = interrupt.recv() => return Ok(()),
+    };
     let metrics = match config.metrics {
         Some(address) => Some(crate::api::tcp::bind(address).await?),
         None => None,
@@ -187,8 +195,6 @@ pub async fn run(config: Config) -> Result<(), RunError> {
     if let Some(metrics) = metrics {
         tokio::spawn(crate::api::tcp::serve(metrics, handle.clone()));
     }
-    let mut terminate = signal(SignalKind::terminate()).map_err(RunError::Signal)?;
-    let mut interrupt = signal(SignalKind::interrupt()).map_err(RunError::Signal)?;
     let (stop_owner, owner_stopped) = oneshot::channel();
     let (stop_api, api_stopped) = oneshot::channel::<()>();
     let mut owner = tokio::spawn(owner.run(Pulse::from_environment(), owner_stopped));

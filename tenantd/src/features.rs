@@ -52,6 +52,15 @@ pub enum FeatureError {
     /// System call filters.
     #[error("the kernel has no system call filters (kernel option SECCOMP_FILTER): tenants would reach all of it")]
     SystemCallFilter(#[source] io::Error),
+    /// The state directory cannot be written.
+    #[error("cannot make and remove directories in the state directory {path}")]
+    StateDir {
+        /// Its path.
+        path: PathBuf,
+        /// Cause.
+        #[source]
+        source: io::Error,
+    },
     /// The trial itself failed.
     #[error("cannot try out the kernel's features ({step})")]
     Trial {
@@ -89,7 +98,7 @@ fn user_namespace(proc: &OwnedFd) -> Result<OwnedFd, FeatureError> {
 }
 
 fn overlay(state_dir: &Path) -> Result<(), FeatureError> {
-    let trial = |source| FeatureError::Trial { step: "make directories", source };
+    let trial = |source| FeatureError::StateDir { path: state_dir.to_owned(), source };
     let base = state_dir.join(".trial");
     gone(fs::remove_dir_all(&base)).map_err(trial)?;
     let [lower, upper, work] = ["lower", "upper", "work"].map(|name| base.join(name));

@@ -96,12 +96,13 @@ fn state_directory(world: &World) -> Result<()> {
     let before = now(world)?;
     // Read-only, at the start.
     let hand = Hand::tenantd(world)?;
-    sh(world, "mount -o remount,bind,ro /run/lab/state")?;
+    // A mount above it: the tenants write through the one below.
+    sh(world, "mount --bind /run/lab/state /run/lab/state; mount -o remount,bind,ro /run/lab/state")?;
     let mark = hand.log().len();
     ensure!(hand.start("")?.end(Duration::from_secs(10))? == 1, "a daemon without a place to write starts");
     let said = hand.log()[mark..].to_owned();
     ensure!(said.contains("/run/lab/state") && said.contains("Read-only"), "read-only is told as {said}");
-    sh(world, "mount -o remount,bind,rw /run/lab/state")?;
+    sh(world, "umount /run/lab/state")?;
     let _up = hand.up("")?;
     becomes(world, &before, "it can be written again")
 }
@@ -188,7 +189,7 @@ fn names_and_pins(world: &World) -> Result<()> {
     )?;
     becomes(world, &before, "a foreign trunk-x")?;
     // The patch room's pin: without it the room ends with the daemon, and every tenant's port with the room.
-    sh(world, "umount /run/tenantd/main/patchroom")?;
+    sh(world, "umount --lazy /run/tenantd/main/patchroom")?;
     eventually("the patch room is pinned again", Duration::from_secs(6), || {
         sh(world, &format!("{room} ip link show trunk")).ok()
     })?;

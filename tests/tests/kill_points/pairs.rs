@@ -52,16 +52,16 @@ pub(crate) fn pairs(world: &World) -> Result<Vec<Pair>> {
     let tunnel = site.server_tunnel(options.outer);
     let add = ask("POST", "/v1/tenants").with(json!({
         "name": VICTIM, "vlan": 700, "addresses": [v4, v6], "tunnels": [tunnel],
-        "limits": {"memory": "256M", "rate_in": "80M", "rate_out": "80M", "connections": 1000},
+        "limits": {"memory": "256M", "rate_in": "80M", "rate_out": "80M", "processes": 500, "connections": 1000},
         "dns": ["192.168.1.53"],
     }));
     let remove = ask("DELETE", path("?force=true"));
     let addresses = |list: &[&str]| ask("PUT", path("/addresses")).with(json!(list));
     let more = format!("{tunnel},prefix=10.77.0.0/16").replace("198.51.100.10", "198.51.100.14");
     let encoded = more.replace(':', "%3A").replace('/', "%2F").replace(',', "%2C").replace('=', "%3D");
-    let limits = |memory: &str, rate: &str| {
+    let limits = |memory: &str, rate: &str, processes: u32| {
         ask("PATCH", path("/limits"))
-            .with(json!({"memory": memory, "rate_in": rate, "rate_out": rate, "processes": 300}))
+            .with(json!({"memory": memory, "rate_in": rate, "rate_out": rate, "processes": processes}))
     };
     let filter = |default: &str| {
         let rule = json!({"action": "accept", "proto": "tcp", "port": "80"});
@@ -87,7 +87,7 @@ pub(crate) fn pairs(world: &World) -> Result<Vec<Pair>> {
             ask("POST", path("/tunnels")).with(json!(more)),
             ask("DELETE", path(&format!("/tunnels/{encoded}"))),
         ),
-        Pair::new("limits", limits("300M", "60M"), limits("256M", "80M")),
+        Pair::new("limits", limits("300M", "60M", 300), limits("256M", "80M", 500)),
         Pair::new("filter", filter("drop"), filter("accept")),
         Pair::new("dns", dns("192.168.1.54"), dns("192.168.1.53")),
         Pair::new("share", share, unshare),
