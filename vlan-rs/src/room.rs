@@ -414,6 +414,10 @@ impl Room {
         if let Some(other) = taken.filter(|row| row.port != config.ifindex) {
             return Err(PortError::TagTaken { tag: config.tag(), port: other.port });
         }
+        // One whose putting or deleting was killed: no frame reaches it, and its device may be gone since.
+        if let Some(other) = self.half.get(&config.tag()).copied().filter(|&other| other != config.ifindex) {
+            self.delete_port(PortId::Ifindex(other))?;
+        }
         self.answers_fit(present.as_ref(), &config)?;
         let slot = match &present {
             Some(port) => port.row.slot,

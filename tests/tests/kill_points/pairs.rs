@@ -72,8 +72,8 @@ pub(crate) fn pairs(world: &World) -> Result<Vec<Pair>> {
         |name: &str| ask("POST", path("/services")).with(json!({"name": name, "command": ["/bin/sleep", "7000000"]}));
     let no_service = |name: &str| ask("DELETE", path(&format!("/services/{name}")));
     let share = ask("POST", "/v1/shares")
-        .with(json!({"directory": "/run/lab/shared", "tenants": [{"name": VICTIM}], "create": true}));
-    let unshare = ask("DELETE", path("/shares/%2Frun%2Flab%2Fshared"));
+        .with(json!({"directory": "/srv/shared", "tenants": [{"name": VICTIM}], "create": true}));
+    let unshare = ask("DELETE", path("/shares/%2Fsrv%2Fshared"));
     let dns = |server: &str| ask("PUT", path("/dns")).with(json!([server]));
     let restart = || ask("POST", path("/restart"));
     let card =

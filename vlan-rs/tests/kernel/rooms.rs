@@ -17,6 +17,7 @@ pub(crate) const TESTS: &[(&str, fn())] = &[
     ("another_process_adopts_everything", another_process_adopts_everything),
     ("gone_devices_are_forgotten", gone_devices_are_forgotten),
     ("rows_of_half_a_put_are_removed", rows_of_half_a_put_are_removed),
+    ("half_a_port_gives_way_to_another_device", half_a_port_gives_way_to_another_device),
     ("a_room_without_limits_is_adopted", a_room_without_limits_is_adopted),
     ("tables_of_another_namespace_are_refused", tables_of_another_namespace_are_refused),
     ("tables_of_another_layout_are_refused", tables_of_another_layout_are_refused),
@@ -246,6 +247,26 @@ fn rows_of_half_a_put_are_removed() {
         assert!(tags.lookup(&key(601), MapFlags::ANY).unwrap().is_none());
         assert!(tags.lookup(&key(600), MapFlags::ANY).unwrap().is_some());
         assert_eq!(answers.keys().count(), 1);
+        assert_eq!(second.usage().answers, 1);
+    });
+}
+
+/// What a process leaves that was killed between a port's tag and its row, whose device goes after the next one has come.
+fn half_a_port_gives_way_to_another_device() {
+    use libbpf_rs::{MapCore as _, MapHandle};
+    let d = devices();
+    d.here.run(|| {
+        let options = OpenOptions::new(pin_dir());
+        let mut first = room_with_trunk(&d, &options);
+        first.put_port(&routed(d.ports[0], d.trunk, 600, &["10.0.0.0/8"])).unwrap();
+        let tags = MapHandle::from_pinned_path(options.pin_dir.join("ports_by_tag")).unwrap();
+        tags.delete(&[&d.trunk.to_ne_bytes()[..], &600u16.to_ne_bytes(), &[0; 2]].concat()).unwrap();
+        drop(first);
+        let mut second = Room::open(&options).unwrap();
+        d.here.ip("link delete p0");
+        let config = routed(d.ports[1], d.trunk, 600, &["10.0.0.0/8"]);
+        assert_eq!(second.put_port(&config).unwrap(), Change::Added);
+        assert_eq!(second.ports().unwrap(), [config]);
         assert_eq!(second.usage().answers, 1);
     });
 }
