@@ -45,7 +45,7 @@ pub(crate) const NEEDS: &[Need] = &[
 
 pub(crate) fn trials() -> Vec<Trial> {
     vec![
-        trial("kill_points::tenantd", NEEDS, tenantd).with_ignored_flag(!full()),
+        trial("kill_points::tenantd", NEEDS, tenantd),
         trial("kill_points::access_server", NEEDS, access_server),
         trial("kill_points::a_name_that_is_none_refuses_the_start", NEEDS, unknown_names),
     ]
