@@ -45,6 +45,7 @@ systemd-socket-activate:systemd
 man:man-db
 nc:netcat-openbsd
 nft:nftables
+sqlite3:sqlite3
 /usr/lib/python3/dist-packages/scapy/__init__.py:python3-scapy
 /usr/lib/python3/dist-packages/prometheus_client/openmetrics/parser.py:python3-prometheus-client
 /usr/lib/python3/dist-packages/jsonschema/__init__.py:python3-jsonschema

@@ -156,6 +156,19 @@ impl Client {
         })
     }
 
+    /// Asks `POST path` with a body that is no JSON.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub fn upload(&self, path: &str, media_type: &'static str, body: Vec<u8>) -> Result<Answer, ClientError> {
+        self.runtime.block_on(async {
+            let response = self.send_as(Method::POST, path, Some(body), media_type).await?;
+            let status = response.status();
+            let body = response.into_body().collect().await.map_err(|source| self.broken(source))?.to_bytes();
+            Ok(Answer { socket: self.socket.clone(), status, body })
+        })
+    }
+
     /// Asks `GET path` and hands on every piece as it comes, until the daemon ends it or `sink` fails.
     ///
     /// # Errors
@@ -187,6 +200,16 @@ impl Client {
     }
 
     async fn send(&self, method: Method, path: &str, body: Option<Vec<u8>>) -> Result<Response<Incoming>, ClientError> {
+        self.send_as(method, path, body, "application/json").await
+    }
+
+    async fn send_as(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<Vec<u8>>,
+        media_type: &'static str,
+    ) -> Result<Response<Incoming>, ClientError> {
         let stream = self.connect().await.map_err(|e| self.unreachable(e))?;
         let (mut sender, connection) =
             hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|source| self.broken(source))?;
@@ -195,7 +218,7 @@ impl Client {
             .method(method)
             .uri(path)
             .header(header::HOST, "tenantd")
-            .header(header::CONTENT_TYPE, "application/json")
+            .header(header::CONTENT_TYPE, media_type)
             .body(Full::new(Bytes::from(body.unwrap_or_default())))
             .map_err(|e| self.strange(StatusCode::BAD_REQUEST, format!("request {path:?}: {e}")))?;
         let response = sender.send_request(request).await.map_err(|source| self.broken(source))?;

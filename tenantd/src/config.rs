@@ -48,6 +48,8 @@ pub struct Config {
     pub metrics: Option<SocketAddr>,
     /// Stacks that are made ahead.
     pub pool: usize,
+    /// Take over a store that belongs to another machine or instance.
+    pub accept_store: bool,
 }
 
 /// Settings as given by flags or by the file; what is left out has a default.
@@ -183,6 +185,7 @@ impl Options {
         }
         Ok(Config {
             pool,
+            accept_store: false,
             state_dir: absolute(
                 "state-dir",
                 self.state_dir.unwrap_or_else(|| PathBuf::from("/var/lib/tenantd").join(&instance)),
@@ -296,6 +299,7 @@ mod tests {
                 guard_cgroup: None,
                 metrics: None,
                 pool: 8,
+                accept_store: false,
             }
         );
     }

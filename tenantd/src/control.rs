@@ -20,8 +20,9 @@ use crate::images::ImageStore;
 use crate::metrics::{Roster, Scraper};
 use crate::model::*;
 pub(crate) use crate::owner::Proof;
-pub use crate::owner::PutHow;
 use crate::owner::services::Done;
+pub use crate::owner::{PutHow, RestoreHow};
+use crate::store::{Copied, Copying};
 use crate::trace::Parts;
 use crate::world::Verb;
 pub use who::Who;
@@ -91,8 +92,14 @@ pub enum OpError {
         cause: String,
     },
     /// The store could not be read.
-    #[error("cannot read the audit: {cause}")]
+    #[error("cannot read the store: {cause}")]
     CannotRead {
+        /// Why.
+        cause: String,
+    },
+    /// A backup could not be restored; nothing is changed.
+    #[error("nothing was restored: {cause}")]
+    CannotRestore {
         /// Why.
         cause: String,
     },
@@ -148,6 +155,10 @@ pub(crate) enum Command {
     ShowTemplate { name: String, reply: Reply<TemplateView> },
     /// The tables.
     Map { reply: Reply<MapView> },
+    /// A way to a copy of everything that is stored.
+    Backup { reply: Reply<Copying> },
+    /// Bring the tenants to what a copy says.
+    Restore { copied: Box<Copied>, how: RestoreHow, reply: Reply<Restored> },
     /// Rows of the audit.
     Audit { query: Query, reply: Reply<Vec<AuditRow>> },
     /// Something that the owner has no part in, for the audit.
@@ -363,6 +374,20 @@ impl Handle {
     /// The three tables.
     pub async fn map(&self) -> Result<MapView, OpError> {
         self.ask(|reply| Command::Map { reply }).await
+    }
+    /// A way to a copy of everything that is stored, to be made on another thread.
+    ///
+    /// # Errors
+    /// [`OpError::CannotRead`].
+    pub async fn backup(&self) -> Result<Copying, OpError> {
+        self.ask(|reply| Command::Backup { reply }).await
+    }
+    /// Bring the tenants to what a copy says: all of them, or none.
+    ///
+    /// # Errors
+    /// [`OpError`].
+    pub async fn restore(&self, copied: Copied, how: RestoreHow) -> Result<Restored, OpError> {
+        self.ask(|reply| Command::Restore { copied: Box::new(copied), how, reply }).await
     }
     /// Tells the audit of what the owner has no part in. Waits for nobody; false: the queue is full and it is not told.
     pub(crate) fn note(

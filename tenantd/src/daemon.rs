@@ -20,7 +20,7 @@ use crate::net::ns::NsError;
 use crate::net::room::{PatchError, PatchRoom, check_card};
 use crate::owner::{Owner, Parts, StartError};
 use crate::pulse::{self, Pulse};
-use crate::store::{SqliteStore, StoreError};
+use crate::store::{Home, Settling, SqliteStore, StoreError};
 use crate::world::{OpenError, World, WorldParts};
 
 /// Why the daemon could not start.
@@ -152,7 +152,9 @@ pub async fn run(config: Config) -> Result<(), RunError> {
     let _store_lock = lock(&config.state_dir.join("lock"))?;
     fault::point("start.locked");
     let bpf_dir = bpf_dir(&config)?;
-    let store = SqliteStore::open(&config.state_dir.join("tenantd.db"))?;
+    let mark = config.run_dir.join("store.mark");
+    let settling = Settling { home: Home::of_this_machine(&config.instance), accept: config.accept_store, mark: &mark };
+    let store = SqliteStore::settle(&config.state_dir.join("tenantd.db"), &settling)?;
     fault::point("start.store");
     let near = format!("trunk-{}", config.instance);
     let room = PatchRoom::open(&pin, &bpf_dir, config.trunk.as_deref(), &near).await?;

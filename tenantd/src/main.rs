@@ -56,6 +56,10 @@ enum Verb {
     Map(commands::map::Map),
     /// Show who changed what, and what came of it
     Audit(commands::audit::Audit),
+    /// Write everything the store holds into one file, while everything runs
+    Backup(commands::backup::Backup),
+    /// Bring the tenants to what a backup says, while everything runs
+    Restore(commands::restore::Restore),
     /// Show what is so: the daemon, or one tenant
     Status(commands::status::Status),
     /// Do tables and kernel agree? Every process, socket, port, tag, tunnel and guard row is looked at
@@ -175,6 +179,8 @@ fn dispatch(cli: Cli) -> Result<u8, Failure> {
         Verb::List(args) => commands::list::run(&args, &cx),
         Verb::Show(args) => commands::show::run(&args, &cx),
         Verb::Map(args) => commands::map::run(&args, &cx),
+        Verb::Backup(args) => commands::backup::run(&args, &cx),
+        Verb::Restore(args) => commands::restore::run(&args, &cx),
         Verb::Audit(args) => commands::audit::run(&args, &cx),
         Verb::Status(args) => commands::status::run(&args, &cx),
         Verb::Doctor(args) => return commands::doctor::run(*args, &cx, cli.instance),

@@ -428,6 +428,10 @@ pub struct StoreStatus {
     /// Why its last write or read failed; none: it did not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trouble: Option<String>,
+    /// What was found at the start and only an operator can judge: a store that is older than what was answered since the
+    /// machine started, or another one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub warning: Option<String>,
     /// Writes of this daemon, each flushed to the disk.
     pub writes: u64,
     /// What they took together, in microseconds.
@@ -436,6 +440,36 @@ pub struct StoreStatus {
     pub write_us_max: u64,
     /// Writes and reads that failed.
     pub failures: u64,
+}
+
+/// What a restore changed, or would change.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Restored {
+    /// Tenants that were not there.
+    pub added: Vec<String>,
+    /// Tenants that differed.
+    pub changed: Vec<RestoredTenant>,
+    /// Tenants that are not in the backup.
+    pub removed: Vec<String>,
+    /// Number of tenants that are the same and were not touched.
+    pub same: usize,
+    /// The revision of the backup.
+    pub revision: u64,
+    /// Where the store as it was before is kept; none: nothing was changed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kept: Option<String>,
+    /// True when nothing was done.
+    #[serde(default)]
+    pub dry_run: bool,
+}
+
+/// A tenant that a restore changes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct RestoredTenant {
+    /// Its name.
+    pub name: String,
+    /// The fields that differ. Passwords are not shown.
+    pub changes: Vec<FieldChange>,
 }
 
 /// Something that happened; sent to `/v1/events`.

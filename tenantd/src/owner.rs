@@ -12,6 +12,7 @@ mod errors;
 mod measure;
 mod orphans;
 mod pace;
+mod restore;
 pub(crate) mod services;
 pub(crate) mod shares;
 mod stored;
@@ -44,6 +45,8 @@ use crate::world::{InitEnded, PASS_DEADLINE, StepError};
 pub use declare::PutHow;
 pub use errors::chain;
 use errors::store_step;
+pub use restore::RestoreHow;
+pub(crate) use stored::now_ms;
 use stored::{Doing, Ended};
 pub(crate) use verify::Proof;
 
@@ -457,6 +460,11 @@ impl<K: Kernel> Owner<K> {
                 let rows = self.store.audit(&query);
                 answer(reply, rows.map_err(|error| OpError::CannotRead { cause: chain(&error) }))
             }
+            Command::Backup { reply } => {
+                let copying = self.store.backup();
+                answer(reply, copying.map_err(|error| OpError::CannotRead { cause: chain(&error) }))
+            }
+            Command::Restore { copied, how, reply } => answer(reply, self.restore(*copied, how).await),
             Command::Note { verb, tenant, after, outcome } => {
                 self.note(verb, tenant, after, outcome);
                 Ended::Nothing

@@ -207,7 +207,7 @@ impl From<OpError> for Problem {
             OpError::HalfDone { .. } => Self::new(ProblemKind::HalfDone, detail),
             OpError::CannotVerify { .. } | OpError::CannotMeasure { .. } => Self::new(ProblemKind::Failed, detail),
             OpError::Failed { .. } => Self::new(ProblemKind::Failed, detail),
-            OpError::CannotRead { .. } => Self::new(ProblemKind::Failed, detail),
+            OpError::CannotRead { .. } | OpError::CannotRestore { .. } => Self::new(ProblemKind::Failed, detail),
             OpError::Closed => Self::new(ProblemKind::Closing, detail),
         };
         Self { is_owners: true, ..problem }

@@ -25,6 +25,7 @@
 mod error;
 #[cfg(test)]
 pub(crate) mod faulty;
+mod home;
 #[cfg(test)]
 pub(crate) mod memory;
 mod sqlite;
@@ -40,7 +41,8 @@ use crate::audit::{AuditRow, Entry, Outcome, Query};
 use crate::model::Tenant;
 
 pub use error::{StoreError, Trouble};
-pub use sqlite::{SCHEMA, SqliteStore};
+pub use home::Home;
+pub use sqlite::{CopyError, SCHEMA, Settling, SqliteStore, read_copy};
 
 /// Number of a write: one counter for the whole store, never used twice; 0 is before the first.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -122,6 +124,51 @@ pub struct Snapshot {
     pub rows: Vec<Desired>,
 }
 
+/// What a copy of a store holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Copied {
+    /// Where it belongs; none: it was never said.
+    pub home: Option<Home>,
+    /// Its tenants, at its last write.
+    pub snapshot: Snapshot,
+}
+
+/// One of several writes that take effect together or not at all.
+#[derive(Debug, Clone)]
+pub struct Write {
+    /// The tenant as it shall be.
+    pub desired: Desired,
+    /// What is there before.
+    pub expect: Expect,
+    /// The audit's entry.
+    pub entry: Entry,
+}
+
+/// Makes a backup, on whatever thread it is called: the store's writer does not wait for it.
+pub struct Copying(Box<dyn FnOnce() -> Result<Vec<u8>, StoreError> + Send>);
+
+impl Copying {
+    /// Made by `make`.
+    #[must_use]
+    pub fn new(make: impl FnOnce() -> Result<Vec<u8>, StoreError> + Send + 'static) -> Self {
+        Self(Box::new(make))
+    }
+
+    /// The bytes.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn make(self) -> Result<Vec<u8>, StoreError> {
+        (self.0)()
+    }
+}
+
+impl fmt::Debug for Copying {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Copying")
+    }
+}
+
 /// One difference between two moments.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Change {
@@ -174,6 +221,8 @@ pub struct Health {
     pub revision: Revision,
     /// Why the last write or read failed; none: it did not.
     pub trouble: Option<String>,
+    /// What was found at the start and cannot be mended, such as a store that is older than what was answered.
+    pub warning: Option<String>,
     /// Writes that succeeded, each flushed to the disk.
     pub writes: Latency,
     /// Writes and reads that failed.
@@ -202,6 +251,27 @@ pub trait Store: Send {
     /// # Errors
     /// As [`put`](Self::put).
     fn remove(&mut self, name: &TenantName, expect: Expect, entry: &Entry) -> Result<Revision, StoreError>;
+
+    /// Write several tenants at one revision, as [`put`](Self::put): all of them or none. etcd: one `txn`.
+    ///
+    /// # Errors
+    /// As [`put`](Self::put).
+    fn put_all(&mut self, writes: &[Write]) -> Result<Revision, StoreError>;
+
+    /// A way to a consistent copy of everything, the audit too. etcd: a snapshot of its maintenance service.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    fn backup(&mut self) -> Result<Copying, StoreError>;
+
+    /// Keep a copy of everything beside the store, durable when this returns; where, in words.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    fn keep_copy(&mut self, why: &'static str) -> Result<String, StoreError>;
+
+    /// Where it belongs; none: anywhere.
+    fn home(&self) -> Option<Home>;
 
     /// What became different after that revision, in the order of the writes; of each tenant the last.
     ///

@@ -49,6 +49,7 @@ fn every_example_is_what_the_program_writes() {
     holds::<tenantd::trace::Trace>(&mut all, "Trace");
     holds::<tenantd::refusals::GuardRefusal>(&mut all, "GuardRefusal");
     holds::<tenantd::audit::AuditRow>(&mut all, "AuditRow");
+    holds::<Restored>(&mut all, "Restored");
     holds::<SharedDirectory>(&mut all, "SharedDirectory");
     holds::<ImageView>(&mut all, "ImageView");
     holds::<Here>(&mut all, "Here");

@@ -44,6 +44,7 @@ mod scale;
 mod service_manager;
 mod sites;
 mod standard_servers;
+mod store;
 mod tags;
 mod trace;
 mod transfer;
@@ -82,6 +83,7 @@ fn main() -> ExitCode {
         kill_points::trials(),
         declare::trials(),
         faults::trials(),
+        store::trials(),
         private_server::trials(),
         standard_servers::trials(),
         inside_api::trials(),

@@ -171,6 +171,10 @@ impl Fake {
                 drop(reply.send(self.service(&name, &service).map(again)));
             }
             Command::Map { reply } => drop(reply.send(Ok(self.map()))),
+            Command::Backup { reply } => drop(reply.send(Ok(self.notes.backup().unwrap()))),
+            Command::Restore { how, reply, .. } => {
+                drop(reply.send(Ok(Restored { dry_run: how.dry_run, ..Restored::default() })));
+            }
             Command::Audit { query, reply } => {
                 drop(reply.send(self.notes.audit(&query).map_err(|e| OpError::CannotRead { cause: e.to_string() })));
             }

@@ -6,6 +6,7 @@
 mod account;
 mod addresses;
 mod audit;
+mod backup;
 mod caller;
 mod declare;
 mod dns;
@@ -21,6 +22,7 @@ mod map;
 mod metrics;
 mod openapi;
 mod refused;
+pub use backup::{DATABASE, RESTORE_MAX};
 pub use inside::{DoorError, Doors};
 pub(crate) use openapi::TunnelSchema;
 mod routes;
@@ -121,6 +123,8 @@ fn described() -> (Router<Handle>, utoipa::openapi::OpenApi) {
         .routes(routes!(status::daemon))
         .routes(routes!(events::follow))
         .routes(routes!(audit::read))
+        .routes(routes!(backup::read))
+        .routes(routes!(backup::restore))
         .routes(routes!(here::here))
         .routes(routes!(verify::all))
         .routes(routes!(verify::one))

@@ -101,6 +101,7 @@ fn verb(method: &Method, route: &str) -> Option<&'static str> {
         ("POST", "/services/{service}/stop") => "stop-service",
         ("POST", "/services/{service}/restart") => "restart-service",
         ("POST", "/services/{service}/reload") => "reload-service",
+        ("POST", "/v1/restore") => "restore",
         ("POST", "/v1/images") => "make-image",
         ("DELETE", "/v1/images/{image}") => "remove-image",
         _ => return None,

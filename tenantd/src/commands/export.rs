@@ -1,13 +1,11 @@
 //! `tenantd export`: tenants that are there, as a declarative file.
 
-use std::fs::{OpenOptions, Permissions};
-use std::io::Write as _;
-use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use clap::Args;
 use stackmap::{Invalid, TenantName};
 
+use super::files::replace;
 use super::{Context, Failure, tasks, write};
 
 /// Arguments of `export`.
@@ -41,27 +39,9 @@ pub fn run(args: &Export, cx: &Context) -> Result<(), Failure> {
     };
     match &args.output {
         None => write(text.as_bytes()),
-        Some(path) => replace(path, &text).map_err(|source| {
+        Some(path) => replace(path, text.as_bytes()).map_err(|source| {
             let path = path.display().to_string();
             Failure::File { verb: "write", path, source }
         }),
     }
-}
-
-/// Written beside and put in its place by one rename: whoever reads finds the old file or the new one.
-fn replace(path: &Path, text: &str) -> std::io::Result<()> {
-    let mut beside = path.as_os_str().to_owned();
-    beside.push(format!(".{}", std::process::id()));
-    let beside = PathBuf::from(beside);
-    let written = (|| {
-        let mut file = OpenOptions::new().create(true).write(true).truncate(true).mode(0o600).open(&beside)?;
-        file.set_permissions(Permissions::from_mode(0o600))?;
-        file.write_all(text.as_bytes())?;
-        file.sync_all()?;
-        std::fs::rename(&beside, path)
-    })();
-    if written.is_err() {
-        let _ = std::fs::remove_file(&beside);
-    }
-    written
 }

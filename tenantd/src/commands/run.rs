@@ -20,6 +20,9 @@ pub struct Run {
     /// Settings file (TOML)
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
+    /// Take over a store that belongs to another machine or instance; said once, not in the file
+    #[arg(long)]
+    accept_store: bool,
     #[command(flatten)]
     options: Options,
 }
@@ -42,7 +45,8 @@ pub fn run(args: Run, instance: Option<String>, socket: Option<PathBuf>) -> Resu
 }
 
 fn settle(args: Run, instance: Option<String>, socket: Option<PathBuf>) -> Result<Config, Failure> {
-    resolve(args.config.as_deref(), Options { instance, socket, ..args.options })
+    let config = resolve(args.config.as_deref(), Options { instance, socket, ..args.options })?;
+    Ok(Config { accept_store: args.accept_store, ..config })
 }
 
 /// The settings of a daemon: flags over its file over the defaults.

@@ -43,6 +43,7 @@ fn daemon(s: &DaemonStatus) -> String {
         ("tenants", s.tenants.to_string()),
         ("half done", commas(&s.half_done)),
         ("store", store(&s.store)),
+        ("warning", s.store.warning.as_ref().map(|w| format!("the store: {w}")).unwrap_or_default()),
         ("waiting", if s.waiting == 0 { String::new() } else { format!("{} tenants to be looked at", s.waiting) }),
     ];
     lines.extend(s.orphans.iter().map(|words| ("unknown", words.clone())));

@@ -19,6 +19,7 @@ impl Command {
             Self::StopTenant { .. } => Some("restart-tenant"),
             Self::Share { .. } => Some("share"),
             Self::Unshare { .. } => Some("unshare"),
+            Self::Restore { how, .. } => (!how.dry_run).then_some("restore"),
             Self::AddService { .. } => Some("add-service"),
             Self::RemoveService { .. } => Some("remove-service"),
             Self::ActOnService { verb, .. } => Some(verb.word()),
@@ -35,6 +36,7 @@ impl Command {
             | Self::TenantStatus { .. }
             | Self::LogPath { .. }
             | Self::Audit { .. }
+            | Self::Backup { .. }
             | Self::Note { .. }
             | Self::Export { .. }
             | Self::TraceParts { .. }

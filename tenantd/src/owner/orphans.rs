@@ -34,6 +34,11 @@ impl Orphans {
         }
     }
 
+    /// The store knows it again: it is no orphan, and what it has is its own.
+    pub(super) fn is_known_now(&mut self, name: &TenantName) {
+        self.found.remove(name);
+    }
+
     /// Whether one lives.
     pub(super) fn any_lives(&self) -> bool {
         self.found.values().any(Orphan::lives)

@@ -21,7 +21,7 @@ pub(super) struct Doing {
     verb: Option<&'static str>,
     about: Option<TenantName>,
     /// What it has written so far.
-    written: Vec<Revision>,
+    pub(super) written: Vec<Revision>,
 }
 
 impl Doing {
@@ -96,7 +96,7 @@ impl<K: Kernel> Owner<K> {
     }
 
     /// The revision of a write; when it failed, the store is asked whether it took effect all the same.
-    fn certain(
+    pub(super) fn certain(
         &mut self,
         written: Result<Revision, StoreError>,
         is_ours: impl Fn(&Change) -> Option<Revision>,
@@ -210,7 +210,8 @@ impl<K: Kernel> Owner<K> {
     }
 }
 
-pub(super) fn now_ms() -> u64 {
+/// Unix time in milliseconds: of the wall clock, for showing.
+pub(crate) fn now_ms() -> u64 {
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     now.as_millis() as u64
 }

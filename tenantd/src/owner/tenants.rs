@@ -3,7 +3,6 @@
 use std::time::Instant;
 
 use stackmap::{FlowRequest, GidRange, Invalid, LinkRequest, NicName, TenantName, TunnelSpec};
-use tenant_init::client::ClientError;
 
 use super::errors::{chain, conflict, half_made, not_done, step_refused};
 use super::{Owner, step};
@@ -14,7 +13,6 @@ use crate::kernel::Kernel;
 use crate::model::*;
 use crate::plan::plan;
 use crate::store::Desired;
-use crate::world::StepError;
 
 impl<K: Kernel> Owner<K> {
     /// Check a request against every rule and table; nothing is changed.
@@ -138,12 +136,7 @@ impl<K: Kernel> Owner<K> {
         }
         let desired = self.known(name)?.clone();
         if !force && !desired.removing {
-            match self.kernel.processes(name).await {
-                Ok(0) | Err(StepError::Init(ClientError::Gone { .. })) => {}
-                // One that does not answer may well have processes.
-                Err(error) => return Err(not_done(name, "processes", &error)),
-                Ok(processes) => return Err(OpError::Busy { name: name.clone(), processes }),
-            }
+            self.check_idle(name).await?;
         }
         let desired = Desired { removing: true, ..desired };
         self.record(desired).map_err(|e| not_done(name, "store", &e))?;

@@ -14,6 +14,7 @@ fn store_status(health: &Health) -> StoreStatus {
     StoreStatus {
         revision: health.revision.0,
         trouble: health.trouble.clone(),
+        warning: health.warning.clone(),
         writes: health.writes.count,
         write_us: us(health.writes.sum),
         write_us_max: us(health.writes.max),

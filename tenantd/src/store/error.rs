@@ -3,7 +3,7 @@
 use rusqlite::ErrorCode;
 use stackmap::TenantName;
 
-use super::{Expect, Revision, SCHEMA};
+use super::{CopyError, Expect, Home, Revision, SCHEMA};
 
 /// Why the store could not be opened, read or written.
 #[derive(Debug, thiserror::Error)]
@@ -43,6 +43,35 @@ pub enum StoreError {
         path: String,
         /// What SQLite's check found first.
         words: String,
+    },
+    /// Another machine's or another instance's.
+    #[error(
+        "the store {path} is that of {theirs}, this is {ours}; it is left as it is. If this machine shall have its tenants \
+         and the other one shall not, take it over once: tenantd run --accept-store"
+    )]
+    Elsewhere {
+        /// Path of the database.
+        path: String,
+        /// Where it says it belongs.
+        theirs: Box<Home>,
+        /// Where it is.
+        ours: Box<Home>,
+    },
+    /// The mark of the last revision could not be opened.
+    #[error("cannot open {path}, the mark of the store's last revision")]
+    Mark {
+        /// Its path.
+        path: String,
+        /// Cause.
+        #[source]
+        source: std::io::Error,
+    },
+    /// What would be handed out as a backup could not be restored.
+    #[error("the store cannot be backed up as it is")]
+    Backup {
+        /// What is wrong with it.
+        #[source]
+        source: Box<CopyError>,
     },
     /// A copy of the store could not be written.
     #[error("cannot write the copy {path} of the store")]

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use stackmap::TenantName;
 use tokio::sync::watch;
 
-use super::{Change, Desired, Expect, Health, Revision, Snapshot, Store, StoreError};
+use super::{Change, Copying, Desired, Expect, Health, Home, Revision, Snapshot, Store, StoreError, Write};
 use crate::audit::{AuditRow, Entry, Outcome, Query};
 
 /// When the store fails; clones steer the same store.
@@ -81,6 +81,22 @@ impl<S: Store> Store for FaultyStore<S> {
 
     fn remove(&mut self, name: &TenantName, expect: Expect, entry: &Entry) -> Result<Revision, StoreError> {
         self.faults.write(|| self.inner.remove(name, expect, entry))
+    }
+
+    fn put_all(&mut self, writes: &[Write]) -> Result<Revision, StoreError> {
+        self.faults.write(|| self.inner.put_all(writes))
+    }
+
+    fn backup(&mut self) -> Result<Copying, StoreError> {
+        self.inner.backup()
+    }
+
+    fn keep_copy(&mut self, why: &'static str) -> Result<String, StoreError> {
+        self.inner.keep_copy(why)
+    }
+
+    fn home(&self) -> Option<Home> {
+        self.inner.home()
     }
 
     fn since(&mut self, revision: Revision) -> Result<Vec<Change>, StoreError> {

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use stackmap::TenantName;
 use tokio::sync::watch;
 
-use super::{Change, Desired, Expect, Health, Revision, Snapshot, Store, StoreError};
+use super::{Change, Copying, Desired, Expect, Health, Home, Revision, Snapshot, Store, StoreError, Write};
 use crate::audit::{AuditResult, AuditRow, Entry, Outcome, Query};
 
 /// A store in memory.
@@ -111,6 +111,41 @@ impl Store for MemoryStore {
         })
     }
 
+    fn put_all(&mut self, writes: &[Write]) -> Result<Revision, StoreError> {
+        let mut state = self.state();
+        for write in writes {
+            let name = &write.desired.tenant.name;
+            let found = state.rows.get(name).map(|row| row.revision);
+            if !write.expect.holds(found) {
+                return Err(StoreError::Stale { name: name.clone(), expected: write.expect, found });
+            }
+        }
+        let revision = Revision(state.revision.0 + 1);
+        state.revision = revision;
+        for write in writes {
+            let name = &write.desired.tenant.name;
+            state.removed.remove(name);
+            state.rows.insert(name.clone(), Desired { revision, ..write.desired.clone() });
+            state.push(&write.entry, Some(revision), &None);
+        }
+        drop(state);
+        self.revision.send_replace(revision);
+        Ok(revision)
+    }
+
+    fn backup(&mut self) -> Result<Copying, StoreError> {
+        let text = format!("{:?}", self.load()?);
+        Ok(Copying::new(move || Ok(text.into_bytes())))
+    }
+
+    fn keep_copy(&mut self, why: &'static str) -> Result<String, StoreError> {
+        Ok(why.to_owned())
+    }
+
+    fn home(&self) -> Option<Home> {
+        None
+    }
+
     fn since(&mut self, revision: Revision) -> Result<Vec<Change>, StoreError> {
         let state = self.state();
         let put = state.rows.values().cloned().map(|row| Change::Put(Box::new(row)));
@@ -127,7 +162,7 @@ impl Store for MemoryStore {
     fn finish(&mut self, revision: Revision, outcome: Outcome) {
         let (result, reason) = outcome.words();
         let mut state = self.state();
-        if let Some(row) = state.audit.iter_mut().find(|row| row.revision == Some(revision.0)) {
+        for row in state.audit.iter_mut().filter(|row| row.revision == Some(revision.0)) {
             (row.result, row.reason) = (result, reason.map(str::to_owned));
         }
     }

@@ -5,6 +5,8 @@
 //! named error and not another address. Order of a write: lock, next revision, compare, row, audit, commit, tell.
 
 mod audit;
+mod copy;
+mod mark;
 mod schema;
 
 use std::path::{Path, PathBuf};
@@ -15,9 +17,12 @@ use sha2::{Digest, Sha256};
 use stackmap::TenantName;
 use tokio::sync::watch;
 
-use super::{Change, Desired, Expect, Health, Revision, Snapshot, Store, StoreError, Trouble};
+use super::{Change, Copying, Desired, Expect, Health, Home, Revision, Snapshot, Store, StoreError, Trouble, Write};
 use crate::audit::{AuditRow, Entry, Outcome, Query};
+use crate::control::Who;
 use crate::fault;
+pub use copy::{CopyError, read_copy};
+use mark::{Mark, Marked};
 pub use schema::SCHEMA;
 
 /// How long a write waits for a foreign process that holds a lock. The owner waits with it.
@@ -33,23 +38,111 @@ pub struct SqliteStore {
     revision: watch::Sender<Revision>,
     health: Health,
     journal: audit::Journal,
+    home: Option<Home>,
+    /// The identity of this store.
+    id: String,
+    mark: Option<Mark>,
+}
+
+/// Where a store is opened.
+#[derive(Debug)]
+pub struct Settling<'a> {
+    /// This machine and instance.
+    pub home: Home,
+    /// Take over one that belongs elsewhere.
+    pub accept: bool,
+    /// File that outlives the daemon and not the machine's run: [`mark`].
+    pub mark: &'a Path,
 }
 
 impl SqliteStore {
-    /// Open or make the database, and bring an older schema forward.
+    /// Open or make the database, bring an older schema forward, and compare it with where it is and what was answered.
     ///
     /// # Errors
-    /// [`StoreError`]; a database that is damaged, or newer than this program, is left as it is.
+    /// [`StoreError`]; a database that is damaged, newer than this program, or of another machine, is left as it is.
+    pub fn settle(path: &Path, at: &Settling<'_>) -> Result<Self, StoreError> {
+        let mut store = Self::open_of(path, (!at.accept).then_some(&at.home))?;
+        store.move_in(&at.home)?;
+        let (mark, marked) =
+            Mark::open(at.mark).map_err(|source| StoreError::Mark { path: at.mark.display().to_string(), source })?;
+        if let Some(marked) = marked {
+            store.compare_with(&marked)?;
+        }
+        mark.write(&Marked { id: store.id.clone(), revision: store.health.revision });
+        store.mark = Some(mark);
+        Ok(store)
+    }
+
+    /// As [`settle`](Self::settle), wherever it is.
+    ///
+    /// # Errors
+    /// [`StoreError`].
     pub fn open(path: &Path) -> Result<Self, StoreError> {
-        let mut db = schema::open(path)?;
+        Self::open_of(path, None)
+    }
+
+    fn open_of(path: &Path, ours: Option<&Home>) -> Result<Self, StoreError> {
+        let mut db = schema::open(path, ours)?;
         let tried = schema::last_revision(&db).and_then(|revision| {
             audit::close_open_rows(&mut db)?;
-            Ok(revision)
+            Ok((revision, identity(&mut db)?, schema::home(&db)?))
         });
-        let last = tried.map_err(|source| open_failed(path, source))?;
+        let (last, id, home) = tried.map_err(|source| open_failed(path, source))?;
         let health = Health { revision: last, ..Health::default() };
         let revision = watch::channel(last).0;
-        Ok(Self { db, path: path.to_owned(), revision, health, journal: audit::Journal::default() })
+        let journal = audit::Journal::default();
+        Ok(Self { db, path: path.to_owned(), revision, health, journal, home, id, mark: None })
+    }
+
+    /// Write down where it is, unless it is there already. That it was elsewhere is told by the audit.
+    fn move_in(&mut self, ours: &Home) -> Result<(), StoreError> {
+        let theirs = self.home.replace(ours.clone());
+        if theirs.as_ref() == Some(ours) {
+            return Ok(());
+        }
+        let text = serde_json::to_string(ours).unwrap_or_default();
+        if let Some(theirs) = theirs.filter(|theirs| !theirs.is(ours)) {
+            tracing::warn!(%theirs, %ours, "the store was taken over");
+            let (before, after) = (serde_json::to_value(&theirs).ok(), serde_json::to_value(ours).ok());
+            self.note(own_entry("accept-store", before, after), Outcome::Done);
+        }
+        self.write("write", "where it belongs", None, |tx, _| {
+            let failed = |source| statement("write", "where it belongs", source);
+            schema::set_words(tx, schema::HOME, &text).map_err(failed)
+        })
+        .map(drop)
+    }
+
+    /// A store that has less than what was answered since the machine started, or another one: said, and the numbers that
+    /// were given out are not given out again.
+    fn compare_with(&mut self, marked: &Marked) -> Result<(), StoreError> {
+        let found = self.health.revision;
+        let warning = if marked.id != self.id {
+            format!(
+                "it is another store than the one in use before on this run of the machine, which had come to revision {}",
+                marked.revision
+            )
+        } else if marked.revision > found {
+            format!(
+                "it is older than what was answered: it came to revision {}, this is revision {found}; what was changed in \
+                 between is lost (a damaged log, or an older copy put in place)",
+                marked.revision
+            )
+        } else {
+            return Ok(());
+        };
+        tracing::error!(warning, "the store");
+        let value = |id: &str, revision: Revision| Some(serde_json::json!({"id": id, "revision": revision}));
+        let entry = own_entry("store-changed", value(&marked.id, marked.revision), value(&self.id, found));
+        self.note(entry, Outcome::Failed(warning.clone()));
+        let next = found.max(marked.revision);
+        self.write("write", "the revision", None, |tx, _| {
+            schema::set_revision(tx, next).map_err(|source| statement("write", "the revision", source))
+        })?;
+        self.health.revision = next;
+        self.revision.send_replace(next);
+        self.health.warning = Some(warning);
+        Ok(())
     }
 
     /// Where it lies.
@@ -58,26 +151,30 @@ impl SqliteStore {
         &self.path
     }
 
-    /// One transaction: the next revision, `work`, the entry, what waited to be written. Without an entry only the last.
-    fn write(
+    /// One transaction: what waited to be written, the next revision, `work`, the entries. Without an entry the revision
+    /// stays what it is.
+    fn write<'a>(
         &mut self,
         verb: &'static str,
         what: &str,
-        entry: Option<&Entry>,
+        entries: impl IntoIterator<Item = &'a Entry>,
         work: impl FnOnce(&Transaction<'_>, Revision) -> Result<(), StoreError>,
     ) -> Result<Revision, StoreError> {
         let started = Instant::now();
         let failed = |source| statement(verb, what, source);
+        let entries: Vec<&Entry> = entries.into_iter().collect();
         let journal = &mut self.journal;
         let write = || {
             let tx = self.db.transaction_with_behavior(TransactionBehavior::Immediate).map_err(failed)?;
             let mut revision = schema::last_revision(&tx).map_err(failed)?;
             // Before the entry, whose number shall be the higher one.
             journal.write_waiting(&tx).map_err(failed)?;
-            if let Some(entry) = entry {
+            if !entries.is_empty() {
                 revision.0 += 1;
                 schema::set_revision(&tx, revision).map_err(failed)?;
-                work(&tx, revision)?;
+            }
+            work(&tx, revision)?;
+            for entry in entries {
                 journal.append(&tx, entry, Some(revision)).map_err(failed)?;
             }
             tx.commit().map_err(failed)?;
@@ -90,6 +187,9 @@ impl SqliteStore {
                 self.health.writes.add(started.elapsed());
                 self.health.revision = *revision;
                 self.health.trouble = None;
+                if let Some(mark) = &self.mark {
+                    mark.write(&Marked { id: self.id.clone(), revision: *revision });
+                }
                 self.revision.send_if_modified(|told| std::mem::replace(told, *revision) != *revision);
             }
             Err(_) => self.journal.not_written(),
@@ -107,6 +207,13 @@ impl SqliteStore {
                 self.health.failures += 1;
                 self.health.trouble = Some(crate::owner::chain(error));
             }
+        }
+    }
+
+    /// What cannot be written now must not hinder a reader.
+    fn flush_if_possible(&mut self) {
+        if let Err(error) = self.flush() {
+            tracing::warn!(error = crate::owner::chain(&error), "the audit waits to be written");
         }
     }
 
@@ -177,6 +284,37 @@ impl Store for SqliteStore {
         written
     }
 
+    fn put_all(&mut self, writes: &[Write]) -> Result<Revision, StoreError> {
+        let what = format!("{} tenants", writes.len());
+        let bodies = writes.iter().map(|write| body(&write.desired)).collect::<Result<Vec<_>, _>>()?;
+        fault::point("store.put.before");
+        let written = self.write("write", &what, writes.iter().map(|write| &write.entry), |tx, revision| {
+            for (write, body) in writes.iter().zip(&bodies) {
+                let name = &write.desired.tenant.name;
+                compare(tx, name, write.expect)?;
+                put_row(tx, name, body, revision).map_err(|source| statement("write", &what, source))?;
+            }
+            Ok(())
+        });
+        fault::point("store.put.after");
+        written
+    }
+
+    fn backup(&mut self) -> Result<Copying, StoreError> {
+        self.flush_if_possible();
+        let path = self.path.clone();
+        Ok(Copying::new(move || copy::copy_of(&path)))
+    }
+
+    fn keep_copy(&mut self, why: &'static str) -> Result<String, StoreError> {
+        self.flush()?;
+        schema::copy_beside(&self.db, &self.path, &format!(".{why}")).map(|copy| copy.display().to_string())
+    }
+
+    fn home(&self) -> Option<Home> {
+        self.home.clone()
+    }
+
     fn since(&mut self, revision: Revision) -> Result<Vec<Change>, StoreError> {
         let read = self.read_since(revision);
         self.judge(&read);
@@ -203,16 +341,30 @@ impl Store for SqliteStore {
     }
 
     fn audit(&mut self, query: &Query) -> Result<Vec<AuditRow>, StoreError> {
-        // What waits is shown as well, unless it cannot be written: what is written can still be read.
-        if let Err(error) = self.flush() {
-            tracing::warn!(error = crate::owner::chain(&error), "the audit waits to be written");
-        }
+        // What waits is shown as well.
+        self.flush_if_possible();
         audit::read(&self.db, query).map_err(|source| statement("read", "the audit", source))
     }
 
     fn health(&self) -> Health {
         self.health.clone()
     }
+}
+
+/// The identity of a store, given when it is first opened by a program that gives one.
+fn identity(db: &mut Connection) -> rusqlite::Result<String> {
+    if let Some(id) = schema::words(db, schema::ID)? {
+        return Ok(id);
+    }
+    let tx = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    let id: String = tx.query_row("SELECT lower(hex(randomblob(16)))", [], |row| row.get(0))?;
+    schema::set_words(&tx, schema::ID, &id)?;
+    tx.commit()?;
+    Ok(id)
+}
+
+fn own_entry(verb: &'static str, before: Option<serde_json::Value>, after: Option<serde_json::Value>) -> Entry {
+    Entry { at_ms: crate::owner::now_ms(), who: Who::daemon(), verb, tenant: None, before, after }
 }
 
 fn statement(verb: &'static str, what: &str, source: rusqlite::Error) -> StoreError {

@@ -52,6 +52,12 @@ impl<'a> Hand<'a> {
         Self { argv, socket: self.world.path(socket), ..self.clone() }
     }
 
+    /// The same with more words at the end of its command line.
+    pub(crate) fn and(&self, words: &[&str]) -> Self {
+        let argv = self.argv.iter().cloned().chain(words.iter().map(|word| (*word).to_owned())).collect();
+        Self { argv, ..self.clone() }
+    }
+
     /// Its socket.
     pub(crate) fn socket(&self) -> &PathBuf {
         &self.socket

@@ -10,7 +10,7 @@ use rusqlite::backup::{Backup, StepResult};
 use rusqlite::{Connection, OpenFlags, OptionalExtension, Transaction, TransactionBehavior, params};
 
 use super::{PATIENCE, Revision, checksum, open_failed};
-use crate::store::StoreError;
+use crate::store::{Home, StoreError};
 
 /// Schema of the database file; a file with a higher one is refused.
 pub const SCHEMA: i64 = 2;
@@ -19,6 +19,11 @@ pub const SCHEMA: i64 = 2;
 const REVISION: &str = "revision";
 /// Removals up to this revision are forgotten.
 pub(super) const COMPACTED: &str = "compacted";
+
+/// The store's identity: random, of no meaning.
+pub(super) const ID: &str = "id";
+/// The machine and the instance it is of, as JSON.
+pub(super) const HOME: &str = "home";
 
 /// One step: from the schema of its place in the list to the next one.
 type Step = fn(&Transaction<'_>) -> rusqlite::Result<()>;
@@ -87,6 +92,16 @@ pub(super) fn meta(db: &Connection, key: &str) -> rusqlite::Result<Option<u64>> 
     db.prepare_cached("SELECT value FROM meta WHERE key = ?1")?.query_row(params![key], |row| row.get(0)).optional()
 }
 
+/// A text of the table `meta`.
+pub(super) fn words(db: &Connection, key: &str) -> rusqlite::Result<Option<String>> {
+    db.prepare_cached("SELECT value FROM meta WHERE key = ?1")?.query_row(params![key], |row| row.get(0)).optional()
+}
+
+pub(super) fn set_words(tx: &Transaction<'_>, key: &str, value: &str) -> rusqlite::Result<()> {
+    tx.prepare_cached("INSERT OR REPLACE INTO meta (key, value) VALUES (?1, ?2)")?.execute(params![key, value])?;
+    Ok(())
+}
+
 pub(super) fn set_meta(tx: &Transaction<'_>, key: &str, value: u64) -> rusqlite::Result<()> {
     tx.prepare_cached("INSERT OR REPLACE INTO meta (key, value) VALUES (?1, ?2)")?.execute(params![key, value])?;
     Ok(())
@@ -104,17 +119,19 @@ pub(super) fn set_revision(tx: &Transaction<'_>, revision: Revision) -> rusqlite
     set_meta(tx, REVISION, revision.0)
 }
 
-/// Open the database, or make it, and bring it to [`SCHEMA`].
-pub(super) fn open(path: &Path) -> Result<Connection, StoreError> {
+/// Open the database, or make it, and bring it to [`SCHEMA`]. One of another home than `ours` is left as it is.
+pub(super) fn open(path: &Path, ours: Option<&Home>) -> Result<Connection, StoreError> {
     let open = |source| open_failed(path, source);
     if path.exists() {
-        look(path)?;
+        look(path, ours)?;
     }
     // The directory is passable, because tenants' files lie in it; SQLite gives its side files the mode of this one.
     let private = OpenOptions::new().create(true).append(true).mode(0o600).open(path);
     private
         .and_then(|file| file.set_permissions(Permissions::from_mode(0o600)))
         .map_err(|source| StoreError::Mode { path: path.display().to_string(), source })?;
+    // SQLite does so for its side files, not for the database itself: without it a power cut could take the name away.
+    sync_directory(path).map_err(|source| StoreError::Mode { path: path.display().to_string(), source })?;
     let mut db = Connection::open(path).map_err(open)?;
     db.busy_timeout(PATIENCE).map_err(open)?;
     db.pragma_update(None, "journal_mode", "WAL").map_err(open)?;
@@ -123,15 +140,37 @@ pub(super) fn open(path: &Path) -> Result<Connection, StoreError> {
     if (1..SCHEMA).contains(&found) {
         put_aside(&db, path, found)?;
     }
-    for (number, step) in (1..).zip(STEPS).skip_while(|(number, _)| *number <= found) {
-        migrate(&mut db, number, step).map_err(open)?;
-        tracing::info!(path = %path.display(), schema = number, "the store has a new schema");
+    bring_forward(&mut db, found).map_err(open)?;
+    if found < SCHEMA {
+        tracing::info!(path = %path.display(), schema = SCHEMA, "the store has a new schema");
     }
     Ok(db)
 }
 
+/// The steps that are missing from a schema on, each one transaction.
+pub(super) fn bring_forward(db: &mut Connection, found: i64) -> rusqlite::Result<()> {
+    let missing = (1..).zip(STEPS).skip_while(|(number, _)| *number <= found);
+    missing.into_iter().try_for_each(|(number, step)| migrate(db, number, step))
+}
+
+/// Kind, name and words of everything in a schema; SQLite's own tables apart.
+pub(super) fn shape(db: &Connection) -> rusqlite::Result<Vec<(String, String, String)>> {
+    let sql = "SELECT type, name, coalesce(sql, '') FROM sqlite_schema WHERE name NOT LIKE 'sqlite\\_%' ESCAPE '\\'";
+    let mut all = db.prepare(sql)?;
+    all.query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?.collect()
+}
+
+/// What [`shape`] is of a database of this schema.
+pub(super) fn shape_of(schema: i64) -> rusqlite::Result<Vec<(String, String, String)>> {
+    let mut db = Connection::open_in_memory()?;
+    for (number, step) in (1..=schema).zip(STEPS) {
+        migrate(&mut db, number, step)?;
+    }
+    shape(&db)
+}
+
 /// Look without writing: a database that this program must not touch stays as it is, byte for byte.
-fn look(path: &Path) -> Result<(), StoreError> {
+fn look(path: &Path, ours: Option<&Home>) -> Result<(), StoreError> {
     let open = |source| open_failed(path, source);
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let db = Connection::open_with_flags(path, flags).map_err(open)?;
@@ -141,10 +180,26 @@ fn look(path: &Path) -> Result<(), StoreError> {
         return Err(StoreError::Newer { path: path.display().to_string(), found });
     }
     let words: String = db.query_row("PRAGMA quick_check(1)", [], |row| row.get(0)).map_err(open)?;
-    if words == "ok" { Ok(()) } else { Err(StoreError::Broken { path: path.display().to_string(), words }) }
+    if words != "ok" {
+        return Err(StoreError::Broken { path: path.display().to_string(), words });
+    }
+    let theirs = if found < 2 { None } else { home(&db).map_err(open)? };
+    match (theirs, ours) {
+        (Some(theirs), Some(ours)) if !theirs.is(ours) => {
+            let (path, theirs, ours) = (path.display().to_string(), Box::new(theirs), Box::new(ours.clone()));
+            Err(StoreError::Elsewhere { path, theirs, ours })
+        }
+        _ => Ok(()),
+    }
 }
 
-fn version(db: &Connection) -> rusqlite::Result<i64> {
+/// Where a database belongs; none: nobody has said so yet.
+pub(super) fn home(db: &Connection) -> rusqlite::Result<Option<Home>> {
+    // What does not parse names no place.
+    Ok(words(db, HOME)?.and_then(|text| serde_json::from_str(&text).ok()))
+}
+
+pub(super) fn version(db: &Connection) -> rusqlite::Result<i64> {
     db.pragma_query_value(None, "user_version", |row| row.get(0))
 }
 
@@ -158,24 +213,30 @@ fn migrate(db: &mut Connection, number: i64, step: Step) -> rusqlite::Result<()>
 /// Copy the database as it is to `NAME.schema-N`, so that the program before this one can be gone back to. A copy that is
 /// there stays: the next one gets a number.
 fn put_aside(db: &Connection, path: &Path, schema: i64) -> Result<(), StoreError> {
-    let mut copy = beside(path, &format!(".schema-{schema}"));
+    let copy = copy_beside(db, path, &format!(".schema-{schema}"))?;
+    tracing::info!(copy = %copy.display(), schema, "the store was copied before its schema changes");
+    Ok(())
+}
+
+/// A copy beside the database, under its name and an ending; one that is there stays, the next one gets a number.
+pub(super) fn copy_beside(db: &Connection, path: &Path, ending: &str) -> Result<PathBuf, StoreError> {
+    let mut copy = beside(path, ending);
     for number in 2.. {
         if !copy.exists() {
             break;
         }
-        copy = beside(path, &format!(".schema-{schema}-{number}"));
+        copy = beside(path, &format!("{ending}-{number}"));
     }
     let part = beside(path, ".copy");
     copy_into(db, &part)?;
     let place = |source| StoreError::Copy { path: copy.display().to_string(), source };
     fs::rename(&part, &copy).map_err(place)?;
     sync_directory(path).map_err(place)?;
-    tracing::info!(copy = %copy.display(), schema, "the store was copied before its schema changes");
-    Ok(())
+    Ok(copy)
 }
 
 /// A consistent copy in one file of its own, flushed, for root only; replaces what is there.
-pub(super) fn copy_into(db: &Connection, to: &Path) -> Result<(), StoreError> {
+fn copy_into(db: &Connection, to: &Path) -> Result<(), StoreError> {
     let failed = |source| StoreError::Copy { path: to.display().to_string(), source };
     let sql = |source| StoreError::CopyRows { path: to.display().to_string(), source };
     match fs::remove_file(to) {

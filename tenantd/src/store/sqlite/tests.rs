@@ -245,3 +245,191 @@ fn somebody_who_holds_a_lock_is_waited_for_and_then_named() {
     let health = store.health();
     assert_eq!((health.trouble, health.failures, health.writes.count), (None, 1, 1));
 }
+
+fn home(machine: &str, instance: &str) -> Home {
+    Home { machine: Some(machine.into()), host: format!("host-{machine}"), instance: instance.into() }
+}
+
+fn settle(dir: &Path, home: Home, accept: bool) -> Result<SqliteStore, StoreError> {
+    SqliteStore::settle(&dir.join("t.db"), &Settling { home, accept, mark: &dir.join("mark") })
+}
+
+#[test]
+fn a_store_of_another_host_is_refused_until_it_is_accepted_and_that_is_audited() {
+    let dir = tempfile::tempdir().unwrap();
+    let acme = desired("acme", 1);
+    settle(dir.path(), home("a", "main"), false).unwrap().put(&acme, Expect::Absent, &entry("add", &acme)).unwrap();
+    let before = fs::read(dir.path().join("t.db")).unwrap();
+    for elsewhere in [home("b", "main"), home("a", "lab")] {
+        let refused = settle(dir.path(), elsewhere, false).unwrap_err();
+        assert!(matches!(refused, StoreError::Elsewhere { .. }));
+        let words = refused.to_string();
+        assert!(words.contains("host-a") && words.contains("--accept-store"), "{words}");
+    }
+    assert!(fs::read(dir.path().join("t.db")).unwrap() == before, "its file was touched");
+    let mut taken = settle(dir.path(), home("b", "main"), true).unwrap();
+    let rows = taken.audit(&everything()).unwrap();
+    let row = rows.iter().find(|row| row.verb == "accept-store").unwrap();
+    assert_eq!(row.before.as_ref().unwrap()["host"], "host-a");
+    assert_eq!(row.after.as_ref().unwrap()["host"], "host-b");
+    drop(taken);
+    settle(dir.path(), home("b", "main"), false).unwrap();
+    settle(dir.path(), home("a", "main"), false).unwrap_err();
+    // Taken over twice, told twice; at home, nothing is told.
+    drop(settle(dir.path(), home("a", "main"), true).unwrap());
+    let mut taken = settle(dir.path(), home("a", "main"), true).unwrap();
+    assert_eq!(taken.audit(&everything()).unwrap().iter().filter(|row| row.verb == "accept-store").count(), 2);
+}
+
+#[test]
+fn a_store_that_lost_what_was_answered_on_this_run_of_the_machine_is_noticed() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("t.db");
+    let (a, b) = (desired("a", 1), desired("b", 1));
+    let open = || settle(dir.path(), home("a", "main"), false).unwrap();
+    let mut store = open();
+    store.put(&a, Expect::Absent, &entry("add", &a)).unwrap();
+    drop(store);
+    let mut store = open();
+    assert_eq!(store.health().warning, None);
+    let last = store.put(&b, Expect::Absent, &entry("add", &b)).unwrap();
+    // Killed, and a byte of the log turned: SQLite takes it for the end of the log.
+    let files = ["t.db", "t.db-wal"].map(|name| (name, fs::read(dir.path().join(name)).unwrap()));
+    drop(store);
+    for (name, bytes) in &files {
+        let mut bytes = bytes.clone();
+        if *name == "t.db-wal" {
+            bytes[40] ^= 1;
+        }
+        fs::write(dir.path().join(name), bytes).unwrap();
+    }
+    let _ = fs::remove_file(dir.path().join("t.db-shm"));
+    let mut store = open();
+    let names: Vec<_> = store.load().unwrap().rows.iter().map(|row| row.tenant.name.to_string()).collect();
+    assert_eq!(names, ["a"], "the damage costs what came after it");
+    let warning = store.health().warning.unwrap();
+    assert!(warning.contains("older than what was answered") && warning.contains("revision 2"), "{warning}");
+    // The numbers that were given out are not given out again, and the audit tells.
+    assert!(store.put(&b, Expect::Absent, &entry("add", &b)).unwrap() > last);
+    let rows = store.audit(&everything()).unwrap();
+    assert!(rows.iter().any(|row| row.verb == "store-changed" && row.result == AuditResult::Failed), "{rows:?}");
+    drop(store);
+    // Told once; another store is another matter; the next run of the machine knows nothing.
+    assert_eq!(open().health().warning, None);
+    fs::remove_file(&path).unwrap();
+    assert!(open().health().warning.unwrap().contains("another store"));
+    fs::remove_file(&path).unwrap();
+    fs::remove_file(dir.path().join("mark")).unwrap();
+    assert_eq!(open().health().warning, None);
+}
+
+#[test]
+fn a_backup_is_one_moment_and_what_it_says_is_taken_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut store = settle(dir.path(), home("a", "main"), false).unwrap();
+    let (a, b) = (desired("a", 1), desired("b", 1));
+    store.put(&a, Expect::Absent, &entry("add", &a)).unwrap();
+    let copying = store.backup().unwrap();
+    store.put(&b, Expect::Absent, &entry("add", &b)).unwrap();
+    let bytes = copying.make().unwrap();
+    let copied = read_copy(&bytes).unwrap();
+    assert_eq!(copied.home, Some(home("a", "main")));
+    assert_eq!(copied.snapshot, store.load().unwrap());
+    // A file of its own, without a log: anybody's SQLite opens it, also from where nothing can be written.
+    let file = dir.path().join("backup.db");
+    fs::write(&file, &bytes).unwrap();
+    let db = Connection::open_with_flags(&file, rusqlite::OpenFlags::SQLITE_OPEN_READ_ONLY).unwrap();
+    assert_eq!(db.query_row("SELECT count(*) FROM tenants", [], |row| row.get::<_, i64>(0)).unwrap(), 2);
+    assert_eq!(db.query_row("PRAGMA journal_mode", [], |row| row.get::<_, String>(0)).unwrap(), "delete");
+    assert!(!dir.path().join("backup.db-wal").exists());
+    // One of the first schema is taken too.
+    let old = dir.path().join("old.db");
+    Connection::open(&old).unwrap().execute_batch(SCHEMA_1).unwrap();
+    let copied = read_copy(&fs::read(&old).unwrap()).unwrap();
+    assert_eq!((copied.home, copied.snapshot.rows.len()), (None, 2));
+}
+
+#[test]
+fn what_is_no_whole_backup_is_refused_by_name() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut store = settle(dir.path(), home("a", "main"), false).unwrap();
+    for number in 0..40 {
+        let one = desired(&format!("t{number}"), 1);
+        store.put(&one, Expect::Absent, &entry("add", &one)).unwrap();
+    }
+    let good = store.backup().unwrap().make().unwrap();
+    let foreign = |sql: &str| {
+        let path = dir.path().join("foreign.db");
+        let _ = fs::remove_file(&path);
+        fs::write(&path, &good).unwrap();
+        Connection::open(&path).unwrap().execute_batch(sql).unwrap();
+        fs::read(&path).unwrap()
+    };
+    let empty = {
+        let path = dir.path().join("empty.db");
+        Connection::open(&path).unwrap().execute_batch("CREATE TABLE people (name)").unwrap();
+        fs::read(&path).unwrap()
+    };
+    // A digit turned in a row; a page may hold what was a row before, so each place is tried.
+    let text = b"\"generation\":1},\"removing\"";
+    let turned = (0..good.len()).filter(|at| good[*at..].starts_with(text)).map(|at| {
+        let mut bytes = good.clone();
+        bytes[at + 13] = b'2';
+        bytes
+    });
+    let refused =
+        turned.filter(|bytes| matches!(read_copy(bytes), Err(CopyError::Row(StoreError::Damaged { .. })))).count();
+    assert_eq!(refused, 40);
+    for (bytes, words) in [
+        (Vec::new(), "no SQLite database"),
+        (b"x".repeat(5000), "no SQLite database"),
+        (good[..good.len() / 2].to_vec(), ""),
+        (good[..4096].to_vec(), ""),
+        (empty, "no store of tenantd"),
+        (foreign("PRAGMA user_version = 99"), "schema 99"),
+        (foreign("CREATE TRIGGER t AFTER INSERT ON tenants BEGIN DELETE FROM audit; END"), "trigger t"),
+        (foreign("DROP TABLE audit"), "audit"),
+        (foreign("CREATE TABLE more (x)"), "table more"),
+        (foreign("UPDATE tenants SET body = 'x' WHERE name = 't7'"), "t7"),
+        (foreign("DELETE FROM meta WHERE key = 'revision'"), "cannot be read"),
+    ] {
+        let Err(refused) = read_copy(&bytes) else { panic!("{words} is taken") };
+        let told = crate::owner::chain(&refused);
+        assert!(told.contains(words), "{words}: {told}");
+    }
+    // Pages turned to zeros, one after the other: refused, or the page was of no meaning and nothing differs.
+    let expected = read_copy(&good).unwrap();
+    let mut refusals = 0;
+    for page in 0..good.len() / 4096 {
+        let mut bytes = good.clone();
+        bytes[page * 4096..(page + 1) * 4096].fill(0);
+        match read_copy(&bytes) {
+            Ok(copied) => assert_eq!(copied, expected, "page {page}"),
+            Err(_) => refusals += 1,
+        }
+    }
+    assert!(refusals > 5, "{refusals}");
+}
+
+#[test]
+fn several_rows_are_written_at_once_or_not_at_all() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut store = open(&dir.path().join("t.db"));
+    let mut naive = crate::store::memory::MemoryStore::new();
+    let (a, b) = (desired("a", 1), desired("b", 1));
+    let write =
+        |desired: &Desired, expect| Write { desired: desired.clone(), expect, entry: entry("restore", desired) };
+    for store in [&mut store as &mut dyn Store, &mut naive] {
+        let first = store.put_all(&[write(&a, Expect::Absent), write(&b, Expect::Absent)]).unwrap();
+        assert_eq!(first, Revision(1));
+        let stale = store.put_all(&[write(&a, Expect::At(first)), write(&b, Expect::Absent)]).unwrap_err();
+        assert!(matches!(stale, StoreError::Stale { .. }), "{stale}");
+        assert!(store.load().unwrap().rows.iter().all(|row| row.revision == first));
+        store.finish(first, Outcome::Done);
+        let rows = store.audit(&everything()).unwrap();
+        assert_eq!(
+            rows.iter().map(|row| (row.revision, row.result)).collect::<Vec<_>>(),
+            [(Some(1), AuditResult::Done); 2]
+        );
+    }
+}

@@ -1,0 +1,188 @@
+//! Tenants of a backup: compared with those that are there, checked as a whole, written at once. The kernel is brought to
+//! them by ordinary passes, so what is the same is not touched.
+
+use std::collections::BTreeMap;
+
+use stackmap::{Maps, TenantName};
+
+use super::Owner;
+use super::errors::{chain, conflict};
+use super::stored::now_ms;
+use crate::audit::{Entry, difference};
+use crate::control::OpError;
+use crate::declare::changes;
+use crate::kernel::Kernel;
+use crate::model::*;
+use crate::store::{Change, Copied, Desired, Expect, Revision, StoreError, Write};
+use crate::world::StepError;
+use tenant_init::client::ClientError;
+
+/// How a backup is restored.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct RestoreHow {
+    /// Only check and compare.
+    pub dry_run: bool,
+    /// Remove the tenants that are not in it.
+    pub prune: bool,
+    /// Also those in which processes run.
+    pub force: bool,
+    /// Take one of another machine or instance.
+    pub accept: bool,
+}
+
+/// What a restore would do, and with which rows.
+struct Difference {
+    told: Restored,
+    /// As they shall be; those to be removed are so marked.
+    rows: Vec<Desired>,
+}
+
+impl<K: Kernel> Owner<K> {
+    /// Bring the tenants to what a backup says. Nothing is changed when one of them cannot be.
+    pub(super) async fn restore(&mut self, copied: Copied, how: RestoreHow) -> Result<Restored, OpError> {
+        self.check_home(&copied, how)?;
+        let Difference { told, rows } = self.against(&copied, how)?;
+        let maps = self.maps_with(&rows)?;
+        if how.dry_run {
+            return Ok(told);
+        }
+        if !how.prune && !told.removed.is_empty() {
+            let rule =
+                "these tenants are there and not in the backup: --prune removes them, with their files".to_owned();
+            return Err(OpError::Conflict { field: "prune".into(), value: told.removed.join(", "), rule });
+        }
+        for desired in rows.iter().filter(|desired| desired.removing && !how.force) {
+            self.check_idle(&desired.tenant.name).await?;
+        }
+        if rows.is_empty() {
+            return Ok(told);
+        }
+        let kept = self.store.keep_copy("before-restore").map_err(|error| cannot(&error))?;
+        let revision = self.write_all(&rows)?;
+        self.doing.written.push(revision);
+        self.maps = maps;
+        for desired in rows {
+            let name = desired.tenant.name.clone();
+            self.orphans.is_known_now(&name);
+            self.failures.remove(&name);
+            // Removals first: what they give up may be wanted.
+            if desired.removing {
+                self.turns.push_front(name.clone())
+            } else {
+                self.turns.push_back(name.clone())
+            }
+            self.desired.insert(name, Desired { revision, ..desired });
+        }
+        if let Err(error) = self.look_for_orphans().await {
+            // The timer looks again.
+            tracing::warn!(error = chain(&error), "cannot look for what is nobody's");
+        }
+        let (added, changed, removed) = (told.added.len(), told.changed.len(), told.removed.len());
+        self.tell("restored", None, format!("{added} tenants added, {changed} changed, {removed} removed"));
+        Ok(Restored { kept: Some(kept), ..told })
+    }
+
+    fn check_home(&self, copied: &Copied, how: RestoreHow) -> Result<(), OpError> {
+        match (&copied.home, self.store.home()) {
+            (Some(theirs), Some(ours)) if !how.accept && !theirs.is(&ours) => {
+                let rule = format!(
+                    "is a backup of another machine or instance, this is {ours}: --accept-store takes it all the same; \
+                     export and import move tenants between servers"
+                );
+                Err(OpError::Conflict { field: "backup".into(), value: theirs.to_string(), rule })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn against(&self, copied: &Copied, how: RestoreHow) -> Result<Difference, OpError> {
+        // What was on its way out when the backup was made need not come back.
+        let wanted: BTreeMap<&TenantName, &Tenant> = copied
+            .snapshot
+            .rows
+            .iter()
+            .filter(|row| !row.removing)
+            .map(|row| (&row.tenant.name, &row.tenant))
+            .collect();
+        let mut told = Restored { dry_run: how.dry_run, revision: copied.snapshot.revision.0, ..Restored::default() };
+        let mut rows = Vec::new();
+        for (name, tenant) in &wanted {
+            let Some(there) = self.desired.get(*name) else {
+                told.added.push(name.to_string());
+                rows.push(Desired::new((*tenant).clone()));
+                continue;
+            };
+            if there.removing {
+                return Err(self.half_done(name));
+            }
+            let generation = there.tenant.generation;
+            if (Tenant { generation, ..(*tenant).clone() }) == there.tenant {
+                told.same += 1;
+                continue;
+            }
+            let found = changes(&DeclaredTenant::from(&there.tenant), &DeclaredTenant::from(*tenant));
+            if let Some(fixed) = found.iter().find(|change| !change.in_place) {
+                let (field, value) = (format!("{name}.{}", fixed.field), fixed.after.clone().unwrap_or_default());
+                let rule = format!(
+                    "tenant {name} has {:?}, which cannot be changed while it is there; remove-tenant {name} first",
+                    fixed.before.as_deref().unwrap_or_default()
+                );
+                return Err(OpError::Conflict { field: field.into(), value, rule });
+            }
+            told.changed.push(RestoredTenant { name: name.to_string(), changes: found });
+            let generation = generation.max(tenant.generation) + 1;
+            rows.push(Desired { tenant: Tenant { generation, ..(*tenant).clone() }, ..there.clone() });
+        }
+        for (name, there) in self.desired.iter().filter(|(name, there)| !wanted.contains_key(name) && !there.removing) {
+            told.removed.push(name.to_string());
+            rows.push(Desired { removing: true, ..there.clone() });
+        }
+        Ok(Difference { told, rows })
+    }
+
+    /// The tables with these rows in the place of what is there. One that is to be removed has its keys until it is gone.
+    fn maps_with(&self, rows: &[Desired]) -> Result<Maps, OpError> {
+        let mut maps = Maps::new();
+        let others = self.desired.values().filter(|d| !rows.iter().any(|row| row.tenant.name == d.tenant.name));
+        for desired in others.chain(rows) {
+            maps.add(self.flow_of(&desired.tenant)?).map_err(conflict)?;
+        }
+        Ok(maps)
+    }
+
+    /// Refuses to end a tenant in which processes run.
+    pub(super) async fn check_idle(&mut self, name: &TenantName) -> Result<(), OpError> {
+        match self.kernel.processes(name).await {
+            Ok(0) | Err(StepError::Init(ClientError::Gone { .. })) => Ok(()),
+            // One that does not answer may well have processes.
+            Err(error) => Err(super::errors::not_done(name, "processes", &error)),
+            Ok(processes) => Err(OpError::Busy { name: name.clone(), processes }),
+        }
+    }
+
+    /// All rows at once; when the answer is lost, the store is asked whether they are there.
+    fn write_all(&mut self, rows: &[Desired]) -> Result<Revision, OpError> {
+        let writes: Vec<Write> = rows
+            .iter()
+            .map(|desired| {
+                let before = self.desired.get(&desired.tenant.name);
+                let (was, is) = difference(before, Some(desired));
+                let (who, tenant) = (self.doing.who.clone(), Some(desired.tenant.name.clone()));
+                let entry = Entry { at_ms: now_ms(), who, verb: "restore", tenant, before: was, after: is };
+                let expect = before.map_or(Expect::Absent, Desired::expect);
+                Write { desired: desired.clone(), expect, entry }
+            })
+            .collect();
+        let written = self.store.put_all(&writes);
+        let first = &rows[0];
+        self.certain(written, |change| match change {
+            Change::Put(found) if found.same(first) => Some(found.revision),
+            _ => None,
+        })
+        .map_err(|error: StoreError| cannot(&error))
+    }
+}
+
+fn cannot(error: &StoreError) -> OpError {
+    OpError::CannotRestore { cause: chain(error) }
+}
