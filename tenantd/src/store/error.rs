@@ -19,8 +19,8 @@ pub enum StoreError {
         #[source]
         source: rusqlite::Error,
     },
-    /// The file could not be kept from other users.
-    #[error("cannot make {path} readable by root only")]
+    /// The file could not be opened, made, or kept from other users.
+    #[error("cannot open {path} as a file of root alone")]
     Mode {
         /// Path of the database.
         path: String,

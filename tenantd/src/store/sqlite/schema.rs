@@ -115,6 +115,16 @@ pub(super) fn last_revision(db: &Connection) -> rusqlite::Result<Revision> {
         .map(Revision)
 }
 
+/// The greatest that a row has.
+fn greatest_revision(db: &Connection) -> rusqlite::Result<Revision> {
+    db.query_row(
+        "SELECT max(coalesce((SELECT max(revision) FROM tenants), 0), coalesce((SELECT max(revision) FROM removed), 0))",
+        [],
+        |row| row.get(0),
+    )
+    .map(Revision)
+}
+
 pub(super) fn set_revision(tx: &Transaction<'_>, revision: Revision) -> rusqlite::Result<()> {
     set_meta(tx, REVISION, revision.0)
 }
@@ -122,18 +132,22 @@ pub(super) fn set_revision(tx: &Transaction<'_>, revision: Revision) -> rusqlite
 /// Open the database, or make it, and bring it to [`SCHEMA`]. One of another home than `ours` is left as it is.
 pub(super) fn open(path: &Path, ours: Option<&Home>) -> Result<Connection, StoreError> {
     let open = |source| open_failed(path, source);
+    let mode = |source| StoreError::Mode { path: path.display().to_string(), source };
     if path.exists() {
+        // SQLite does not say why it cannot open a file.
+        drop(File::open(path).map_err(mode)?);
         look(path, ours)?;
     }
     // The directory is passable, because tenants' files lie in it; SQLite gives its side files the mode of this one.
     let private = OpenOptions::new().create(true).append(true).mode(0o600).open(path);
-    private
-        .and_then(|file| file.set_permissions(Permissions::from_mode(0o600)))
-        .map_err(|source| StoreError::Mode { path: path.display().to_string(), source })?;
+    private.and_then(|file| file.set_permissions(Permissions::from_mode(0o600))).map_err(mode)?;
     // SQLite does so for its side files, not for the database itself: without it a power cut could take the name away.
-    sync_directory(path).map_err(|source| StoreError::Mode { path: path.display().to_string(), source })?;
+    sync_directory(path).map_err(mode)?;
     let mut db = Connection::open(path).map_err(open)?;
     db.busy_timeout(PATIENCE).map_err(open)?;
+    // A new database has a rollback journal until it has a log. Its deletion must be durable (EXTRA): a journal that a power
+    // cut brings back is rolled back, whatever was written since.
+    db.pragma_update(None, "synchronous", "EXTRA").map_err(open)?;
     db.pragma_update(None, "journal_mode", "WAL").map_err(open)?;
     db.pragma_update(None, "synchronous", "FULL").map_err(open)?;
     let found = version(&db).map_err(open)?;
@@ -172,15 +186,22 @@ pub(super) fn shape_of(schema: i64) -> rusqlite::Result<Vec<(String, String, Str
 /// Look without writing: a database that this program must not touch stays as it is, byte for byte.
 fn look(path: &Path, ours: Option<&Home>) -> Result<(), StoreError> {
     let open = |source| open_failed(path, source);
-    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let db = Connection::open_with_flags(path, flags).map_err(open)?;
-    db.busy_timeout(PATIENCE).map_err(open)?;
-    let found = version(&db).map_err(open)?;
+    let (db, found) = match opened(path, OpenFlags::SQLITE_OPEN_READ_ONLY) {
+        // Cut in the middle of its first steps, before there was a log: what was begun has to be taken back before anybody
+        // can read, and whoever made the file would take the same back.
+        Err(error) if is_to_be_rolled_back(&error) => opened(path, OpenFlags::SQLITE_OPEN_READ_WRITE),
+        other => other,
+    }
+    .map_err(open)?;
     if found > SCHEMA {
         return Err(StoreError::Newer { path: path.display().to_string(), found });
     }
     let words: String = db.query_row("PRAGMA quick_check(1)", [], |row| row.get(0)).map_err(open)?;
     if words != "ok" {
+        return Err(StoreError::Broken { path: path.display().to_string(), words });
+    }
+    if found >= 2 && last_revision(&db).map_err(open)? < greatest_revision(&db).map_err(open)? {
+        let words = "a row has a greater revision than the last one".to_owned();
         return Err(StoreError::Broken { path: path.display().to_string(), words });
     }
     let theirs = if found < 2 { None } else { home(&db).map_err(open)? };
@@ -191,6 +212,17 @@ fn look(path: &Path, ours: Option<&Home>) -> Result<(), StoreError> {
         }
         _ => Ok(()),
     }
+}
+
+fn opened(path: &Path, mode: OpenFlags) -> rusqlite::Result<(Connection, i64)> {
+    let db = Connection::open_with_flags(path, mode | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
+    db.busy_timeout(PATIENCE)?;
+    let found = version(&db)?;
+    Ok((db, found))
+}
+
+fn is_to_be_rolled_back(error: &rusqlite::Error) -> bool {
+    error.sqlite_error().is_some_and(|error| error.extended_code == rusqlite::ffi::SQLITE_READONLY_ROLLBACK)
 }
 
 /// Where a database belongs; none: nobody has said so yet.

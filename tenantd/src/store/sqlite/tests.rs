@@ -433,3 +433,116 @@ fn several_rows_are_written_at_once_or_not_at_all() {
         );
     }
 }
+
+/// Whatever is damaged in the file: it is refused by name and left as it is, or nothing that is desired differs.
+#[test]
+fn a_damaged_file_is_named_or_the_damage_is_of_no_meaning() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("t.db");
+    let mut store = open(&path);
+    for number in 0..60 {
+        let one = desired(&format!("t{number}"), 1);
+        let at = store.put(&one, Expect::Absent, &entry("add", &one)).unwrap();
+        if number % 7 == 0 {
+            store.remove(&one.tenant.name, Expect::At(at), &entry("remove", &one)).unwrap();
+        }
+    }
+    let expected = store.load().unwrap();
+    drop(store);
+    let good = fs::read(&path).unwrap();
+    let pages = good.len() / 4096;
+    assert!(pages > 20, "{pages}");
+    let mut cases: Vec<(String, Vec<u8>)> = Vec::new();
+    let mut case = |words: String, change: &dyn Fn(&mut Vec<u8>)| {
+        let mut bytes = good.clone();
+        change(&mut bytes);
+        cases.push((words, bytes));
+    };
+    for page in 0..pages {
+        let at = page * 4096;
+        case(format!("page {page} is zeros"), &|bytes| bytes[at..at + 4096].fill(0));
+        case(format!("page {page} is another one"), &|bytes| {
+            bytes.copy_within((pages / 2) * 4096..(pages / 2 + 1) * 4096, at)
+        });
+        case(format!("cut at page {page}"), &|bytes| bytes.truncate(at));
+        for bit in 0..3 {
+            let place = at + (page * 37 + bit * 1301) % 4096;
+            case(format!("a bit at {place}"), &|bytes| bytes[place] ^= 1 << bit);
+        }
+    }
+    for place in 0..100 {
+        case(format!("byte {place} of the header"), &|bytes| bytes[place] ^= 0x55);
+    }
+    let (mut refused, mut harmless) = (0, 0);
+    for (words, bytes) in cases {
+        fs::write(&path, &bytes).unwrap();
+        for side in ["t.db-wal", "t.db-shm"] {
+            let _ = fs::remove_file(dir.path().join(side));
+        }
+        match SqliteStore::open(&path).and_then(|mut store| store.load()) {
+            // Nothing at all is a store that is made anew, which the mark tells.
+            Ok(found) if bytes.is_empty() => assert_eq!(found, Snapshot::default()),
+            Ok(found) => {
+                assert_eq!(found.rows, expected.rows, "{words}");
+                assert!(found.revision >= expected.revision, "{words}: {}", found.revision);
+                harmless += 1;
+            }
+            Err(error) => {
+                let told = crate::owner::chain(&error);
+                let named = ["damaged", "database", "schema", "file format"].iter().any(|word| told.contains(word));
+                assert!(named, "{words}: {told}");
+                refused += 1;
+            }
+        }
+    }
+    assert!(refused > 100 && harmless > 20, "{refused} refused, {harmless} harmless");
+}
+
+/// What the store takes with as many tenants as a trunk has, and with a full audit. By hand:
+/// `cargo test --release -p tenantd --lib store::sqlite::tests::figures -- --ignored --nocapture`.
+#[test]
+#[ignore = "figures, measured by hand"]
+fn figures() {
+    let dir = tempfile::tempdir_in(std::env::var("FIGURES_IN").unwrap_or_else(|_| "/var/tmp".into())).unwrap();
+    let path = dir.path().join("t.db");
+    let mut store = open(&path);
+    let started = Instant::now();
+    for number in 0..4000 {
+        let one = desired(&format!("t{number}"), 1);
+        let at = store.put(&one, Expect::Absent, &entry("add", &one)).unwrap();
+        store.finish(at, Outcome::Done);
+    }
+    let writes = store.health().writes;
+    println!("4,000 added in {:?}: mean {:?}, longest {:?}", started.elapsed(), writes.sum / 4000, writes.max);
+    let timed = |words: &str| {
+        let size = fs::metadata(&path).unwrap().len() >> 10;
+        let started = Instant::now();
+        let mut store = open(&path);
+        let opened = started.elapsed();
+        let started = Instant::now();
+        assert_eq!(store.load().unwrap().rows.len(), 4000);
+        println!("{words}, {size} KiB: opened in {opened:?}, read in {:?}", started.elapsed());
+        let started = Instant::now();
+        let bytes = store.backup().unwrap().make().unwrap();
+        println!("  backed up and checked in {:?}, {} KiB", started.elapsed(), bytes.len() >> 10);
+        let one = desired("t7", 2);
+        let expect = store.load().unwrap().rows.iter().find(|row| row.tenant.name.as_str() == "t7").unwrap().expect();
+        let started = Instant::now();
+        store.put(&one, expect, &entry("change", &one)).unwrap();
+        println!("  first change in {:?}", started.elapsed());
+    };
+    drop(store);
+    timed("4,000 tenants");
+    let mut store = open(&path);
+    let operator = Who { origin: EventOrigin::Operator, ..Who::daemon() };
+    for _ in 0..25 {
+        for _ in 0..4000 {
+            let (who, tenant) = (operator.clone(), Some("t1".parse().unwrap()));
+            let entry = Entry { at_ms: 1, who, verb: "noise", tenant, before: None, after: None };
+            store.note(entry, Outcome::Refused("x".repeat(380)));
+        }
+        store.flush().unwrap();
+    }
+    drop(store);
+    timed("4,000 tenants and a full audit");
+}
