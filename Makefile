@@ -32,10 +32,10 @@ test: ## All tests, also those that need root and foreign kernels
 
 bench: ## Speed against a raw veth pair and the by-hand kernel way, and the floors (root, an otherwise idle machine)
 	scripts/deps.sh test
-	cargo build --release --workspace
-	$(BIN)/bench
+	cargo build --release --workspace --examples --bins
+	$(BIN)/bench --plot docs/scale.svg
 
-soak: ## Long forms of the transfers and of the hostile customer, the version before (root; about a quarter of an hour)
+soak: ## Long forms of the transfers and of the hostile customer, the version before, thousands of tenants (root; about three quarters of an hour)
 	scripts/deps.sh test
 	cargo build --release --workspace
 	scripts/previous.sh
@@ -43,6 +43,8 @@ soak: ## Long forms of the transfers and of the hostile customer, the version be
 	FULL=1 cargo test --release -p system-tests --test system -- large::
 	FULL=1 cargo test --release -p system-tests --test system -- hostile::
 	FULL=1 cargo test --release -p system-tests --test system -- kill_points::
+	FULL=1 cargo test --release -p system-tests --test system -- scale::
+	FULL=1 cargo test --release -p system-tests --test system -- churn::
 
 lint: ## Format, clippy and rustdoc, warnings as errors
 	cargo fmt --check

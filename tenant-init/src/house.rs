@@ -34,7 +34,7 @@ pub struct HouseSpec {
     /// Host directories that several tenants see.
     #[serde(default)]
     pub shares: Vec<Share>,
-    /// Size of `/tmp` and of `/dev/shm` each, bytes.
+    /// Size of `/run`, and of `/tmp` and `/dev/shm` together, bytes.
     pub scratch: u64,
 }
 
@@ -91,26 +91,29 @@ pub const SHARE_IDS: u32 = 0x7000_0000;
 pub const IDS: u32 = 65_536;
 
 /// Settings of a new stack. They have to be written before a device is made in it: a device copies its own from
-/// `default`. /proc/sys/net is the one of whoever looks at it, also in the host's /proc.
+/// `default`.
+///
+/// Below a proc of the tenant's own processes: sys/net is the one of whoever looks at it, also in the host's /proc, but
+/// there the kernel keeps the names of all namespaces in one chain and goes through it at each step (6.18).
 pub const SETTINGS: [(&CStr, &[u8], Absent); 9] = [
     // A tenant has all its ports to itself; none of them is privileged.
-    (c"/proc/sys/net/ipv4/ip_unprivileged_port_start", b"0", Absent::Fails),
+    (c"sys/net/ipv4/ip_unprivileged_port_start", b"0", Absent::Fails),
     // Routes come from the operator only. IPv4 takes a redirect when either `all` or the device says so; in IPv6 `all`
     // has no effect and the device's own value counts, which is copied from `default`.
-    (c"/proc/sys/net/ipv4/conf/all/accept_redirects", b"0", Absent::Fails),
-    (c"/proc/sys/net/ipv4/conf/default/accept_redirects", b"0", Absent::Fails),
-    (c"/proc/sys/net/ipv4/conf/all/send_redirects", b"0", Absent::Fails),
-    (c"/proc/sys/net/ipv4/conf/default/send_redirects", b"0", Absent::Fails),
-    (c"/proc/sys/net/ipv6/conf/default/accept_ra", b"0", Absent::IsFine),
-    (c"/proc/sys/net/ipv6/conf/default/accept_redirects", b"0", Absent::IsFine),
+    (c"sys/net/ipv4/conf/all/accept_redirects", b"0", Absent::Fails),
+    (c"sys/net/ipv4/conf/default/accept_redirects", b"0", Absent::Fails),
+    (c"sys/net/ipv4/conf/all/send_redirects", b"0", Absent::Fails),
+    (c"sys/net/ipv4/conf/default/send_redirects", b"0", Absent::Fails),
+    (c"sys/net/ipv6/conf/default/accept_ra", b"0", Absent::IsFine),
+    (c"sys/net/ipv6/conf/default/accept_redirects", b"0", Absent::IsFine),
     // We own the addresses: duplicate detection only delays them by a second.
-    (c"/proc/sys/net/ipv6/conf/all/accept_dad", b"0", Absent::IsFine),
-    (c"/proc/sys/net/ipv6/conf/default/accept_dad", b"0", Absent::IsFine),
+    (c"sys/net/ipv6/conf/all/accept_dad", b"0", Absent::IsFine),
+    (c"sys/net/ipv6/conf/default/accept_dad", b"0", Absent::IsFine),
 ];
 
 /// Who may send ICMP echo requests without a privilege over the stack: the tenant's groups, written as `FIRST LAST`.
 /// The stack is the host's, so a capability inside the tenant does not reach it.
-pub const PING_GROUPS: &CStr = c"/proc/sys/net/ipv4/ping_group_range";
+pub const PING_GROUPS: &CStr = c"sys/net/ipv4/ping_group_range";
 
 /// What it means that a setting is not there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

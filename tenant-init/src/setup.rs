@@ -11,9 +11,8 @@
 
 use std::ffi::CStr;
 use std::fs;
-use std::io;
+use std::io::{self, Write};
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
 use std::path::{Path, PathBuf};
 
@@ -116,7 +115,7 @@ pub(crate) fn set_up(spec: &HouseSpec) -> Result<Held, SetupError> {
         step("join the tenant's namespaces", || Ok(setns(namespace, *kind)?))?;
     }
     if spec.network {
-        step("settings of the stack", stack_settings)?;
+        step("settings of the stack", || stack_settings(&proc))?;
     }
     step("host name", || host_name(&spec.name))?;
     step("loopback up", loopback_up)?;
@@ -133,10 +132,11 @@ pub(crate) fn set_up(spec: &HouseSpec) -> Result<Held, SetupError> {
     step("set-id programs", || taken.set_id.iter().try_for_each(|(mount, at)| optional(attach(mount, at)).map(drop)))?;
     step("/proc", || directory(Path::new("/proc")).and_then(|()| attach(&proc, Path::new("/proc"))))?;
     step("/sys", || directory(Path::new("/sys")).and_then(|()| attach(&sys, Path::new("/sys"))))?;
-    step("mask /proc and /sys", || mask(spec.network))?;
-    step("/dev", || devices(spec, queues.as_ref()))?;
-    step("/tmp", || scratch("/tmp", spec, 0o1777, NOSUID | NODEV))?;
-    step("/run", || scratch("/run", spec, 0o755, NOSUID | NODEV))?;
+    let memory = step("file systems in memory, mask /proc and /sys", || in_memory(spec))?;
+    step("/dev", || devices(spec, &memory, queues.as_ref()))?;
+    for (mount, at) in [(&memory.tmp, "/tmp"), (&memory.run, "/run")] {
+        step(at, || directory(Path::new(at)).and_then(|()| attach(mount, Path::new(at))))?;
+    }
     step("/run/tenantd", || own_api(&taken))?;
     for (mount, at) in &taken.names {
         step(&at.display().to_string(), || name_file(mount, at))?;
@@ -144,7 +144,7 @@ pub(crate) fn set_up(spec: &HouseSpec) -> Result<Held, SetupError> {
     for (mount, at) in &taken.shares {
         step(&format!("share {}", at.display()), || share_point(at, spec.ids).and_then(|()| attach(mount, at)))?;
     }
-    drop((taken, root, sys, queues, proc));
+    drop((taken, root, sys, queues, proc, memory));
     let netns = step("read the stack's inode", || Ok(fs::metadata("/proc/self/ns/net")?.ino()))?;
     step("cgroup namespace", || optional(unshare(CloneFlags::CLONE_NEWCGROUP).map_err(Into::into)).map(drop))?;
     step("enter the user namespace", || Ok(setns(&users.user, CloneFlags::CLONE_NEWUSER)?))?;
@@ -280,12 +280,54 @@ fn enter(root: &Path) -> io::Result<()> {
     Ok(())
 }
 
-fn mask(network: bool) -> io::Result<()> {
-    // One empty directory and one empty file for all. They are copied from a place, because a mount that is attached
-    // nowhere cannot be copied before Linux 6.15.
+/// What is not kept, as mounts that are attached nowhere yet.
+struct InMemory {
+    dev: OwnedFd,
+    run: OwnedFd,
+    tmp: OwnedFd,
+    shm: OwnedFd,
+}
+
+/// Two file systems for all of it, because each costs the machine memory, and makes the books of every cgroup with
+/// limited memory longer (one bit and one counter for each file system there is): one for what everybody in the tenant
+/// may fill, and one for what must have room also then.
+fn in_memory(spec: &HouseSpec) -> io::Result<InMemory> {
+    // Parts are copied from a place, because a mount that is attached nowhere cannot be copied before Linux 6.15. The
+    // two places are hidden afterwards: to take a mount away would wait for an RCU grace period.
+    let (root, tenant) = (0, spec.ids);
+    let stage = Path::new("/sys/fs");
+    attach(&scratch(spec)?, stage)?;
+    let tmp = part(&stage.join("tmp"), (tenant, 0o1777), NOSUID | NODEV)?;
+    let shm = part(&stage.join("shm"), (tenant, 0o1777), INERT)?;
     let stage = Path::new("/sys/kernel");
+    attach(&scratch(spec)?, stage)?;
+    let run = part(&stage.join("run"), (tenant, 0o755), NOSUID | NODEV)?;
+    // Not NODEV: the nodes are made here. The directory is root's of the host: no other node or file comes in.
+    let dev = part(&stage.join("dev"), (root, 0o755), NOSUID | NOEXEC)?;
+    nodes(&stage.join("dev"))?;
+    mask(stage, spec.network)?;
+    Ok(InMemory { dev, run, tmp, shm })
+}
+
+/// Memory of limited size.
+fn scratch(spec: &HouseSpec) -> io::Result<OwnedFd> {
+    let (size, inodes) = (spec.scratch.to_string(), (spec.scratch / 4096).to_string());
+    new(c"tmpfs", &[(c"size", size.as_str()), (c"nr_inodes", &inodes), (c"mode", "0755")], NOSUID)
+}
+
+/// A new directory as a mount of its own.
+fn part(at: &Path, (owner, mode): (u32, u32), set: u64) -> io::Result<OwnedFd> {
+    fs::create_dir(at)?;
+    chown(at, Some(owner), Some(owner))?;
+    fs::set_permissions(at, fs::Permissions::from_mode(mode))?;
+    let mount = copy(at)?;
+    attributes(&mount, set, None)?;
+    Ok(mount)
+}
+
+/// Puts one empty directory and one empty file, both in `stage`, over what is hidden.
+fn mask(stage: &Path, network: bool) -> io::Result<()> {
     let (directory, file) = (stage.join("directory"), stage.join("file"));
-    attach(&new(c"tmpfs", &[(c"size", "4k"), (c"nr_inodes", "3"), (c"mode", "0555")], INERT)?, stage)?;
     fs::create_dir(&directory)?;
     fs::set_permissions(&directory, fs::Permissions::from_mode(0o555))?;
     fs::write(&file, b"")?;
@@ -313,13 +355,7 @@ fn mask(network: bool) -> io::Result<()> {
     Ok(())
 }
 
-fn devices(spec: &HouseSpec, queues: Option<&OwnedFd>) -> io::Result<()> {
-    let dev = Path::new("/dev");
-    directory(dev)?;
-    // The group `tty` of the tenant.
-    let tty = (spec.ids + 5).to_string();
-    // Not NODEV: the nodes below are made here. The directory is root's of the host: no other node or file comes in.
-    attach(&new(c"tmpfs", &[(c"size", "64k"), (c"nr_inodes", "64"), (c"mode", "0755")], NOSUID | NOEXEC)?, dev)?;
+fn nodes(dev: &Path) -> io::Result<()> {
     for (name, major, minor) in DEVICES {
         let node = dev.join(name);
         mknod(&node, SFlag::S_IFCHR, Mode::from_bits_truncate(0o666), makedev(major, minor))?;
@@ -328,9 +364,15 @@ fn devices(spec: &HouseSpec, queues: Option<&OwnedFd>) -> io::Result<()> {
     for (name, target) in DEVICE_LINKS {
         symlink(target, dev.join(name))?;
     }
-    for name in ["pts", "shm", "mqueue"] {
-        fs::create_dir(dev.join(name))?;
-    }
+    ["pts", "shm", "mqueue"].iter().try_for_each(|name| fs::create_dir(dev.join(name)))
+}
+
+fn devices(spec: &HouseSpec, memory: &InMemory, queues: Option<&OwnedFd>) -> io::Result<()> {
+    let dev = Path::new("/dev");
+    directory(dev)?;
+    attach(&memory.dev, dev)?;
+    // The group `tty` of the tenant.
+    let tty = (spec.ids + 5).to_string();
     let terminals = [
         (c"newinstance" as &CStr, ""),
         (c"ptmxmode", "0666"),
@@ -340,21 +382,11 @@ fn devices(spec: &HouseSpec, queues: Option<&OwnedFd>) -> io::Result<()> {
         (c"max", "256"),
     ];
     attach(&new(c"devpts", &terminals, NOSUID | NOEXEC)?, &dev.join("pts"))?;
-    scratch("/dev/shm", spec, 0o1777, INERT)?;
+    attach(&memory.shm, &dev.join("shm"))?;
     if let Some(queues) = queues {
         attach(queues, &dev.join("mqueue"))?;
     }
     Ok(())
-}
-
-/// Memory of limited size, owned by the tenant's root.
-fn scratch(at: &str, spec: &HouseSpec, mode: u32, set: u64) -> io::Result<()> {
-    let (size, ids, mode) = (spec.scratch.to_string(), spec.ids.to_string(), format!("{mode:o}"));
-    let inodes = (spec.scratch / 4096).to_string();
-    directory(Path::new(at))?;
-    let options =
-        [(c"size" as &CStr, size.as_str()), (c"nr_inodes", &inodes), (c"mode", &mode), (c"uid", &ids), (c"gid", &ids)];
-    attach(&new(c"tmpfs", &options, set)?, Path::new(at))
 }
 
 /// The socket of the tenant's own API and the program that speaks to it.
@@ -427,13 +459,16 @@ fn become_root() -> io::Result<()> {
     Ok(())
 }
 
-/// Of a stack that init has just made; otherwise the daemon has written them. /proc is still the host's.
-fn stack_settings() -> io::Result<()> {
+/// Of a stack that init has just made; otherwise the daemon's child has written them.
+fn stack_settings(proc: &OwnedFd) -> io::Result<()> {
     for (path, value, absent) in SETTINGS {
-        let path = Path::new(std::ffi::OsStr::from_bytes(path.to_bytes()));
-        match fs::write(path, value) {
+        let write = || -> io::Result<()> {
+            let flags = OFlag::O_WRONLY | OFlag::O_CLOEXEC;
+            fs::File::from(nix::fcntl::openat(proc, path, flags, Mode::empty())?).write_all(value)
+        };
+        match write() {
             Err(error) if error.kind() == io::ErrorKind::NotFound && absent == Absent::IsFine => {}
-            written => written.map_err(|error| named(error, path))?,
+            written => written.map_err(|error| named(error, Path::new(&*path.to_string_lossy())))?,
         }
     }
     Ok(())

@@ -9,6 +9,10 @@
 //! live on when the daemon's unit is stopped, and version 2 does not allow directories with limits below one with
 //! processes. In a cgroup namespace that root is the namespace's.
 //!
+//! In version 1 a tenant has a directory of its own only where it makes a difference: with unlimited memory it is in the
+//! instance's directory of that hierarchy, because each memory cgroup holds 16 bytes for every file system of the machine
+//! (docs/decisions/0016), and so it is where version 2 counts the same anyway.
+//!
 //! Longer than other rooms: all verbs of one type, each with the documentation of what it reads, writes and refuses.
 
 mod disk;
@@ -306,19 +310,15 @@ impl Cgroups {
         }
     }
 
-    /// Makes the tenant's directories; those that are there stay as they are.
+    /// Makes the directories that every tenant has; those that are there stay as they are.
     ///
     /// # Errors
     /// [`CgroupError::Make`].
     pub fn make(&self, tenant: &TenantName) -> Result<(), CgroupError> {
-        self.dirs(tenant).try_for_each(|path| match fs::create_dir(&path) {
-            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
-                Err(CgroupError::Make { path, source: error })
-            }
-            _ => {
-                fault::point("limits.some");
-                Ok(())
-            }
+        self.always(tenant).try_for_each(|path| {
+            make(path)?;
+            fault::point("limits.some");
+            Ok(())
         })
     }
 
@@ -344,6 +344,18 @@ impl Cgroups {
             knobs::write_processes(&below(&home.dir, tenant), want.processes).map_err(set("processes", value))?;
         }
         if let (Ok(home), true) = (&self.memory, now.memory != want.memory) {
+            let dir = below(&home.dir, tenant);
+            make(dir.clone())?;
+            // Who lives already, before the limit is there: killed in between, we come here again. What they hold stays
+            // on the instance's account; the limit counts what they take from now on.
+            let moved = self.bring_in(tenant, &dir)?;
+            if let (Some(limit), true) = (want.memory, moved) {
+                let held = self.held_by_processes(tenant).unwrap_or(0);
+                if held > limit.get() {
+                    let source = io::Error::other(format!("its processes hold {held} bytes"));
+                    return Err(set("memory", Some(limit.to_string()))((dir, source)));
+                }
+            }
             let value = want.memory.map(|n| n.to_string());
             knobs::write_memory(&below(&home.dir, tenant), home.version, want.memory).map_err(set("memory", value))?;
         }
@@ -366,7 +378,7 @@ impl Cgroups {
     /// # Errors
     /// A file that cannot be read.
     pub fn limits(&self, tenant: &TenantName) -> Result<Option<Limits>, CgroupError> {
-        if self.dirs(tenant).all(|dir| dir.is_dir()) { self.read(tenant).map(Some) } else { Ok(None) }
+        if self.always(tenant).all(|dir| dir.is_dir()) { self.read(tenant).map(Some) } else { Ok(None) }
     }
 
     /// Whether the tenant has a directory in any hierarchy.
@@ -381,7 +393,10 @@ impl Cgroups {
             limits.cpu = knobs::read_cpu(&below(&home.dir, tenant), home.version).map_err(read_error)?;
         }
         if let Ok(home) = &self.memory {
-            limits.memory = knobs::read_memory(&below(&home.dir, tenant), home.version).map_err(read_error)?;
+            let dir = below(&home.dir, tenant);
+            if home.version == Version::Two || dir.is_dir() {
+                limits.memory = knobs::read_memory(&dir, home.version).map_err(read_error)?;
+            }
         }
         if let Ok(home) = &self.processes {
             limits.processes = knobs::read_processes(&below(&home.dir, tenant)).map_err(read_error)?;
@@ -400,7 +415,10 @@ impl Cgroups {
     pub fn entry(&self, tenant: &TenantName) -> Result<Entry, CgroupError> {
         let mut entry = Entry { unified: None, tasks: Vec::new() };
         for place in &self.places {
-            let dir = below(&place.dir, tenant);
+            let mut dir = below(&place.dir, tenant);
+            if !self.is_own(place) && !dir.is_dir() {
+                dir = place.dir.clone();
+            }
             let opened = |path: PathBuf, flags: OFlag| {
                 let fd = openat(AT_FDCWD, &path, flags | OFlag::O_CLOEXEC, Mode::empty());
                 fd.map_err(|errno| CgroupError::Read { path, source: errno.into() })
@@ -450,9 +468,10 @@ impl Cgroups {
     #[must_use]
     pub fn usage(&self, tenant: &TenantName) -> Usage {
         let mut usage = Usage::default();
-        for place in &self.places {
-            usage.add(&below(&place.dir, tenant), place.version, &place.controllers);
+        for (place, dir) in self.counting(tenant) {
+            usage.add(&dir, place.version, &place.controllers);
         }
+        usage.memory = usage.memory.or_else(|| self.held_by_processes(tenant));
         usage
     }
 
@@ -460,9 +479,10 @@ impl Cgroups {
     #[must_use]
     pub fn spent(&self, tenant: &TenantName) -> Spent {
         let mut spent = Spent::default();
-        for place in &self.places {
-            spent.add(&below(&place.dir, tenant), place.version, &place.controllers);
+        for (place, dir) in self.counting(tenant) {
+            spent.add(&dir, place.version, &place.controllers);
         }
+        spent.memory = spent.memory.or_else(|| self.held_by_processes(tenant));
         spent
     }
 
@@ -622,6 +642,59 @@ impl Cgroups {
         paths
     }
 
+    /// Whether every tenant has a directory of its own there.
+    fn is_own(&self, place: &Place) -> bool {
+        let counts = |name: &str| match name {
+            "memory" => false,
+            // Version 2 counts processor time and keeps processes together without any controller.
+            "cpuacct" | SYSTEMD => self.unified().is_none(),
+            _ => V1.contains(&name),
+        };
+        place.version == Version::Two || place.controllers.iter().any(|name| counts(name))
+    }
+
+    /// The directories that every tenant has.
+    fn always(&self, tenant: &TenantName) -> impl Iterator<Item = PathBuf> {
+        self.places.iter().filter(|place| self.is_own(place)).map(move |place| below(&place.dir, tenant))
+    }
+
+    /// The directories that it has.
+    fn counting(&self, tenant: &TenantName) -> impl Iterator<Item = (&Place, PathBuf)> {
+        let all = self.places.iter().map(move |place| (place, below(&place.dir, tenant)));
+        all.filter(|(place, dir)| self.is_own(place) || dir.is_dir())
+    }
+
+    /// Moves the tenant's processes into a directory of its own that is new; whether there were any. Each move waits for
+    /// an RCU grace period, but nobody lives yet when a tenant is made with its limits.
+    fn bring_in(&self, tenant: &TenantName, dir: &Path) -> Result<bool, CgroupError> {
+        let error = |source| CgroupError::Read { path: dir.to_owned(), source };
+        let mut moved = false;
+        // A process may fork while we look: again until a look finds nobody new.
+        for _ in 0..KILL_ROUNDS {
+            let inside = end::processes(dir).map_err(error)?;
+            let outside: Vec<i32> = self.processes(tenant)?.difference(&inside).copied().collect();
+            if outside.is_empty() {
+                break;
+            }
+            moved = true;
+            for pid in outside {
+                match knobs::put(&dir.join("cgroup.procs"), &pid.to_string()) {
+                    Err(gone) if gone.raw_os_error() == Some(libc::ESRCH) => {}
+                    moved => moved.map_err(error)?,
+                }
+            }
+        }
+        Ok(moved)
+    }
+
+    /// Bytes that the tenant's processes hold and no other: what is left of its memory to be told where no cgroup counts.
+    fn held_by_processes(&self, tenant: &TenantName) -> Option<u64> {
+        self.memory.as_ref().ok()?;
+        let pids = self.processes(tenant).ok()?;
+        Some(pids.into_iter().filter_map(usage::held_by).sum())
+    }
+
+    /// All that it can have.
     fn dirs(&self, tenant: &TenantName) -> impl Iterator<Item = PathBuf> {
         self.places.iter().map(move |place| below(&place.dir, tenant))
     }
@@ -629,6 +702,13 @@ impl Cgroups {
 
 /// Looks at a tenant that forks faster than it can be killed one by one, before the caller hears of it by `remove`.
 const KILL_ROUNDS: usize = 1000;
+
+fn make(path: PathBuf) -> Result<(), CgroupError> {
+    match fs::create_dir(&path) {
+        Err(source) if source.kind() != io::ErrorKind::AlreadyExists => Err(CgroupError::Make { path, source }),
+        _ => Ok(()),
+    }
+}
 
 fn below(dir: &Path, tenant: &TenantName) -> PathBuf {
     dir.join(format!("{PREFIX}{tenant}"))

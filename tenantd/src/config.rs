@@ -12,10 +12,6 @@ use stackmap::{Invalid, NicName};
 const INSTANCE_MAX: usize = 15;
 /// The longest instance name when tenantd makes the trunk: `trunk-` and the name are one device name.
 const INSTANCE_MAX_OWN_TRUNK: usize = 9;
-/// Stacks made ahead unless told otherwise: enough for who adds a few tenants by hand or by a script.
-const POOL: usize = 8;
-/// The most of them.
-const POOL_MAX: usize = 1024;
 /// The longest path a Unix socket can have (`sun_path` is 108 bytes with the zero at the end).
 const SOCKET_MAX: usize = 107;
 
@@ -46,8 +42,6 @@ pub struct Config {
     pub guard_cgroup: Option<PathBuf>,
     /// Where `/metrics` is answered on TCP; none means on the API's socket only.
     pub metrics: Option<SocketAddr>,
-    /// Stacks that are made ahead.
-    pub pool: usize,
     /// Take over a store that belongs to another machine or instance.
     pub accept_store: bool,
 }
@@ -90,10 +84,6 @@ pub struct Options {
     /// Answer /metrics there too, to whoever asks: an address of this host, no wildcard [default: the API's socket only]
     #[arg(long, value_name = "ADDR:PORT")]
     pub metrics: Option<String>,
-    /// Network namespaces that are made ahead, so that a new tenant need not wait for its own; 0 makes none
-    /// [default: 8]
-    #[arg(long, value_name = "NUMBER")]
-    pub pool: Option<usize>,
 }
 
 /// Why there is no [`Config`].
@@ -147,7 +137,6 @@ impl Options {
             cgroup: self.cgroup.or(below.cgroup),
             guard_cgroup: self.guard_cgroup.or(below.guard_cgroup),
             metrics: self.metrics.or(below.metrics),
-            pool: self.pool.or(below.pool),
         }
     }
 
@@ -178,13 +167,7 @@ impl Options {
             Some(url) => parse_access(&url)?,
             None => format!("/run/access-server/{instance}/api.sock"),
         };
-        let pool = self.pool.unwrap_or(POOL);
-        if pool > POOL_MAX {
-            let rule = format!("must be at most {POOL_MAX}: each takes some hundred KiB of the kernel's memory");
-            return Err(Invalid::new("pool", pool, rule));
-        }
         Ok(Config {
-            pool,
             accept_store: false,
             state_dir: absolute(
                 "state-dir",
@@ -298,7 +281,6 @@ mod tests {
                 cgroup: "tenantd-main".into(),
                 guard_cgroup: None,
                 metrics: None,
-                pool: 8,
                 accept_store: false,
             }
         );
@@ -339,7 +321,6 @@ mod tests {
         for address in ["9600", "0.0.0.0:9600", "[::]:9600", "127.0.0.1:0", "224.0.0.1:9600", "localhost:9600"] {
             assert_eq!(refused(&format!("metrics = \"{address}\"")).field, "metrics");
         }
-        assert_eq!(refused("pool = 5000").field, "pool");
         assert_eq!(refused("access = \"http://x\"").field, "access");
         assert_eq!(refused("access = \"unix://x\"").field, "access");
         assert_eq!(refused(&format!("socket = \"/{}\"", "s".repeat(107))).field, "socket");

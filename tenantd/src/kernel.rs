@@ -248,11 +248,6 @@ pub trait Views {
     /// First group id of the stack with a cookie, as the guard has it.
     fn ids_of_cookie(&self, cookie: u64) -> Option<u32>;
 
-    /// Stacks that were made ahead.
-    fn stacks_ready(&self) -> usize {
-        0
-    }
-
     /// Everything a verification needs.
     ///
     /// # Errors

@@ -8,15 +8,16 @@
 //! The caller is a program with many threads: the child shares its memory until `execve` (as `vfork` does; copying
 //! the page tables of the daemon would cost more than all namespaces) and makes nothing but system calls.
 
+pub mod bare;
 mod child;
 mod names;
-pub mod pool;
+mod slots;
 
 use std::ffi::{CString, NulError};
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io;
 use std::net::IpAddr;
-use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
@@ -24,16 +25,17 @@ use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
 use nix::errno::Errno;
-use nix::fcntl::{FcntlArg, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, connect, listen, socket};
 use stackmap::{GidRange, StackIndex, TenantName};
 use tenant_init::client::{Client, ClientError};
-use tenant_init::house::{HouseSpec, IDS, Image, LAYER_FD, Layer, Share};
+use tenant_init::house::{HouseSpec, IDS, Image, Layer, Share};
 use tenant_init::protocol::Hello;
 use tenant_init::tree;
 
 pub use names::{resolv_conf, write_hosts, write_resolv_conf};
+use slots::Slots;
+pub use slots::reserve;
 
 use crate::cgroups::Entry;
 use crate::fault;
@@ -69,7 +71,7 @@ pub struct LaunchSpec {
     pub program: Option<PathBuf>,
     /// Directories it shares with others.
     pub shares: Vec<Share>,
-    /// Size of its /tmp, /run and /dev/shm each, bytes.
+    /// Size of its /run, and of its /tmp and /dev/shm together, bytes.
     pub scratch: u64,
 }
 
@@ -250,8 +252,6 @@ pub struct Surroundings {
     pub cgroups: Option<Entry>,
     /// The mount of its layer, with [`Layer::Mounted`].
     pub layer: Option<OwnedFd>,
-    /// A stack of the [`pool`]; without it, or for a tenant with a stack of its own, one is made.
-    pub stack: Option<OwnedFd>,
 }
 
 /// [`launch`], in the tenant's cgroups from its first instruction.
@@ -262,8 +262,10 @@ pub fn launch_into(spec: &LaunchSpec, surroundings: &Surroundings) -> Result<Lau
     directories(spec)?;
     write_names(spec)?;
     let log = init_log(&spec.state_dir)?;
-    let null = OpenOptions::new().read(true).write(true).open("/dev/null");
-    let null = null.map_err(|source| LaunchError::Prepare { step: "open /dev/null", source })?;
+    let prepare = |step| move |source| LaunchError::Prepare { step, source };
+    let mut slots = Slots::take().map_err(prepare("reserve descriptors"))?;
+    let mut inherit = |fd: BorrowedFd<'_>| slots.put(&fd).map_err(prepare("dup3"));
+    let null = File::options().read(true).write(true).open("/dev/null").map_err(prepare("open /dev/null"))?;
     let program = CString::new(spec.init_path.as_os_str().as_bytes())?;
     let argv = [
         CString::new("tenant-init")?,
@@ -273,23 +275,23 @@ pub fn launch_into(spec: &LaunchSpec, surroundings: &Surroundings) -> Result<Lau
     ];
     let house = house(spec)?;
     let cgroups = surroundings.cgroups.as_ref();
-    let tasks = cgroups.iter().flat_map(|entry| &entry.tasks).map(above).collect::<Result<Vec<_>, _>>()?;
-    let numbers: Vec<i32> = tasks.iter().map(AsRawFd::as_raw_fd).collect();
+    let tasks =
+        cgroups.iter().flat_map(|entry| &entry.tasks).map(|fd| inherit(fd.as_fd())).collect::<Result<Vec<_>, _>>()?;
     let first = spec.gids.get();
     let ping_groups = CString::new(format!("{first} {}", first + (IDS - 1)))?;
     let control = control_socket(spec)?;
     fault::point("launch.socket");
-    let inherited = [above(&null)?, above(&log)?, above(&control)?, above(&house)?];
-    let layer = surroundings.layer.as_ref().map(above).transpose()?;
+    let inherited = [inherit(null.as_fd())?, inherit(log.as_fd())?, inherit(control.as_fd())?, inherit(house.as_fd())?];
+    let layer = surroundings.layer.as_ref().map(|fd| inherit(fd.as_fd())).transpose()?;
     let birth = child::Birth {
         program: &program,
         argv: &argv,
         inherited: &inherited,
         ping_groups: (!spec.network).then_some(&ping_groups),
-        stack: surroundings.stack.as_ref().filter(|_| !spec.network).map(AsRawFd::as_raw_fd),
+        bound: slots.bound(),
         unified: cgroups.and_then(|entry| entry.unified.as_ref()).map(AsRawFd::as_raw_fd),
-        layer: layer.as_ref().map(AsRawFd::as_raw_fd),
-        tasks: &numbers,
+        layer,
+        tasks: &tasks,
     };
     let (pid, pidfd) = match child::clone_and_exec(&birth) {
         Ok(running) => running,
@@ -405,14 +407,6 @@ fn control_socket(spec: &LaunchSpec) -> Result<OwnedFd, LaunchError> {
     bind(control.as_raw_fd(), &address).map_err(error("bind"))?;
     Backlog::new(16).and_then(|backlog| listen(&control, backlog)).map_err(error("listen"))?;
     Ok(control)
-}
-
-/// A copy of a descriptor that the child's fixed numbers (0 to 5) do not meet.
-fn above(fd: &impl AsFd) -> Result<OwnedFd, LaunchError> {
-    let copy = fcntl(fd, FcntlArg::F_DUPFD_CLOEXEC(LAYER_FD + 1));
-    let copy = copy.map_err(|errno| LaunchError::Prepare { step: "fcntl", source: errno.into() })?;
-    // SAFETY: the kernel just gave us this descriptor.
-    Ok(unsafe { OwnedFd::from_raw_fd(copy) })
 }
 
 fn open_netns(pid: i32) -> io::Result<(OwnedFd, u64)> {

@@ -409,9 +409,6 @@ pub struct DaemonStatus {
     /// Tenants that wait to be compared with the kernel: all of them after a start, fewer and fewer until 0.
     #[serde(default)]
     pub waiting: usize,
-    /// Stacks made ahead that wait for a tenant (`--pool`).
-    #[serde(default)]
-    pub ready_stacks: usize,
     /// Tenants that live, or have files, and that the store does not know: each in words, with what can be done.
     #[serde(default)]
     pub orphans: Vec<String>,

@@ -290,6 +290,8 @@ impl<K: Kernel> Owner<K> {
             self.kernel.expect_many(false);
         }
         self.pace.took(started.elapsed(), Instant::now());
+        // Counted from its end: with very many tenants there is a pause between two passes too.
+        self.last_full = Instant::now();
     }
 
     fn init_ended(&mut self, ended: InitEnded) {

@@ -37,7 +37,7 @@ use crate::config::Config;
 use crate::control;
 use crate::fault;
 use crate::images::ImageStore;
-use crate::launch::{self, pool::Pool};
+use crate::launch;
 use crate::model::{Counters, Tenant};
 use crate::net::ns::{NsError, Visitor};
 use crate::net::room::PatchRoom;
@@ -94,7 +94,6 @@ pub struct World {
     pub access: AccessClient,
     seats: Seats,
     visitor: Visitor,
-    pool: Pool,
     cgroups: Cgroups,
     guard: Guard,
     images: Arc<ImageStore>,
@@ -114,8 +113,8 @@ impl World {
     /// The cgroups or the images cannot be opened.
     pub fn new(parts: WorldParts) -> Result<Self, OpenError> {
         let WorldParts { config, room, access, ended, handle, bpf_dir } = parts;
+        launch::reserve().map_err(NsError::Netlink)?;
         let (here, visitor) = (Netlink::open().map_err(NsError::Netlink)?, Visitor::start()?);
-        let pool = Pool::start(config.pool).map_err(NsError::Thread)?;
         let cgroups = Cgroups::open(&config.cgroup, &config.state_dir)?;
         cgroups.tell_support();
         let asked = match &config.guard_cgroup {
@@ -135,7 +134,6 @@ impl World {
             access,
             seats,
             visitor,
-            pool,
             cgroups,
             guard,
             images,

@@ -52,6 +52,12 @@ fn every_row_gives_numbers() -> Result<()> {
             ensure!(first > Some(0.0), "one tenant: {what} is {first:?}");
         }
     }
+    for what in ["add_ms", "remove_ms", "change_ms", "restart_s", "packet_ns"] {
+        let last = results["scale"]["curves"].as_array().and_then(|curves| curves.last()?[what].as_f64());
+        ensure!(last > Some(0.0), "thousands of tenants: {what} is {last:?}");
+    }
+    let bare = &results["scale"]["bare"];
+    ensure!(bare["rate"].as_f64() > Some(0.0) && bare["by_hand_rate"].as_f64() > Some(0.0), "stacks: {bare}");
     ensure!(results["whole_tenant"]["memory"]["init_kib"].as_f64() > Some(0.0), "init has no memory");
     Ok(())
 }

@@ -192,7 +192,6 @@ impl Fake {
                 store: StoreStatus::default(),
                 orphans: Vec::new(),
                 waiting: 0,
-                ready_stacks: 8,
             }))),
             Command::TenantStatus { name, reply } => drop(reply.send(self.status(&name))),
             Command::LogPath { name, service, reply } => {

@@ -11,7 +11,8 @@ use super::layout::Version;
 /// What a tenant uses. A field is absent where no controller of this host counts it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Usage {
-    /// Memory in bytes: processes, page cache, kernel memory. This is what the limit is compared with.
+    /// Memory in bytes: processes, page cache, kernel memory. This is what the limit is compared with. Without a limit, on a
+    /// host with cgroup version 1, only what its processes hold and share with nobody.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub memory: Option<u64>,
     /// Of it, page cache that was not touched lately and goes before anything is killed, in bytes.
@@ -38,6 +39,15 @@ pub struct Usage {
     /// Bytes written to disks.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub io_written: Option<u64>,
+}
+
+/// Bytes that a process holds and shares with nobody (proc_pid_statm(5)); none when it is gone.
+pub(super) fn held_by(pid: i32) -> Option<u64> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/statm")).ok()?;
+    let mut fields = text.split(' ').skip(1).map(|field| field.parse::<u64>().ok());
+    let (resident, shared) = (fields.next()??, fields.next()??);
+    let page = nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE).ok()??;
+    Some(resident.saturating_sub(shared) * u64::try_from(page).ok()?)
 }
 
 fn number(dir: &Path, file: &str) -> Option<u64> {

@@ -6,7 +6,7 @@
 
 use std::ffi::{CStr, CString, c_int, c_void};
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{FromRawFd, OwnedFd};
 use std::ptr;
 use std::sync::atomic::{AtomicI32, Ordering};
 
@@ -22,6 +22,9 @@ pub(super) const HOUSE_FD: i32 = 4;
 /// init, inside the tenant's user namespace.
 const NAMESPACES: c_int = libc::CLONE_NEWNS | libc::CLONE_NEWPID;
 
+/// The child has the daemon's memory and descriptors until it takes a table of its own and is another program.
+const SHARED: c_int = libc::CLONE_VM | libc::CLONE_VFORK | libc::CLONE_FILES;
+
 /// Bytes; the child's list needs some hundreds.
 const STACK: usize = 64 * 1024;
 
@@ -35,8 +38,19 @@ pub(super) enum Failure {
 }
 
 /// The steps by number; 0 means that none failed.
-const STEPS: [&str; 11] =
-    ["", "setsid", "sysctl", "dup2", "close_range", "umask", "chdir", "execve", "setrlimit", "join cgroup", "setns"];
+const STEPS: [&str; 11] = [
+    "",
+    "setsid",
+    "sysctl",
+    "dup2",
+    "close_range",
+    "umask",
+    "chdir",
+    "execve",
+    "setrlimit",
+    "join cgroup",
+    "unshare descriptors",
+];
 const SETSID: i32 = 1;
 const SYSCTL: i32 = 2;
 const DUP2: i32 = 3;
@@ -45,7 +59,7 @@ const CHDIR: i32 = 6;
 const EXECVE: i32 = 7;
 const RLIMIT: i32 = 8;
 const CGROUP: i32 = 9;
-const SETNS: i32 = 10;
+const TABLE: i32 = 10;
 
 /// Descriptors a tenant's process may have without asking for more: what a login gives. The daemon's own limit is higher,
 /// and programs that go through all possible descriptors would suffer from it.
@@ -57,8 +71,6 @@ struct Shared {
     argv: *const *const libc::c_char,
     /// Written into `ping_group_range` of a stack that is the host's; null when the tenant makes its own.
     ping_groups: *const libc::c_char,
-    /// A stack that is there already; -1: a new one.
-    stack: i32,
     /// Files `tasks` of the tenant's cgroups of version 1.
     tasks: *const i32,
     tasks_len: usize,
@@ -69,6 +81,8 @@ struct Shared {
     house: i32,
     /// Ends up as [`LAYER_FD`], unless it is -1.
     layer: i32,
+    /// What is to be inherited lies below this number.
+    bound: i32,
     failed_step: AtomicI32,
     errno: AtomicI32,
 }
@@ -77,37 +91,38 @@ struct Shared {
 pub(super) struct Birth<'a> {
     pub(super) program: &'a CString,
     pub(super) argv: &'a [CString],
-    /// /dev/null, the log, the control socket, the house: all numbered above [`LAYER_FD`].
-    pub(super) inherited: &'a [OwnedFd; 4],
+    /// /dev/null, the log, the control socket, the house: like all descriptors here but `unified` numbered above
+    /// [`LAYER_FD`] and below `bound`.
+    pub(super) inherited: &'a [i32; 4],
+    /// Descriptors from this number on are not copied.
+    pub(super) bound: i32,
     /// `FIRST LAST` of the tenant's groups, when the stack is made here and stays the host's.
     pub(super) ping_groups: Option<&'a CString>,
-    /// The stack, where it was made and set before.
-    pub(super) stack: Option<i32>,
     /// Directory of the tenant's cgroup of version 2, joined by being born in it.
     pub(super) unified: Option<i32>,
     /// The mount of the tenant's layer, where it is a file system of its own.
     pub(super) layer: Option<i32>,
-    /// Files `tasks` of its cgroups of version 1; the child writes itself into them. Above [`LAYER_FD`].
+    /// Files `tasks` of its cgroups of version 1; the child writes itself into them.
     pub(super) tasks: &'a [i32],
 }
 
 /// Makes the process.
 pub(super) fn clone_and_exec(birth: &Birth<'_>) -> Result<(i32, OwnedFd), Failure> {
     let pointers: Vec<*const libc::c_char> = birth.argv.iter().map(|word| word.as_ptr()).chain([ptr::null()]).collect();
-    let [null, log, control, house] = birth.inherited;
-    let stack_flag = if birth.ping_groups.is_some() && birth.stack.is_none() { libc::CLONE_NEWNET } else { 0 };
+    let [null, log, control, house] = *birth.inherited;
+    let stack_flag = if birth.ping_groups.is_some() { libc::CLONE_NEWNET } else { 0 };
     let shared = Shared {
         program: birth.program.as_ptr(),
         argv: pointers.as_ptr(),
         ping_groups: birth.ping_groups.map_or(ptr::null(), |text| text.as_ptr()),
-        stack: birth.stack.unwrap_or(-1),
         tasks: birth.tasks.as_ptr(),
         tasks_len: birth.tasks.len(),
-        house: house.as_raw_fd(),
+        house,
         layer: birth.layer.unwrap_or(-1),
-        null: null.as_raw_fd(),
-        log: log.as_raw_fd(),
-        control: control.as_raw_fd(),
+        null,
+        log,
+        control,
+        bound: birth.bound,
         failed_step: AtomicI32::new(0),
         errno: AtomicI32::new(0),
     };
@@ -116,7 +131,7 @@ pub(super) fn clone_and_exec(birth: &Birth<'_>) -> Result<(i32, OwnedFd), Failur
     // A handler that ran in the child would run on our memory. The child keeps the mask; init sets its own.
     let mask = Masked::new().map_err(|error| Failure::Prepare("sigmask", error))?;
     let mut arguments = CloneArguments {
-        flags: (NAMESPACES | stack_flag | libc::CLONE_VM | libc::CLONE_VFORK | libc::CLONE_PIDFD) as u64,
+        flags: (NAMESPACES | stack_flag | SHARED | libc::CLONE_PIDFD) as u64,
         pidfd: ptr::from_mut(&mut pidfd) as u64,
         exit_signal: libc::SIGCHLD as u64,
         stack: stack.base() as u64,
@@ -220,6 +235,11 @@ extern "C" fn run(shared: *mut c_void) -> c_int {
 fn steps(shared: &Shared) -> i32 {
     // SAFETY: system calls on descriptors and strings that outlive them.
     unsafe {
+        // Before anything else: until then a descriptor that is opened or closed here is the daemon's. By number: the
+        // wrapper is missing in older C libraries.
+        if libc::syscall(libc::SYS_close_range, shared.bound, libc::c_uint::MAX, libc::CLOSE_RANGE_UNSHARE) < 0 {
+            return TABLE;
+        }
         if libc::setsid() < 0 {
             return SETSID;
         }
@@ -228,20 +248,8 @@ fn steps(shared: &Shared) -> i32 {
                 return CGROUP;
             }
         }
-        if shared.stack >= 0 && libc::setns(shared.stack, libc::CLONE_NEWNET) < 0 {
-            return SETNS;
-        }
-        if !shared.ping_groups.is_null() {
-            let settings = if shared.stack < 0 { &SETTINGS[..] } else { &[] };
-            for (path, value, absent) in settings {
-                let fine = || *absent == Absent::IsFine && Errno::last_raw() == libc::ENOENT;
-                if !write(path, value) && !fine() {
-                    return SYSCTL;
-                }
-            }
-            if !write(PING_GROUPS, CStr::from_ptr(shared.ping_groups).to_bytes()) {
-                return SYSCTL;
-            }
+        if !shared.ping_groups.is_null() && !settings(CStr::from_ptr(shared.ping_groups)) {
+            return SYSCTL;
         }
         let places = [
             (shared.null, 0),
@@ -262,7 +270,6 @@ fn steps(shared: &Shared) -> i32 {
             }
             last = LAYER_FD;
         }
-        // By number: the wrapper is missing in older C libraries.
         if libc::syscall(libc::SYS_close_range, last + 1, libc::c_uint::MAX, 0) < 0 {
             return CLOSE;
         }
@@ -284,10 +291,35 @@ fn steps(shared: &Shared) -> i32 {
     }
 }
 
-fn write(path: &CStr, value: &[u8]) -> bool {
+/// Writes the settings of a new stack through a proc of its own, which init will find again.
+///
+/// # Safety
+/// None: system calls on strings that live here.
+unsafe fn settings(ping_groups: &CStr) -> bool {
+    // SAFETY: system calls on live strings and descriptors of our own.
+    unsafe {
+        let context = libc::syscall(libc::SYS_fsopen, c"proc".as_ptr(), 1) as c_int;
+        if context < 0 {
+            return false;
+        }
+        let nothing = ptr::null::<libc::c_char>();
+        // FSCONFIG_CMD_CREATE of linux/mount.h.
+        let made = libc::syscall(libc::SYS_fsconfig, context, 6, nothing, nothing, 0) == 0;
+        let proc = if made { libc::syscall(libc::SYS_fsmount, context, 1, 0) as c_int } else { -1 };
+        if proc < 0 {
+            return false;
+        }
+        let fine = |absent| absent == Absent::IsFine && Errno::last_raw() == libc::ENOENT;
+        let all = SETTINGS.iter().all(|(path, value, absent)| write(proc, path, value) || fine(*absent));
+        // Both descriptors end with the others.
+        all && write(proc, PING_GROUPS, ping_groups.to_bytes())
+    }
+}
+
+fn write(directory: c_int, path: &CStr, value: &[u8]) -> bool {
     // SAFETY: system calls on a live string and slice.
     unsafe {
-        let file = libc::open(path.as_ptr(), libc::O_WRONLY | libc::O_CLOEXEC);
+        let file = libc::openat(directory, path.as_ptr(), libc::O_WRONLY | libc::O_CLOEXEC);
         if file < 0 {
             return false;
         }

@@ -208,7 +208,10 @@ pub(crate) const ENTRIES: &[Entry] = &[
         "tenantd_tenant_memory_bytes",
         Gauge,
         OF_TENANT,
-        ("N", "Memory of the tenant: processes, page cache, kernel memory; what its limit is compared with"),
+        (
+            "N",
+            "Memory of the tenant: processes, page cache, kernel memory; what its limit is compared with. Without a limit, on cgroup version 1, what its processes hold alone",
+        ),
         |t, sink| some(t.spent.memory, sink),
     ),
     tenant(

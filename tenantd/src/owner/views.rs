@@ -79,7 +79,6 @@ impl<K: Kernel> Owner<K> {
             store: store_status(&self.store.health()),
             orphans: self.orphans.words(),
             waiting: self.turns.len(),
-            ready_stacks: self.kernel.stacks_ready(),
         }
     }
 

@@ -216,10 +216,6 @@ impl Views for World {
         self.guard.row(cookie).map(|row| row.gids_start)
     }
 
-    fn stacks_ready(&self) -> usize {
-        self.pool.ready()
-    }
-
     fn gather(&self, tenants: &[Listed<'_>]) -> Result<Gathered, StepError> {
         self.gather(tenants)
     }

@@ -15,7 +15,7 @@ use crate::layer::{self, Layer};
 use crate::limits::{Bytes, Limits};
 use crate::model::{ShareMount, Tenant, TenantRequest};
 
-/// Size of a tenant's /tmp, /run and /dev/shm each, bytes; a limit of memory counts what is in them.
+/// Size of a tenant's /run, and of its /tmp and /dev/shm together, bytes; a limit of memory counts what is in them.
 const SCRATCH: u64 = 256 << 20;
 /// Size of an ephemeral tenant's layer, bytes.
 const EPHEMERAL: u64 = 1 << 30;
@@ -41,8 +41,7 @@ impl World {
             scratch: SCRATCH,
         };
         let cgroups = Some(self.cgroups.entry(&tenant.name)?);
-        let stack = if tenant.owns_network() { None } else { self.pool.take() };
-        let surroundings = Surroundings { cgroups, layer: None, stack };
+        let surroundings = Surroundings { cgroups, layer: None };
         let (ephemeral, disk) = (tenant.ephemeral, tenant.limits.disk.map(Bytes::get));
         let launched = tokio::task::spawn_blocking(move || start(spec, surroundings, ephemeral, disk)).await;
         let launched = launched.map_err(joined)??;

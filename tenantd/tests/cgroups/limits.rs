@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use tenantd::cgroups::CgroupError;
+use tenantd::cgroups::{CgroupError, Cgroups};
 use tenantd::limits::Limits;
 
 use crate::room::{Room, files};
@@ -26,11 +26,37 @@ pub(crate) fn memory() {
     assert!(beside.lives(), "the small process in the same tenant was not to be killed");
     assert!(elsewhere.lives());
     let usage = room.cgroups.usage(&other);
-    assert_eq!(usage.oom_kills, Some(0));
+    // Not counted where memory that is not limited has no cgroup of the tenant's own.
+    assert!(usage.oom_kills.is_none_or(|kills| kills == 0), "{usage:?}");
     assert!(usage.memory >= Some(64 << 20), "{usage:?}");
     // Enough is enough: the same hog in a larger tenant ends by itself.
     let large = room.tenant("large", &["memory=256M"]);
     assert_eq!(room.start(&large, &["--role=hog", "134217728"]).signal(), None);
+}
+
+/// A limit comes to who lives already.
+pub(crate) fn memory_later() {
+    let room = Room::new();
+    let (acme, large) = (room.tenant("acme", &[]), room.tenant("large", &[]));
+    let (before, mut beside) = (room.directories(&acme), room.start(&acme, &["--role=sleep"]));
+    let mut holder = room.start(&large, &["--role=hold", "67108864"]);
+    assert_eq!(holder.line(), "held");
+    let limits = Limits::from_words(["memory=32M"]).unwrap();
+    room.cgroups.set(&acme, &limits).unwrap();
+    assert_eq!(room.cgroups.limits(&acme).unwrap(), Some(Cgroups::held(&limits)));
+    assert_eq!(crate::lives::memberships_of(&room, &beside, &acme), room.directories(&acme));
+    assert_eq!(room.start(&acme, &["--role=hog", "134217728"]).signal(), Some(libc::SIGKILL));
+    assert!(beside.lives());
+    if room.directories(&acme) > before {
+        // Version 1: who holds more already is not killed, it is refused.
+        let refused = room.cgroups.set(&large, &limits).unwrap_err();
+        assert!(refused.to_string().starts_with("cannot set limit memory to 32M"), "{refused}");
+        assert!(holder.lives());
+        assert_eq!(room.cgroups.limits(&large).unwrap(), Some(Limits::default()));
+    }
+    // Taken away again.
+    room.cgroups.set(&acme, &Limits::default()).unwrap();
+    assert_eq!(room.start(&acme, &["--role=hog", "134217728"]).signal(), None);
 }
 
 pub(crate) fn processes() {

@@ -22,8 +22,9 @@ fn main() -> ExitCode {
     if let Some(code) = child::role() {
         return code;
     }
-    let tests: [Test; 12] = [
+    let tests: [Test; 13] = [
         ("memory_limit_kills_the_hog_and_nobody_else", &["memory"], limits::memory),
+        ("memory_limit_comes_to_who_lives_already", &["memory"], limits::memory_later),
         ("processes_limit_stops_a_fork_bomb", &["processes"], limits::processes),
         ("cpu_limit_halves_a_spinner", &["cpu"], limits::cpu),
         ("io_limit_slows_reading", &["io_read"], limits::reading),

@@ -62,6 +62,11 @@ impl Room {
         start_in(&self.cgroups.entry(tenant).unwrap(), role)
     }
 
+    /// In how many hierarchies a tenant has a directory of its own.
+    pub(crate) fn directories(&self, tenant: &TenantName) -> usize {
+        self.left().iter().filter(|dir| dir.join(format!("tenant-{tenant}")).is_dir()).count()
+    }
+
     /// The directories of the instance that exist anywhere.
     pub(crate) fn left(&self) -> Vec<PathBuf> {
         let name = Path::new(&self.parent).file_name().unwrap().to_owned();

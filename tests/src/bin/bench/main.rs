@@ -16,6 +16,7 @@ mod report;
 mod results;
 mod rows;
 mod sample;
+mod scale;
 mod whole;
 
 use std::path::PathBuf;
@@ -52,6 +53,9 @@ struct Cli {
     /// Only these parts.
     #[arg(long, value_enum, value_delimiter = ',')]
     only: Vec<Part>,
+    /// Where the plot of the curves over the number of tenants goes (SVG) [default: nowhere]
+    #[arg(long, value_name = "FILE")]
+    plot: Option<PathBuf>,
     /// Only print: do not fail when a floor is missed.
     #[arg(long)]
     no_gate: bool,
@@ -77,6 +81,8 @@ enum Part {
     Whole,
     /// One tenant that stands: processes, its web server, its sockets.
     One,
+    /// Curves over the number of tenants, and stacks without an init.
+    Scale,
 }
 
 #[derive(Subcommand)]
@@ -146,9 +152,10 @@ fn run(cli: &Cli) -> Result<bool> {
         floors.extend(reached);
     }
     type Measured = fn(&Cli) -> Result<Section>;
-    let others: [(Part, Measured); 2] = [
+    let others: [(Part, Measured); 3] = [
         (Part::Whole, |cli| whole::measure(if cli.smoke { 3 } else { cli.whole }).map(whole::Whole::section)),
         (Part::One, |cli| one::measure(cli.smoke)),
+        (Part::Scale, |cli| scale::measure(cli.smoke, cli.plot.as_deref())),
     ];
     for (part, measure) in others {
         if wanted(part) {

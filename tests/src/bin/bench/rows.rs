@@ -210,7 +210,16 @@ fn tenant(world: &World, vlan: u8, address: Ipv4Addr, tunnel: &str) -> Result<Ne
 /// The product, with three kinds of tunnel from one gateway. IPIP and GRE, which this kernel may lack, are put on by
 /// the bench's own bare program at the gateway's WAN device, VXLAN by the kernel's device as in the by-hand way.
 fn ours(world: &World, gateway: &Rc<Netns>) -> Result<Vec<Row>> {
-    let kinds = [("ipip", 1, ""), ("gre", 2, ""), ("vxlan", 3, ",key=300")];
+    ours_of(world, gateway, &[("ipip", 1, ""), ("gre", 2, ""), ("vxlan", 3, ",key=300")])
+}
+
+/// The product with one tenant behind IPIP.
+pub(crate) fn ipip(world: &World) -> Result<Row> {
+    let gateway = Rc::new(Netns::node(world, "gw-a")?);
+    ours_of(world, &gateway, &[("ipip", 1, "")])?.pop().context("no row")
+}
+
+fn ours_of(world: &World, gateway: &Rc<Netns>, kinds: &[(&'static str, u8, &str)]) -> Result<Vec<Row>> {
     let address = |net: u8, host: u8| Ipv4Addr::new(192, 168, net, host);
     gateway.ip(&format!(
         "{}link set tun0 up\naddress add {}/24 dev tun0\n\
@@ -235,7 +244,7 @@ fn ours(world: &World, gateway: &Rc<Netns>) -> Result<Vec<Row>> {
     bare::attach(gateway, "wire", Program::EncapOut, &constants)?;
     bare::attach(gateway, "wire", Program::DecapIn, &constants)?;
     let mut rows = Vec::new();
-    for (kind, net, key) in kinds {
+    for &(kind, net, key) in kinds {
         let tunnel = format!("{kind}:{GATEWAY},local={ACCESS}{key}");
         let server = tenant(world, net, address(net, 1), &tunnel)?;
         rows.push(Row {
