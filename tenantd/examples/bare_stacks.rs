@@ -95,6 +95,7 @@ async fn one(room: &PatchRoom, visitor: &Visitor, vlan: Vlan) -> Result<OwnedFd>
         gateway_mac: Some(gateway),
         mtu: MTU,
         link_local: false,
+        shared: false,
     };
     let inside = stack.try_clone()?;
     let configured = visitor.run(move || {

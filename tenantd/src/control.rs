@@ -165,6 +165,8 @@ pub(crate) enum Command {
     Note { verb: &'static str, tenant: Option<TenantName>, after: Option<Value>, outcome: AuditOutcome },
     /// The daemon.
     Status { reply: Reply<DaemonStatus> },
+    /// What a pass would do for a tenant.
+    Plan { name: TenantName, reply: Reply<TenantPlan> },
     /// One tenant's status.
     TenantStatus { name: TenantName, reply: Reply<TenantStatus> },
     /// Where a service's log is.
@@ -410,6 +412,10 @@ impl Handle {
     /// State of the daemon.
     pub async fn status(&self) -> Result<DaemonStatus, OpError> {
         self.ask(|reply| Command::Status { reply }).await
+    }
+    /// What a pass would do for a tenant now; nothing is done.
+    pub async fn plan(&self, name: TenantName) -> Result<TenantPlan, OpError> {
+        self.ask(|reply| Command::Plan { name, reply }).await
     }
     /// What is so for one tenant.
     pub async fn tenant_status(&self, name: TenantName) -> Result<TenantStatus, OpError> {

@@ -160,9 +160,10 @@ pub async fn run(config: Config) -> Result<(), RunError> {
     let room = PatchRoom::open(&pin, &bpf_dir, config.trunk.as_deref(), &near).await?;
     fault::point("start.room");
     let access = AccessClient::new(Path::new(&config.access), format!("tenantd/{}", config.instance));
-    let (ended_in, ended) = tokio::sync::mpsc::channel(1024);
+    let (events_in, events) = tokio::sync::mpsc::channel(1024);
     let (handle, inbox) = Handle::new();
-    let made_of = WorldParts { config: config.clone(), room, access, ended: ended_in, handle: handle.clone(), bpf_dir };
+    let made_of =
+        WorldParts { config: config.clone(), room, access, events: events_in, handle: handle.clone(), bpf_dir };
     let world = World::new(made_of)?;
     fault::point("start.world");
     let parts = Parts {
@@ -170,7 +171,7 @@ pub async fn run(config: Config) -> Result<(), RunError> {
         trunk: config.trunk.clone().unwrap_or(near),
         store: Box::new(store),
         kernel: world,
-        ended,
+        events,
         handle: handle.clone(),
         inbox,
     };

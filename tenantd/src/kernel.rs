@@ -21,6 +21,7 @@ use crate::limits::Limits;
 use crate::metrics::{Readers, Seated};
 use crate::model::{Counters, Filter, ServiceRequest, ShareRequest, Tenant, TenantRequest};
 use crate::net::link::NetlinkError;
+use crate::net::watch::Changed;
 use crate::plan::{Action, Actual};
 use crate::refusals::TenantRefusals;
 use crate::store::Desired;
@@ -33,6 +34,47 @@ use crate::world::{Orphan, StepError, Verb};
 pub trait Kernel: Steps + Access + Rules + Services + Views + Send + 'static {}
 
 impl<K: Steps + Access + Rules + Services + Views + Send + 'static> Kernel for K {}
+
+/// What the machine tells by itself.
+#[derive(Debug)]
+pub enum KernelEvent {
+    /// An init ended although nobody asked it to.
+    InitEnded {
+        /// Its tenant.
+        tenant: TenantName,
+        /// Its process id.
+        pid: i32,
+    },
+    /// An init that did not answer has answered.
+    InitAnswers {
+        /// Its tenant.
+        tenant: TenantName,
+        /// Its process id.
+        pid: i32,
+    },
+    /// Nobody answers in a stack that was mended; see [`Steps::probe_beside`].
+    Unanswered {
+        /// Its tenant.
+        tenant: TenantName,
+        /// What was asked and how often.
+        error: StepError,
+    },
+    /// Somebody changed something in the patch room, in a stack or beside them.
+    Changed(BTreeSet<Changed>),
+    /// More happened than could be told: everything has to be looked at.
+    Overrun,
+}
+
+/// Whom a change is about.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Whose {
+    /// A tenant's stack or port.
+    Tenant(TenantName),
+    /// The trunk, and with it everybody.
+    Trunk,
+    /// Nobody of ours.
+    Nobody,
+}
 
 /// Reading what is so for a tenant and taking the steps of its plan.
 pub trait Steps {
@@ -64,6 +106,14 @@ pub trait Steps {
     /// The step's own.
     fn apply(&mut self, tenant: &Tenant, action: &Action) -> impl Future<Output = Result<(), StepError>> + Send;
 
+    /// Begins the probe of a tenant that nobody waits for: an answer ends it, and that there is none is told later
+    /// ([`KernelEvent::Unanswered`]). For what the daemon mends by itself, so that a stack that does not answer makes
+    /// nobody else wait.
+    ///
+    /// # Errors
+    /// It cannot be asked.
+    fn probe_beside(&mut self, tenant: &Tenant) -> impl Future<Output = Result<(), StepError>> + Send;
+
     /// Tells init to end its services and then itself, and kills what is left after a while. The receiver hears when
     /// all is gone, at once when there is nothing.
     ///
@@ -71,11 +121,24 @@ pub trait Steps {
     /// A card given whole could not be taken back, or init not be told.
     fn stop(&mut self, tenant: &Tenant) -> impl Future<Output = Result<oneshot::Receiver<()>, StepError>> + Send;
 
+    /// Whom a change is about.
+    fn whose(&self, changed: &Changed) -> Whose;
+
+    /// Makes sure of what all tenants share: the trunk, its two ends up and its program. Returns what was found to
+    /// differ; with a new trunk every tenant has to be looked at.
+    ///
+    /// # Errors
+    /// The step that failed.
+    fn mend_trunk(&mut self) -> impl Future<Output = Result<Vec<String>, StepError>> + Send;
+
     /// Takes the socket of a tenant's own API away; nobody is to come in while it is removed.
     fn close_door(&mut self, name: &TenantName);
 
     /// Lets go of an init that is known to have ended.
     fn forget_seat(&mut self, name: &TenantName, pid: i32);
+
+    /// An init is to be asked again: it has answered.
+    fn init_answers(&mut self, name: &TenantName, pid: i32);
 
     /// Lets go of an init if it has ended and nobody has been told yet.
     fn forget_ended(&mut self, name: &TenantName);

@@ -452,8 +452,9 @@ pub enum AdoptError {
     },
 }
 
-/// How long an init may take to say who it is.
-const WHO: Duration = Duration::from_secs(5);
+/// How long an init may take to say who it is. One that hangs is tried again by the next pass, and meanwhile others have
+/// their turns.
+const WHO: Duration = Duration::from_millis(500);
 
 /// Finds the init that listens on a control socket, after a restart of the daemon.
 ///

@@ -68,6 +68,8 @@ enum Verb {
     Trace(commands::trace::TraceArgs),
     /// Is this machine fit for tenants? Kernel, limits, disk, network managers, leftovers
     Doctor(Box<commands::doctor::Doctor>),
+    /// What would be done for tenants now, and why; nothing is done
+    Plan(commands::plan::Plan),
     /// Add a site to a tenant, or change the prefixes behind one
     AddTunnel(commands::add_tunnel::AddTunnel),
     /// Take a site away from a tenant
@@ -184,6 +186,7 @@ fn dispatch(cli: Cli) -> Result<u8, Failure> {
         Verb::Audit(args) => commands::audit::run(&args, &cx),
         Verb::Status(args) => commands::status::run(&args, &cx),
         Verb::Doctor(args) => return commands::doctor::run(*args, &cx, cli.instance),
+        Verb::Plan(args) => commands::plan::run(&args, &cx),
         Verb::AddTunnel(args) => commands::add_tunnel::run(&args, &cx),
         Verb::RemoveTunnel(args) => commands::remove_tunnel::run(&args, &cx),
         Verb::SetAddress(args) => commands::set_address::run(&args, &cx),

@@ -309,6 +309,15 @@ pub struct TenantStatus {
     /// Why it failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cause: Option<String>,
+    /// Since when it fails: Unix time in milliseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub since_ms: Option<u64>,
+    /// How often it was tried in a row.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tries: Option<u32>,
+    /// When it is tried next, unless something happens before: Unix time in milliseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next_try_ms: Option<u64>,
     /// Process id of the tenant's init, seen from the host.
     pub init_pid: Option<i32>,
     /// Inode number of the network namespace.
@@ -400,6 +409,9 @@ pub struct DaemonStatus {
     pub version: String,
     /// Trunk device (near end, or the card in the patch room).
     pub trunk: String,
+    /// Why the trunk is not as it should be; none while it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trunk_cause: Option<String>,
     /// `connected`, or why the access server cannot be reached.
     pub access: String,
     /// Number of tenants.
@@ -478,7 +490,9 @@ pub struct Event {
     pub at_ms: u64,
     /// `tenant-added`, `tenant-removed`, `tenant-changed`, `tenant-half-done`, `service-started`, `service-exited`,
     /// `access-connected`, `access-lost`, `guard-refused`, `guard-listen` (a `listen` outside the own stack, which no
-    /// hook can refuse), `drift`, `drift-gone`.
+    /// hook can refuse), `drift`, `drift-gone`, `repaired` (what differed although nobody had asked for it),
+    /// `repairs-paced` (of a tenant whose stack is changed all the time), `overrun` (events of the kernel were lost and
+    /// every tenant is looked at), `trunk-lost`.
     pub kind: String,
     /// The tenant it is about.
     pub tenant: Option<String>,
@@ -490,6 +504,42 @@ pub struct Event {
     /// With `guard-refused` and `guard-listen`: who wanted what.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub refusal: Option<crate::refusals::GuardRefusal>,
+    /// With `repaired`: what was found and done.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub repair: Option<Repair>,
+}
+
+/// What the daemon found and did although nobody had asked for it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Repair {
+    /// What differed, such as `address 192.168.1.1/24 is missing`.
+    pub found: Vec<String>,
+    /// Steps taken.
+    pub steps: Vec<String>,
+}
+
+/// What a pass would do for a tenant now.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct TenantPlan {
+    /// Tenant.
+    #[schema(value_type = String)]
+    pub name: TenantName,
+    /// It is on its way out.
+    pub removing: bool,
+    /// Steps in order; none when everything is as desired.
+    pub steps: Vec<PlannedStep>,
+    /// Why its kernel state cannot be read; nothing is known then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cannot_read: Option<String>,
+}
+
+/// One step of a plan.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct PlannedStep {
+    /// What is done, such as `addresses`, `service web`.
+    pub step: String,
+    /// Why: what was found.
+    pub found: Vec<String>,
 }
 
 impl Event {

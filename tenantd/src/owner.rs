@@ -2,28 +2,36 @@
 //! locked.
 //!
 //! Tasks of the daemon: this owner; the API's listener and one task a connection (they only hold a
-//! [`Handle`]); one task a tenant that waits for its init to end; the thread of the patch room.
+//! [`Handle`]); one task a tenant that waits for its init to end; one that listens to the kernel, for all; the thread of
+//! the patch room.
 //!
 //! A pass for one tenant reads what is so, plans, and takes the steps one by one. A step that fails leaves the tenant
 //! half done with step and cause, and the others alone; it is tried again on the timer.
 
 mod declare;
 mod errors;
+mod heed;
 mod measure;
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used)]
+mod model_tests;
 mod orphans;
 mod pace;
+mod repairs;
 mod restore;
 pub(crate) mod services;
 pub(crate) mod shares;
 mod stored;
 mod tenants;
+mod told;
 mod tunnels;
+mod turns;
 mod verify;
 mod views;
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 use stackmap::{
     FlowRequest, Invalid, LinkRequest, Maps, Meta, NicName, Origin, Owner as RowOwner, Site, TenantName, TunnelId,
@@ -31,23 +39,27 @@ use stackmap::{
 };
 use tenant_init::client::ClientError;
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
 
 use crate::access::AccessError;
 use crate::control::{Asked, Command, Handle, Inbox, OpError, Reply};
 use crate::fault::{self, Moment};
-use crate::kernel::Kernel;
+use crate::kernel::{Kernel, KernelEvent};
 use crate::model::*;
-use crate::plan::{Action, plan, service_of};
+use crate::plan::{Action, Planned, plan, service_of};
 use crate::pulse::{Load, Pulse};
 use crate::store::{Desired, Revision, Store, StoreError};
-use crate::world::{InitEnded, PASS_DEADLINE, StepError};
+use crate::world::{PASS_DEADLINE, StepError};
 
 pub use declare::PutHow;
 pub use errors::chain;
 use errors::store_step;
+use heed::Heed;
 pub use restore::RestoreHow;
 pub(crate) use stored::now_ms;
 use stored::{Doing, Ended};
+use told::{Commons, at};
+use turns::Turns;
 pub(crate) use verify::Proof;
 
 /// How often a half-done tenant is tried again, and the access server asked whether it is there.
@@ -63,7 +75,9 @@ const FULL_PASS: Duration = Duration::from_secs(30);
 enum Input {
     Command(Asked),
     FromTenant(Asked),
-    Ended(InitEnded),
+    Kernel(KernelEvent),
+    /// Somebody about whom the kernel told something is to be looked at.
+    Look,
     Turn(TenantName),
     /// The next one of a full pass.
     Round,
@@ -82,6 +96,8 @@ struct Failure {
     times: u32,
     /// Not tried again before.
     again: Instant,
+    /// When the first try in this row failed.
+    since: SystemTime,
 }
 
 /// The owner's state.
@@ -98,9 +114,13 @@ pub struct Owner<K> {
     desired: BTreeMap<TenantName, Desired>,
     failures: BTreeMap<TenantName, Failure>,
     /// Tenants that wait for a pass.
-    turns: VecDeque<TenantName>,
+    turns: Turns,
     /// Those of a full pass, which has no haste.
     pace: pace::Pace,
+    /// Those of whom the kernel told something.
+    heed: Heed,
+    /// What all share: the trunk, and the kernel's events themselves.
+    commons: Commons,
     /// Services that a task is busy with.
     starting: BTreeMap<TenantName, BTreeSet<TenantName>>,
     /// The access server's own addresses; empty while it was never reached.
@@ -110,8 +130,10 @@ pub struct Owner<K> {
     inbox: Inbox,
     /// What is being done now, and on whose behalf.
     doing: Doing,
-    ended: mpsc::Receiver<InitEnded>,
+    events: mpsc::Receiver<KernelEvent>,
     last_full: Instant,
+    /// When the timer comes next.
+    next_tick: Instant,
     next_event: u64,
     drift: verify::Drift,
     orphans: orphans::Orphans,
@@ -129,8 +151,8 @@ pub struct Parts<K> {
     pub store: Box<dyn Store>,
     /// Kernel, access server, files.
     pub kernel: K,
-    /// Inits that ended.
-    pub ended: mpsc::Receiver<InitEnded>,
+    /// What the machine tells by itself.
+    pub events: mpsc::Receiver<KernelEvent>,
     /// The way to the owner.
     pub handle: Handle,
     /// Where its commands arrive.
@@ -169,16 +191,19 @@ impl<K: Kernel> Owner<K> {
             maps: Maps::new(),
             desired: BTreeMap::new(),
             failures: BTreeMap::new(),
-            turns: VecDeque::new(),
+            turns: Turns::default(),
             pace: pace::Pace::default(),
+            heed: Heed::default(),
+            commons: Commons::default(),
             starting: BTreeMap::new(),
             locals: Vec::new(),
             access_state: "not asked yet".into(),
             handle: parts.handle,
             inbox: parts.inbox,
             doing: Doing::by_the_daemon(),
-            ended: parts.ended,
+            events: parts.events,
             last_full: Instant::now(),
+            next_tick: Instant::now(),
             next_event: 1,
             drift: verify::Drift::new(),
             orphans: orphans::Orphans::default(),
@@ -194,7 +219,7 @@ impl<K: Kernel> Owner<K> {
             if let Err(cause) = placed {
                 return Err(StartError::Contradiction { tenant: tenant.name, cause });
             }
-            owner.turns.push_back(tenant.name.clone());
+            owner.turns.last(tenant.name.clone());
             owner.desired.insert(tenant.name, desired);
         }
         owner.look_for_orphans().await?;
@@ -212,19 +237,21 @@ impl<K: Kernel> Owner<K> {
         let mut repair = true;
         loop {
             pulse.beat(self.load());
-            let turn = self.turns.front().cloned();
+            let (turn, look) = (self.turns.front(), self.next_look());
             let input = tokio::select! {
                 // Operators before repairs: a long full pass must not make a command wait.
                 biased;
                 _ = &mut stop => Input::Closed,
                 command = self.inbox.operators.recv() => command.map_or(Input::Closed, Input::Command),
-                Some(ended) = self.ended.recv() => Input::Ended(ended),
+                // Only noted here, so that no flood of them holds up what follows.
+                Some(event) = self.events.recv() => Input::Kernel(event),
                 Ok(()) = self.written.changed() => Input::Stored,
                 _ = ticks.tick() => Input::Tick,
+                () = at(look) => Input::Look,
                 // Tenants and repairs take turns: neither can keep the other waiting.
-                Some(name) = std::future::ready(turn), if repair && !self.turns.is_empty() => Input::Turn(name),
+                Some(name) = std::future::ready(turn.clone()), if repair && turn.is_some() => Input::Turn(name),
                 Some(asked) = self.inbox.tenants.recv() => Input::FromTenant(asked),
-                Some(name) = std::future::ready(self.turns.front().cloned()) => Input::Turn(name),
+                Some(name) = std::future::ready(turn) => Input::Turn(name),
                 () = self.pace.next() => Input::Round,
                 () = pulse.hungry() => continue,
             };
@@ -232,11 +259,12 @@ impl<K: Kernel> Owner<K> {
             self.doing = Doing::by_the_daemon();
             match input {
                 Input::Command(asked) | Input::FromTenant(asked) => self.asked(asked).await,
-                Input::Ended(ended) => self.init_ended(ended),
                 Input::Stored => self.take_up(),
+                Input::Kernel(event) => self.kernel_told(event),
+                Input::Look => self.look().await,
                 Input::Turn(name) => {
                     self.kernel.expect_many(self.turns.len() > FEW);
-                    self.turns.pop_front();
+                    self.turns.done(&name);
                     let _ = self.pass(&name).await;
                     fault::point("start.one");
                     self.kernel.expect_many(false);
@@ -247,6 +275,7 @@ impl<K: Kernel> Owner<K> {
                     // Counted from its end: a tick that takes long, because somebody does not answer, must leave room
                     // for the turns.
                     ticks.reset();
+                    self.next_tick = Instant::now() + RETRY;
                 }
                 Input::Closed => return,
             }
@@ -273,11 +302,14 @@ impl<K: Kernel> Owner<K> {
                 tracing::warn!(error = chain(&error), "cannot look for what is nobody's");
             }
         }
+        if full || self.commons.trunk.is_some() {
+            self.mend_trunk().await;
+        }
         if self.turns.is_empty() {
             let now = Instant::now();
             let failed = |name: &&TenantName| self.failures.get(*name).is_some_and(|f| f.again <= now);
-            let due = self.desired.keys().filter(failed).cloned();
-            self.turns.extend(due);
+            let due: Vec<_> = self.desired.keys().filter(failed).cloned().collect();
+            due.into_iter().for_each(|name| self.turns.last(name));
         }
     }
 
@@ -292,14 +324,6 @@ impl<K: Kernel> Owner<K> {
         self.pace.took(started.elapsed(), Instant::now());
         // Counted from its end: with very many tenants there is a pause between two passes too.
         self.last_full = Instant::now();
-    }
-
-    fn init_ended(&mut self, ended: InitEnded) {
-        self.kernel.forget_seat(&ended.tenant, ended.pid);
-        if self.desired.contains_key(&ended.tenant) {
-            self.tell("tenant-changed", Some(&ended.tenant), format!("init {} ended", ended.pid));
-            self.turns.push_front(ended.tenant);
-        }
     }
 
     /// Ask the access server who it is; when it was away, state every row again.
@@ -330,7 +354,7 @@ impl<K: Kernel> Owner<K> {
     async fn state_all(&mut self) -> Result<(), AccessError> {
         if self.orphans.any_lives() {
             // Nothing of ours is withdrawn: an orphan's row is among it. Each tenant states its own in its pass.
-            self.turns = self.desired.keys().cloned().collect();
+            self.look_at_all();
             return Ok(());
         }
         let staying = self.desired.values().filter(|desired| !desired.removing);
@@ -339,7 +363,7 @@ impl<K: Kernel> Owner<K> {
             Err(AccessError::Refused { detail, .. }) => {
                 tracing::warn!(detail, "the access server refused the rows as a whole; they are stated one by one");
                 self.kernel.withdraw_others(&tenants).await?;
-                self.turns = self.desired.keys().cloned().collect();
+                self.look_at_all();
                 Ok(())
             }
             other => other,
@@ -358,21 +382,22 @@ impl<K: Kernel> Owner<K> {
                     self.tell("tenant-changed", Some(name), "as desired again".into());
                 }
             }
-            Err((step, error)) => {
-                let cause = chain(error);
-                tracing::warn!(tenant = %name, step, cause, "step failed");
-                let before = self.failures.remove(name);
-                let times = before.as_ref().map_or(1, |f| f.times + 1);
-                // What fails for long is tried less often: a tenant that fails slowly must not hold up the others.
-                let pause = if times > OFTEN { RETRY * 5 } else { Duration::ZERO };
-                let again = Instant::now() + pause;
-                self.failures.insert(name.clone(), Failure { step, cause: cause.clone(), times, again });
-                if before.is_none_or(|f| f.cause != cause) {
-                    self.tell("tenant-half-done", Some(name), format!("{step}: {cause}"));
-                }
-            }
+            Err((step, error)) => self.failed(name, step, error),
         }
         result
+    }
+
+    fn failed(&mut self, name: &TenantName, step: &'static str, error: &StepError) {
+        let cause = chain(error);
+        tracing::warn!(tenant = %name, step, cause, "step failed");
+        let before = self.failures.remove(name);
+        let (times, since) = before.as_ref().map_or((1, SystemTime::now()), |f| (f.times + 1, f.since));
+        // What fails for long is tried less often: a tenant that fails slowly must not hold up the others.
+        let again = Instant::now() + if times > OFTEN { RETRY * 5 } else { Duration::ZERO };
+        self.failures.insert(name.clone(), Failure { step, cause: cause.clone(), times, again, since });
+        if before.is_none_or(|f| f.cause != cause) {
+            self.tell("tenant-half-done", Some(name), format!("{step}: {cause}"));
+        }
     }
 
     async fn steps(&mut self, desired: &Desired) -> Result<Vec<Step>, (&'static str, StepError)> {
@@ -396,7 +421,8 @@ impl<K: Kernel> Owner<K> {
         let restarts = self.restarts.entry(desired.tenant.name.clone()).or_default();
         restarts.services = std::mem::take(&mut actual.service_restarts);
         restarts.adopted |= actual.init && restarts.launches == 0;
-        for action in plan(&desired, &actual) {
+        let mut found = Vec::new();
+        for Planned { action, found: why } in plan(&desired, &actual) {
             if let Action::StartService(service) = &action
                 && self.starting.get(&desired.tenant.name).is_some_and(|busy| busy.contains(service))
             {
@@ -404,8 +430,15 @@ impl<K: Kernel> Owner<K> {
             }
             let started = Instant::now();
             let name = action.name();
+            if action != Action::OpenDoor {
+                found.extend(why);
+            }
             fault::step(name, Moment::Before).map_err(|e| (name, e.into()))?;
-            self.kernel.apply(&desired.tenant, &action).await.map_err(|e| (name, e))?;
+            if action == Action::Probe && self.doing.who.origin == EventOrigin::Daemon {
+                self.kernel.probe_beside(&desired.tenant).await.map_err(|e| (name, e))?;
+            } else {
+                self.kernel.apply(&desired.tenant, &action).await.map_err(|e| (name, e))?;
+            }
             self.count_step(&desired.tenant.name, name);
             if action == Action::Forget {
                 self.forget(&desired.tenant.name).map_err(|e| (name, store_step(e)))?;
@@ -413,6 +446,10 @@ impl<K: Kernel> Owner<K> {
             fault::step(name, Moment::After).map_err(|e| (name, e.into()))?;
             steps.push(step(name, started));
         }
+        if let Some(why) = actual.unfinished {
+            return Err(("stack", StepError::NotReady(why)));
+        }
+        self.repaired(&desired, &steps, found);
         if actual.silent {
             return Err(("services", ClientError::Deadline(PASS_DEADLINE).into()));
         }
@@ -472,6 +509,7 @@ impl<K: Kernel> Owner<K> {
                 Ended::Nothing
             }
             Command::Status { reply } => answer(reply, Ok(self.status())),
+            Command::Plan { name, reply } => answer(reply, self.planned_for(&name).await),
             Command::TenantStatus { name, reply } => answer(reply, self.tenant_status(&name).await),
             Command::LogPath { name, service, reply } => answer(reply, self.log_path(&name, &service)),
             Command::Prove(proof) => {
@@ -540,13 +578,26 @@ impl<K: Kernel> Owner<K> {
     }
 
     fn event(&mut self, kind: &str, tenant: Option<&str>, detail: String) -> Event {
-        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let id = self.next_event;
         self.next_event += 1;
         let tenant = tenant.map(str::to_owned);
         let origin = self.doing.who.origin;
-        Event { id, at_ms: now.as_millis() as u64, kind: kind.into(), tenant, origin, detail, refusal: None }
+        Event {
+            id,
+            at_ms: unix_ms(SystemTime::now()),
+            kind: kind.into(),
+            tenant,
+            origin,
+            detail,
+            refusal: None,
+            repair: None,
+        }
     }
+}
+
+/// Unix time in milliseconds; a clock before 1970 shows as 0.
+fn unix_ms(at: SystemTime) -> u64 {
+    at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_millis() as u64
 }
 
 fn answer<T>(reply: Reply<T>, result: Result<T, OpError>) -> Ended {

@@ -11,6 +11,44 @@ use crate::model::{ServiceRequest, ShareMount, Tenant};
 use crate::net::stack::{StackAddress, StackPlan, StackRoute, Via};
 use crate::store::Desired;
 
+/// A part of a tenant as it was found.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum Part {
+    /// Nothing of it is there.
+    #[default]
+    Missing,
+    /// As it should be.
+    Right,
+    /// There, and not as it should be: what differs, in words.
+    Wrong(Vec<String>),
+}
+
+impl Part {
+    /// A part of which this differs.
+    pub fn of(differences: Vec<String>) -> Self {
+        if differences.is_empty() { Self::Right } else { Self::Wrong(differences) }
+    }
+
+    /// Nothing has to be done.
+    pub fn is_right(&self) -> bool {
+        *self == Self::Right
+    }
+
+    /// Something of it is there, right or wrong.
+    pub fn is_there(&self) -> bool {
+        *self != Self::Missing
+    }
+
+    /// What has been found, where it is not right; `missing` are the words for nothing.
+    fn found(&self, missing: impl Into<String>) -> Vec<String> {
+        match self {
+            Self::Missing => vec![missing.into()],
+            Self::Right => Vec::new(),
+            Self::Wrong(differences) => differences.clone(),
+        }
+    }
+}
+
 /// What is so for one tenant, as far as a plan needs to know.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Actual {
@@ -18,32 +56,26 @@ pub struct Actual {
     pub init: bool,
     /// The port's end in the patch room exists.
     pub port: bool,
-    /// The port's row and program are in the data path and say what they should.
-    pub bound: bool,
+    /// The port's row, program and rates in the data path.
+    pub bound: Part,
     /// The stack's device is there (the other end of the port, or the card given whole).
     pub device: bool,
-    /// Addresses, routes and neighbour are as they should be.
-    pub stack: bool,
-    /// The packet filter of its stack is as it should be.
-    pub filter: bool,
-    /// The access server holds our row in this generation.
-    pub access: bool,
-    /// The access server holds a row of ours, in whatever generation.
-    pub access_any: bool,
+    /// Addresses, routes and neighbour.
+    pub stack: Part,
+    /// The packet filter of its stack.
+    pub filter: Part,
+    /// Our row at the access server.
+    pub access: Part,
     /// The access server does not answer: what it holds is not known.
     pub access_away: bool,
     /// Generation of our row there when it is newer than ours: the store is older than what was stated.
     pub access_newer: Option<u64>,
     /// Files of the tenant exist.
     pub files: bool,
-    /// The guard has its row as it should be.
-    pub guarded: bool,
-    /// The guard has a row of its group.
-    pub guard_row: bool,
-    /// Its cgroups exist and hold its limits.
-    pub limits: bool,
-    /// Cgroups of it exist.
-    pub cgroups: bool,
+    /// Its row at the guard; wrong is also one of a stack that is gone.
+    pub guard: Part,
+    /// Its cgroups with its limits.
+    pub limits: Part,
     /// The socket of its own API is listened on.
     pub door: bool,
     /// Its resolv.conf names its name servers.
@@ -52,6 +84,8 @@ pub struct Actual {
     pub shares: Vec<MountedShare>,
     /// Its init lives and does not answer: what it runs is not known.
     pub silent: bool,
+    /// Its init lives and could not finish its house, and why: it never will.
+    pub unfinished: Option<String>,
     /// Services init knows, and whether they were started from what is desired.
     pub services: BTreeMap<TenantName, bool>,
     /// How often init started each of them again; only told, never planned by.
@@ -170,126 +204,188 @@ impl fmt::Display for Action {
     }
 }
 
-/// The steps from `actual` to `desired`.
-pub fn plan(desired: &Desired, actual: &Actual) -> Vec<Action> {
+/// One step of a plan, and why it is taken.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Planned {
+    /// The step.
+    pub action: Action,
+    /// What was found, in words such as `address 192.168.1.1/24 is missing`.
+    pub found: Vec<String>,
+}
+
+/// The steps from `actual` to `desired`: first those that take away, then those that add.
+pub fn plan(desired: &Desired, actual: &Actual) -> Vec<Planned> {
     if desired.removing { removal(&desired.tenant, actual) } else { making(&desired.tenant, actual) }
 }
 
-fn removal(tenant: &Tenant, actual: &Actual) -> Vec<Action> {
-    let mut steps = Vec::new();
-    let mut when = |is: bool, action| {
+/// A plan that is being written.
+#[derive(Default)]
+struct Steps(Vec<Planned>);
+
+impl Steps {
+    fn add(&mut self, action: Action, found: impl Into<String>) {
+        self.0.push(Planned { action, found: vec![found.into()] });
+    }
+
+    fn found(&mut self, action: Action, found: Vec<String>) {
+        self.0.push(Planned { action, found });
+    }
+
+    fn when(&mut self, is: bool, action: Action) {
         if is {
-            steps.push(action)
+            self.add(action, "the tenant is being removed");
         }
-    };
-    when(actual.access_any && !actual.access_away, Action::WithdrawAccess);
-    // Also where no tag leads to the port: rows of an unbind that was killed may be left, and its class.
-    when(actual.bound || actual.port, Action::Unbind);
-    when(actual.port, Action::DeletePort);
-    when(tenant.whole_device && actual.device, Action::ReturnDevice);
-    when(actual.init, Action::EndInit);
-    when(actual.guard_row, Action::Unguard);
-    when(actual.cgroups, Action::RemoveCgroups);
-    when(actual.files, Action::RemoveFiles);
-    // While it is away the row keeps the VLAN taken, but nothing else of the tenant has to wait for it.
-    when(actual.access_any && actual.access_away, Action::WithdrawAccess);
-    when(true, Action::Forget);
-    steps
+    }
 }
 
-fn making(tenant: &Tenant, actual: &Actual) -> Vec<Action> {
-    let mut steps = Vec::new();
+fn removal(tenant: &Tenant, actual: &Actual) -> Vec<Planned> {
+    let mut steps = Steps::default();
+    steps.when(actual.access.is_there() && !actual.access_away, Action::WithdrawAccess);
+    // Also where no tag leads to the port: rows of an unbind that was killed may be left, and its class.
+    steps.when(actual.bound.is_there() || actual.port, Action::Unbind);
+    steps.when(actual.port, Action::DeletePort);
+    steps.when(tenant.whole_device && actual.device, Action::ReturnDevice);
+    steps.when(actual.init, Action::EndInit);
+    steps.when(actual.guard.is_there(), Action::Unguard);
+    steps.when(actual.limits.is_there(), Action::RemoveCgroups);
+    steps.when(actual.files, Action::RemoveFiles);
+    // While it is away the row keeps the VLAN taken, but nothing else of the tenant has to wait for it.
+    steps.when(actual.access.is_there() && actual.access_away, Action::WithdrawAccess);
+    steps.when(true, Action::Forget);
+    steps.0
+}
+
+fn making(tenant: &Tenant, actual: &Actual) -> Vec<Planned> {
+    let mut steps = Steps::default();
+    if let Some(why) = &actual.unfinished {
+        // The next pass starts anew.
+        steps.add(Action::EndInit, format!("its init is not ready: {why}"));
+        return steps.0;
+    }
     // A port whose other end is not in this stack is a leftover of a stack that died.
     let stale_port = actual.port && !(actual.init && actual.device);
-    if stale_port {
-        steps.push(Action::Unbind);
-        steps.push(Action::DeletePort);
-    }
-    for (name, as_desired) in &actual.services {
-        if !as_desired {
-            steps.push(Action::StopService(name.clone()));
-        }
-    }
-    // Without tunnels the access server has nothing to know, and none may be there: then the other end of the trunk is
-    // somebody else's.
-    if tenant.tunnels.is_empty() && actual.access_any {
-        steps.push(Action::WithdrawAccess);
-    }
-    if !actual.limits {
-        steps.push(Action::Limit);
+    taking_away(&mut steps, tenant, actual, stale_port);
+    if !actual.limits.is_right() {
+        steps.found(Action::Limit, actual.limits.found("its cgroups are missing"));
     }
     // Before the tenant is there: from its first moment it finds somebody who listens.
     if !actual.door {
-        steps.push(Action::OpenDoor);
+        steps.add(Action::OpenDoor, "nobody listens on the socket of its own API");
     }
     if !actual.init {
-        // The row of the stack that died would refuse the new init its first sockets: it runs in the tenant's cgroup.
-        if actual.guard_row {
-            steps.push(Action::Unguard);
-        }
-        steps.push(Action::Launch);
+        steps.add(Action::Launch, "its init does not run");
     }
-    if !(actual.init && actual.guarded) {
-        steps.push(Action::Guard);
+    if !actual.init || !actual.guard.is_right() {
+        let missing = "its row at the guard is missing";
+        let found = if actual.init { actual.guard.found(missing) } else { vec![missing.to_owned()] };
+        steps.found(Action::Guard, found);
     }
     // Before the port: a stack that lets little in never lets in more. A new one lets everything in, with nothing set.
-    if if actual.init { !actual.filter } else { !tenant.filter.is_open() } {
-        steps.push(Action::Filter);
+    if actual.init && !actual.filter.is_right() {
+        steps.found(Action::Filter, actual.filter.found("the packet filter is missing"));
+    } else if !actual.init && !tenant.filter.is_open() {
+        steps.add(Action::Filter, "the packet filter is missing");
     }
-    if tenant.vlan.is_some() {
-        if !tenant.tunnels.is_empty() && !actual.access && !actual.access_away {
-            steps.push(Action::StateAccess);
+    if let Some(vlan) = tenant.vlan {
+        if !tenant.tunnels.is_empty() && !actual.access.is_right() && !actual.access_away {
+            let missing = format!("the row of vlan {vlan} at the access server is missing");
+            steps.found(Action::StateAccess, actual.access.found(missing));
         }
         let port = actual.port && !stale_port;
         if !port {
-            steps.push(Action::AddPort);
+            steps.add(Action::AddPort, format!("port p{vlan} is missing"));
         }
-        if !port || !actual.bound {
-            steps.push(Action::Bind);
+        if !port || !actual.bound.is_right() {
+            let missing = format!("the row of port p{vlan} is missing");
+            let found = if port { actual.bound.found(missing) } else { vec![missing] };
+            steps.found(Action::Bind, found);
         }
     } else if !(actual.init && actual.device) {
-        steps.push(Action::GiveDevice);
+        steps.add(Action::GiveDevice, format!("device {} is not in the stack", tenant.device));
     }
-    let configured = actual.init && actual.device && actual.stack && !stale_port;
+    let configured = actual.init && actual.device && actual.stack.is_right() && !stale_port;
     if !configured {
-        steps.push(Action::Configure);
+        let there = actual.init && actual.device && !stale_port;
+        let missing = "addresses and routes are missing";
+        steps.found(Action::Configure, if there { actual.stack.found(missing) } else { vec![missing.to_owned()] });
     }
-    if tenant.vlan.is_some() && !(configured && actual.bound) {
-        steps.push(Action::Probe);
+    if tenant.vlan.is_some() && !(configured && actual.bound.is_right()) {
+        steps.add(Action::Probe, "its way was changed");
     }
     // A new init does both by itself.
     if actual.init {
         if !actual.names {
-            steps.push(Action::WriteNames);
+            steps.add(Action::WriteNames, "its resolv.conf differs");
         }
-        steps.extend(share_steps(tenant, &actual.shares));
+        for share in shares(tenant, &actual.shares).missing {
+            let found = format!("share {} is missing", share.target);
+            steps.add(Action::MountShare(share), found);
+        }
     }
     for service in tenant.services.iter().filter(|_| !actual.silent) {
         let as_desired = actual.init && actual.services.get(&service.name) == Some(&true);
         if !as_desired {
-            steps.push(Action::StartService(service.name.clone()));
+            let found = format!("service {} was not started", service.name);
+            steps.add(Action::StartService(service.name.clone()), found);
         }
     }
     // What the kernel has of the tenant is mended without the access server; only then it is missed.
     if actual.access_away && !tenant.tunnels.is_empty() {
-        steps.push(Action::StateAccess);
+        steps.add(Action::StateAccess, "the access server does not answer");
     }
-    steps
+    steps.0
 }
 
-/// What is not as desired is taken out, and what is then missing is put in.
-fn share_steps(tenant: &Tenant, mounted: &[MountedShare]) -> Vec<Action> {
-    let mut missing: Vec<_> = tenant.shares.iter().collect();
-    let mut steps = Vec::new();
+/// What has to go before anything is added.
+fn taking_away(steps: &mut Steps, tenant: &Tenant, actual: &Actual, stale_port: bool) {
+    if stale_port {
+        let found = || format!("port {} leads to no stack of the tenant", port_of(tenant));
+        steps.add(Action::Unbind, found());
+        steps.add(Action::DeletePort, found());
+    }
+    for (name, _) in actual.services.iter().filter(|(_, as_desired)| !**as_desired) {
+        let found = match service_of(tenant, name) {
+            Some(_) => format!("service {name} runs as something else"),
+            None => format!("service {name} is not desired"),
+        };
+        steps.add(Action::StopService(name.clone()), found);
+    }
+    // Without tunnels the access server has nothing to know, and none may be there: then the other end of the trunk is
+    // somebody else's.
+    if tenant.tunnels.is_empty() && actual.access.is_there() {
+        steps.add(Action::WithdrawAccess, "the access server has a row although there are no tunnels");
+    }
+    // The row of a stack that died would refuse the new init its first sockets: it runs in the tenant's cgroup.
+    if !actual.init && actual.guard.is_there() {
+        steps.add(Action::Unguard, "the guard has a row of a stack that is gone");
+    }
+    for share in shares(tenant, &actual.shares).wrong.into_iter().filter(|_| actual.init) {
+        let found = format!("what is mounted at {} is not desired so", share.at);
+        steps.add(Action::UnmountShare(share), found);
+    }
+}
+
+fn port_of(tenant: &Tenant) -> String {
+    tenant.vlan.map(|vlan| format!("p{vlan}")).unwrap_or_default()
+}
+
+/// What is mounted and should not be as it is, and what is then missing.
+struct Shares {
+    wrong: Vec<MountedShare>,
+    missing: Vec<ShareMount>,
+}
+
+fn shares(tenant: &Tenant, mounted: &[MountedShare]) -> Shares {
+    let mut missing = tenant.shares.clone();
+    let mut wrong = Vec::new();
     for share in mounted {
         let found = missing.iter().position(|s| (&s.target, s.read_only) == (&share.target, share.read_only));
         match found {
             Some(i) => drop(missing.remove(i)),
-            None => steps.push(Action::UnmountShare(share.clone())),
+            None => wrong.push(share.clone()),
         }
     }
-    steps.extend(missing.into_iter().cloned().map(Action::MountShare));
-    steps
+    Shares { wrong, missing }
 }
 
 /// The service of this name.
@@ -347,7 +443,7 @@ pub fn stack_plan(tenant: &Tenant, gateway_mac: Option<MacAddr>, mtu: u32) -> St
     }
     let routes: BTreeSet<_> = routes.into_iter().map(|(to, (via, source))| StackRoute { to, via, source }).collect();
     let gateway_mac = gateway_mac.filter(|_| routes.iter().any(|r| r.via == Via::Port));
-    StackPlan { addresses, routes, gateway_mac, mtu, link_local: asks }
+    StackPlan { addresses, routes, gateway_mac, mtu, link_local: asks, shared: tenant.owns_network() }
 }
 
 fn everywhere(v4: bool) -> ipnet::IpNet {
@@ -372,7 +468,7 @@ mod tests {
     }
 
     fn words(desired: &Desired, actual: &Actual) -> String {
-        plan(desired, actual).iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+        plan(desired, actual).iter().map(|step| step.action.to_string()).collect::<Vec<_>>().join(", ")
     }
 
     fn wanted(tenant: Tenant) -> Desired {
@@ -383,23 +479,21 @@ mod tests {
         Actual {
             init: true,
             port: true,
-            bound: true,
+            bound: Part::Right,
             device: true,
-            stack: true,
-            filter: true,
-            access: true,
-            access_any: true,
+            stack: Part::Right,
+            filter: Part::Right,
+            access: Part::Right,
             access_away: false,
             access_newer: None,
             files: true,
-            guarded: true,
-            guard_row: true,
-            limits: true,
-            cgroups: true,
+            guard: Part::Right,
+            limits: Part::Right,
             door: true,
             names: true,
             shares: Vec::new(),
             silent: false,
+            unfinished: None,
             services: BTreeMap::new(),
             service_restarts: Vec::new(),
         }
@@ -409,7 +503,7 @@ mod tests {
     fn what_a_silent_init_runs_is_left_alone_and_the_rest_is_mended() {
         let web = serde_json::json!({"name": "web", "template": "nginx"});
         let desired = wanted(tenant(serde_json::json!({"services": [web]})));
-        let actual = Actual { silent: true, bound: false, ..as_desired() };
+        let actual = Actual { silent: true, bound: Part::Missing, ..as_desired() };
         assert_eq!(words(&desired, &actual), "bind, probe");
     }
 
@@ -432,12 +526,15 @@ mod tests {
         type Change = fn(&mut Actual);
         let cases: [(Change, &str); 6] = [
             (|a| a.door = false, "api"),
-            (|a| a.access = false, "access"),
-            (|a| a.bound = false, "bind, probe"),
-            (|a| a.stack = false, "addresses, probe"),
-            (|a| (a.port, a.device, a.stack, a.bound) = (false, false, false, false), "port, bind, addresses, probe"),
+            (|a| a.access = Part::Missing, "access"),
+            (|a| a.bound = Part::Missing, "bind, probe"),
+            (|a| a.stack = Part::Missing, "addresses, probe"),
             (
-                |a| (a.init, a.device, a.stack) = (false, false, false),
+                |a| (a.port, a.device, a.stack, a.bound) = (false, false, Part::Missing, Part::Missing),
+                "port, bind, addresses, probe",
+            ),
+            (
+                |a| (a.init, a.device, a.stack) = (false, false, Part::Missing),
                 "unbind, delete-port, unguard, stack, guard, port, bind, addresses, probe",
             ),
         ];
@@ -454,7 +551,7 @@ mod tests {
         let steps = "limits, api, stack, guard, filter, access, port, bind, addresses, probe";
         assert_eq!(words(&desired, &Actual::default()), steps);
         let mut actual = as_desired();
-        actual.filter = false;
+        actual.filter = Part::Missing;
         assert_eq!(words(&desired, &actual), "filter");
         desired.tenant.filter = Default::default();
         assert_eq!(words(&desired, &actual), "filter", "one that nobody wants is taken out");
@@ -466,7 +563,7 @@ mod tests {
         assert_eq!(words(&desired, &Actual::default()), "limits, api, stack, guard, port, bind, addresses, probe");
         let mut actual = as_desired();
         assert_eq!(words(&desired, &actual), "withdraw");
-        (actual.access, actual.access_any) = (false, false);
+        actual.access = Part::Missing;
         assert_eq!(words(&desired, &actual), "");
     }
 
@@ -515,8 +612,8 @@ mod tests {
         let web = serde_json::json!({"name": "web", "command": ["/bin/true"]});
         let mut desired = wanted(tenant(serde_json::json!({"services": [web]})));
         let mut actual = as_desired();
-        (actual.access, actual.access_any, actual.access_away) = (false, false, true);
-        (actual.init, actual.device, actual.stack) = (false, false, false);
+        (actual.access, actual.access_away) = (Part::Missing, true);
+        (actual.init, actual.device, actual.stack) = (false, false, Part::Missing);
         let steps = "unbind, delete-port, unguard, stack, guard, port, bind, addresses, probe, service web, access";
         assert_eq!(words(&desired, &actual), steps);
         desired.removing = true;

@@ -3,12 +3,14 @@
 
 mod asked;
 mod begin;
+mod differences;
 mod errors;
 mod files;
 mod filter;
 mod guard;
 mod measure;
 mod orphans;
+mod places;
 mod port;
 mod rates;
 mod running;
@@ -37,37 +39,32 @@ use crate::config::Config;
 use crate::control;
 use crate::fault;
 use crate::images::ImageStore;
+use crate::kernel::KernelEvent;
 use crate::launch;
 use crate::model::{Counters, Tenant};
+use crate::net::link::Link;
 use crate::net::ns::{NsError, Visitor};
 use crate::net::room::PatchRoom;
 use crate::net::rtnl::Netlink;
-use crate::plan::{Action, Actual, service_of};
+use crate::plan::{Action, Actual, Part, service_of};
 use crate::store::Desired;
 
 pub use errors::{OpenError, StepError};
 pub use orphans::Orphan;
+use places::Places;
 use seat::Seats;
 
 /// How long a stack may take to answer its first probe.
 const PROBE_DEADLINE: Duration = Duration::from_secs(2);
 /// How long init may take to answer.
 const INIT_DEADLINE: Duration = Duration::from_secs(5);
-/// How long it may take in a pass: a tenant that starves its own init must not hold up the others.
-pub const PASS_DEADLINE: Duration = Duration::from_millis(500);
+/// How long it may take in a pass, once: a tenant that starves its own init must not hold up the others. One that has not
+/// answered is then asked beside the owner.
+pub const PASS_DEADLINE: Duration = Duration::from_millis(200);
 /// How long a tenant's processes may take to end after SIGKILL.
 const END_DEADLINE: Duration = Duration::from_secs(10);
 /// How long a service may take to end after SIGTERM.
 const STOP_GRACE: Duration = Duration::from_secs(5);
-
-/// An init that ended although nobody asked it to.
-#[derive(Debug)]
-pub struct InitEnded {
-    /// Its tenant.
-    pub tenant: TenantName,
-    /// Its process id.
-    pub pid: i32,
-}
 
 /// What a world is made of.
 pub struct WorldParts {
@@ -77,8 +74,8 @@ pub struct WorldParts {
     pub room: PatchRoom,
     /// The access server.
     pub access: AccessClient,
-    /// Who is told of inits that end unasked.
-    pub ended: mpsc::Sender<InitEnded>,
+    /// Who is told of what happens by itself.
+    pub events: mpsc::Sender<KernelEvent>,
     /// The way to the owner, for the tenants' own APIs and for what the guard refuses.
     pub handle: control::Handle,
     /// The instance's directory in a bpffs.
@@ -99,7 +96,8 @@ pub struct World {
     images: Arc<ImageStore>,
     /// Longest inner packet of each VLAN as the access server said last.
     inner_mtu: HashMap<Vlan, u32>,
-    ended: mpsc::Sender<InitEnded>,
+    events: mpsc::Sender<KernelEvent>,
+    places: Places,
     /// Sockets of the tenants' own APIs.
     doors: Doors,
     /// The pass at hand is one of many.
@@ -112,7 +110,7 @@ impl World {
     /// # Errors
     /// The cgroups or the images cannot be opened.
     pub fn new(parts: WorldParts) -> Result<Self, OpenError> {
-        let WorldParts { config, room, access, ended, handle, bpf_dir } = parts;
+        let WorldParts { config, room, access, events, handle, bpf_dir } = parts;
         launch::reserve().map_err(NsError::Netlink)?;
         let (here, visitor) = (Netlink::open().map_err(NsError::Netlink)?, Visitor::start()?);
         let cgroups = Cgroups::open(&config.cgroup, &config.state_dir)?;
@@ -138,12 +136,14 @@ impl World {
             guard,
             images,
             inner_mtu,
-            ended,
+            events,
+            places: Places::default(),
             doors,
             among_many: false,
         };
         world.sweep_files();
         world.watch_guard(handle);
+        world.watch_kernel();
         Ok(world)
     }
 
@@ -199,37 +199,49 @@ impl World {
         actual.init = inside.is_some();
         let (in_stack, house) = match inside {
             Some(found) => {
-                actual.filter = filter::is_as_wanted(tenant, found.filter);
+                actual.filter = filter::part(tenant, found.filter);
                 (found.stack?, found.house)
             }
             None => (None, None),
         };
-        actual.device = in_stack.is_some();
         if !actual.init && !desired.removing {
             self.check_nobody_left(tenant)?;
         }
-        let limits = self.cgroups.limits(&tenant.name)?;
-        // Also some of them: a removal that was killed has left the others.
-        actual.cgroups = limits.is_some() || self.cgroups.has_some(&tenant.name);
-        actual.limits = limits == Some(Cgroups::held(&self.cgroups.with_defaults(&tenant.limits)));
-        actual.guarded = self.is_guarded(tenant)?;
-        actual.guard_row = self.has_guard_row(tenant);
-        if let Some(vlan) = tenant.vlan {
-            let room = self.room.look(vlan).await?;
-            let (port, bound) = (room.link.as_ref(), room.row.as_ref());
-            actual.port = port.is_some();
+        if let Some(found) = self.cgroups.limits(&tenant.name)? {
+            let wanted = Cgroups::held(&self.cgroups.with_defaults(&tenant.limits));
+            actual.limits = Part::of(differences::limits(&found, &wanted));
+        } else if self.cgroups.has_some(&tenant.name) {
+            // A removal that was killed has left them.
+            actual.limits = Part::Wrong(vec!["some of its cgroups are missing".into()]);
+        }
+        actual.guard = self.guard_is(tenant)?;
+        let room = match tenant.vlan {
+            Some(vlan) => Some(self.room.look(vlan).await?),
+            None => None,
+        };
+        // One of our name that leads nowhere is somebody else's: it is not touched, and the step says so.
+        let port = room.as_ref().and_then(|room| room.link.as_ref()).filter(|port| port.across.is_some());
+        actual.port = port.is_some();
+        let leads_there = |link: &Link| link.across.is_some_and(|across| port.is_some_and(|p| p.index == across.index));
+        let in_stack = in_stack.filter(|found| tenant.whole_device || leads_there(&found.link));
+        actual.device = in_stack.is_some();
+        if let (Some(vlan), Some(room)) = (tenant.vlan, &room) {
+            self.places.found(&tenant.name, vlan, port);
             let stored = self.stored(tenant, vlan).await;
             actual.access_away = stored.as_ref().is_err_and(AccessError::is_away);
             if desired.removing {
-                actual.bound = bound.is_some();
                 // One that does not answer may still hold a row of ours: then removal waits.
-                actual.access_any = stored.map_or(true, |row| row.is_some_and(|row| self.access.is_ours(&row)));
+                let ours = stored.map_or(true, |row| row.is_some_and(|row| self.access.is_ours(&row)));
+                actual.access = if ours { Part::Right } else { Part::Missing };
+                actual.bound = if room.row.is_some() { Part::Right } else { Part::Missing };
             } else {
                 let stored = if actual.access_away { None } else { stored? };
-                let ours = stored.as_ref().filter(|row| self.access.is_ours(row));
-                actual.access_any = ours.is_some();
-                actual.access = ours.is_some_and(|row| row.generation == tenant.generation);
-                actual.access_newer = ours.map(|row| row.generation).filter(|there| *there > tenant.generation);
+                if let Some(row) = stored.as_ref().filter(|row| self.access.is_ours(row)) {
+                    let (there, wanted) = (row.generation, tenant.generation);
+                    let differs = || format!("the access server's row is of generation {there}, not {wanted}");
+                    actual.access = Part::of(if there == wanted { Vec::new() } else { vec![differs()] });
+                    actual.access_newer = Some(there).filter(|there| *there > wanted);
+                }
                 let mut inner = self.inner_of(tenant, stored.as_ref());
                 if actual.access_away {
                     // As long as nobody says otherwise the port is right as it is.
@@ -238,15 +250,12 @@ impl World {
                 if let Some(inner) = inner {
                     self.inner_mtu.insert(vlan, inner);
                 }
-                if let (Some(port), Some(inner)) = (port, inner) {
-                    let wanted = self.port_row(tenant, vlan, port.index, self.port_mtu(inner));
-                    actual.bound = bound == Some(&wanted.config(&self.room)?);
-                    actual.bound &= rates::are_as_wanted(tenant, &room)?;
-                }
+                actual.bound = self.bound_is(tenant, vlan, room, inner)?;
             }
         }
         if let (Some(found), false) = (in_stack, desired.removing) {
-            actual.stack = found.satisfies(&self.wanted_stack(tenant, found.link.mtu).await?);
+            let wanted = self.wanted_stack(tenant, found.link.mtu).await?;
+            actual.stack = Part::of(found.differences(&tenant.device, &wanted));
         }
         if actual.init && !desired.removing {
             actual.names = self.names_are(tenant);
@@ -260,9 +269,8 @@ impl World {
                 None => return Ok(actual),
             };
             if !hello.ready {
-                // A house that could not be finished never will be: the next pass starts anew.
-                self.end_init(&tenant.name).await?;
-                return Err(StepError::NotReady(hello.failed.unwrap_or_default()));
+                actual.unfinished = Some(hello.failed.unwrap_or_default());
+                return Ok(actual);
             }
             for state in states {
                 let Ok(name) = state.spec.name.parse::<TenantName>() else { continue };
@@ -291,7 +299,7 @@ impl World {
                 None => Ok(()),
             },
             Action::DeletePort => match tenant.vlan {
-                Some(vlan) => Ok(self.room.delete_device(vlan).await?),
+                Some(vlan) => Ok(self.room.delete_port(vlan).await?),
                 None => Ok(()),
             },
             Action::ReturnDevice => self.return_device(tenant).await,
@@ -305,6 +313,7 @@ impl World {
                 if let Some(vlan) = tenant.vlan {
                     self.inner_mtu.remove(&vlan);
                 }
+                self.places.forget(&tenant.name);
                 Ok(())
             }
             Action::Limit => self.limit(tenant),

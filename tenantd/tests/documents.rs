@@ -44,6 +44,8 @@ fn every_example_is_what_the_program_writes() {
     holds::<ServiceStatus>(&mut all, "ServiceStatus");
     holds::<TemplateView>(&mut all, "TemplateView");
     holds::<DaemonStatus>(&mut all, "DaemonStatus");
+    holds::<TenantPlan>(&mut all, "TenantPlan");
+    holds::<Repair>(&mut all, "Repair");
     holds::<MapView>(&mut all, "MapView");
     holds::<tenantd::verify::Verification>(&mut all, "Verification");
     holds::<tenantd::trace::Trace>(&mut all, "Trace");

@@ -173,8 +173,12 @@ fn names_and_pins(world: &World) -> Result<()> {
     ask("POST", "/v1/tenants").with(add("extra", 700)).granted(&socket)?;
     ask("DELETE", "/v1/tenants/extra?force=true").granted(&socket)?;
     let before = now(world)?;
-    // A device of a port's name, in a room that is ours: it makes way.
+    // A device of a port's name that is not ours: it stays, the add says what is in the way and is taken back.
     sh(world, &format!("{room} ip link add p700 type veth peer name somebody"))?;
+    let said = refused(world, "POST", "/v1/tenants", add("extra", 700))?;
+    ensure!(said.contains("device p700 in the patch room is not ours"), "a foreign p700 is told as {said}");
+    sh(world, &format!("{room} ip link del p700"))?;
+    becomes(world, &before, "the add beside a foreign p700 is taken back")?;
     ask("POST", "/v1/tenants").with(add("extra", 700)).granted(&socket)?;
     ask("DELETE", "/v1/tenants/extra?force=true").granted(&socket)?;
     becomes(world, &before, "a foreign p700")?;

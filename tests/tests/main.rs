@@ -39,6 +39,7 @@ mod packaging;
 mod pmtu;
 mod private_server;
 mod push;
+mod repair;
 mod right_tenant;
 mod scale;
 mod service_manager;
@@ -83,6 +84,7 @@ fn main() -> ExitCode {
         kill_points::trials(),
         declare::trials(),
         faults::trials(),
+        repair::trials(),
         store::trials(),
         private_server::trials(),
         standard_servers::trials(),

@@ -5,7 +5,7 @@
 
 use std::ffi::CStr;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::sync::{Mutex, PoisonError};
 
 use libbpf_rs::{ErrorKind, TC_INGRESS, TcHook, TcHookBuilder};
@@ -51,15 +51,15 @@ fn hook(program: BorrowedFd<'_>, ifindex: u32, handle: u32) -> Result<TcHook, Fi
         .hook(TC_INGRESS))
 }
 
-/// libbpf prints what the kernel refuses as an error, on stderr by default. Where a refusal is an answer its printing is
+/// What the kernel refuses may be an answer, but libbpf prints it as an error, on stderr by default. So its printing is
 /// off for this one call, which other threads of this crate wait for.
 fn quietly<T>(call: impl FnOnce() -> T) -> T {
     static PRINTING: Mutex<()> = Mutex::new(());
     let _one = PRINTING.lock().unwrap_or_else(PoisonError::into_inner);
     let print = libbpf_rs::set_print(None);
-    let result = call();
+    let answer = call();
     libbpf_rs::set_print(print);
-    result
+    answer
 }
 
 /// A clsact that is there already is fine, and `create()` says so.
@@ -67,9 +67,22 @@ fn make_clsact(hook: &mut TcHook) -> Result<(), libbpf_rs::Error> {
     quietly(|| hook.create()).map(|_| ())
 }
 
-/// Whether a program is on a device in our place. `program` is any: the kernel finds the filter by its place.
-pub(crate) fn is_attached(program: BorrowedFd<'_>, ifindex: u32, handle: u32) -> bool {
-    hook(program, ifindex, handle).is_ok_and(|mut hook| quietly(|| hook.query()).is_ok())
+/// Is this very program in our place on the device?
+pub(crate) fn is_attached(program: BorrowedFd<'_>, ifindex: u32, handle: u32) -> Result<bool, FilterError> {
+    let mut hook = hook(program, ifindex, handle)?;
+    match quietly(|| hook.query()) {
+        Ok(there) => Ok(Some(there) == id(program)),
+        // No such filter, no clsact, no device.
+        Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::InvalidInput) => Ok(false),
+        Err(_) if !device_exists(ifindex) => Ok(false),
+        Err(source) => Err(FilterError { ifindex, step: "look for the filter", source }),
+    }
+}
+
+/// The kernel's number of a program (proc_pid_fdinfo(5)).
+fn id(program: BorrowedFd<'_>) -> Option<u32> {
+    let text = std::fs::read_to_string(format!("/proc/thread-self/fdinfo/{}", program.as_raw_fd())).ok()?;
+    text.lines().find_map(|line| line.strip_prefix("prog_id:")?.trim().parse().ok())
 }
 
 /// Puts the program on a device, in place of the one that was there. `fresh`: the device has no clsact yet, as far as

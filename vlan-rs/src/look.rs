@@ -2,7 +2,6 @@
 //! Nothing here is remembered and nothing is written.
 
 use crate::config::PortConfig;
-use crate::filter;
 use crate::pins::Loaded;
 use crate::room::{Program, ROOM_SLOT, Room, RoomCounters};
 use crate::tables::counters::{self, Counters, Drops, DropsBySlot, TrafficBySlot};
@@ -96,8 +95,8 @@ impl Room {
         let trunk = loaded.trunks.get(&tag.trunk)?;
         let mut look = PortLook {
             to_port: to_port.map(|row| TagLook { port: row.port, mac: row.mac, mtu: row.mtu }),
-            trunk_attached: trunk.is_some() && self.is_attached(Program::Trunk, tag.trunk),
-            port_attached: device.is_some_and(|device| self.is_attached(Program::Port, device)),
+            trunk_attached: trunk.is_some() && self.is_attached(Program::Trunk, tag.trunk).unwrap_or(false),
+            port_attached: device.is_some_and(|device| self.is_attached(Program::Port, device).unwrap_or(false)),
             room_drops: counters::drops_of(&loaded.drops, ROOM_SLOT)?,
             ..PortLook::default()
         };
@@ -118,9 +117,5 @@ impl Room {
             look.counters = counters::of_slot(&loaded.traffic, &loaded.drops, slot)?;
         }
         Ok(look)
-    }
-
-    fn is_attached(&self, program: Program, ifindex: u32) -> bool {
-        filter::is_attached(self.program(program), ifindex, self.filter_handle())
     }
 }

@@ -214,10 +214,6 @@ impl Room {
         &self.loaded
     }
 
-    pub(crate) fn filter_handle(&self) -> u32 {
-        self.filter_handle
-    }
-
     /// Where the tables are pinned.
     pub fn pin_dir(&self) -> &Path {
         &self.pin_dir
@@ -316,6 +312,14 @@ impl Room {
             Program::Trunk => self.loaded.trunk_program.as_fd(),
             Program::Port => self.loaded.port_program.as_fd(),
         }
+    }
+
+    /// Whether this room's own program is on a device, in its place.
+    ///
+    /// # Errors
+    /// The kernel does not say.
+    pub fn is_attached(&self, program: Program, ifindex: u32) -> Result<bool, FilterError> {
+        filter::is_attached(self.program(program), ifindex, self.filter_handle)
     }
 
     fn take_slot(&mut self) -> Result<Option<u32>, TableError> {

@@ -186,6 +186,7 @@ impl Fake {
                 instance: "main".into(),
                 version: "0".into(),
                 trunk: "trunk-main".into(),
+                trunk_cause: None,
                 access: "connected".into(),
                 tenants: self.tenants.len(),
                 half_done: Vec::new(),
@@ -194,6 +195,11 @@ impl Fake {
                 waiting: 0,
             }))),
             Command::TenantStatus { name, reply } => drop(reply.send(self.status(&name))),
+            Command::Plan { name, reply } => {
+                let known = self.tenant(&name).map(drop);
+                let shown = TenantPlan { name, removing: false, steps: Vec::new(), cannot_read: None };
+                drop(reply.send(known.map(|()| shown)));
+            }
             Command::LogPath { name, service, reply } => {
                 let path = self.logs.join(format!("{service}.log"));
                 drop(reply.send(self.service(&name, &service).map(|_| path)));
@@ -339,6 +345,9 @@ impl Fake {
             state: TenantState::Ready,
             step: None,
             cause: None,
+            since_ms: None,
+            tries: None,
+            next_try_ms: None,
             init_pid: Some(INIT.0),
             netns: Some(INIT.1),
             mtu: Some(1480),
@@ -379,7 +388,16 @@ impl Fake {
         self.events += 1;
         let (id, kind) = (self.events, kind.to_owned());
         let (tenant, origin) = (Some(tenant.to_string()), self.origin);
-        self.handle.publish(Event { id, at_ms: 0, kind, tenant, origin, detail: String::new(), refusal: None });
+        self.handle.publish(Event {
+            id,
+            at_ms: 0,
+            kind,
+            tenant,
+            origin,
+            detail: String::new(),
+            refusal: None,
+            repair: None,
+        });
     }
 }
 

@@ -21,6 +21,7 @@ mod logs;
 mod map;
 mod metrics;
 mod openapi;
+mod plan;
 mod refused;
 pub use backup::{DATABASE, RESTORE_MAX};
 pub use inside::{DoorError, Doors};
@@ -126,6 +127,8 @@ fn described() -> (Router<Handle>, utoipa::openapi::OpenApi) {
         .routes(routes!(backup::read))
         .routes(routes!(backup::restore))
         .routes(routes!(here::here))
+        .routes(routes!(plan::all))
+        .routes(routes!(plan::one))
         .routes(routes!(verify::all))
         .routes(routes!(verify::one))
         .routes(routes!(trace::one))

@@ -35,6 +35,7 @@ pub mod list_shares;
 pub mod logs;
 pub mod man;
 pub mod map;
+pub mod plan;
 pub mod reload_service;
 pub mod remove_address;
 pub mod remove_route;

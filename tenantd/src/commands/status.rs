@@ -39,6 +39,7 @@ fn daemon(s: &DaemonStatus) -> String {
         ("instance", s.instance.clone()),
         ("version", s.version.clone()),
         ("trunk", s.trunk.clone()),
+        ("trunk is", s.trunk_cause.clone().unwrap_or_default()),
         ("access", s.access.clone()),
         ("tenants", s.tenants.to_string()),
         ("half done", commas(&s.half_done)),

@@ -34,6 +34,7 @@ impl Command {
             | Self::Map { .. }
             | Self::Status { .. }
             | Self::TenantStatus { .. }
+            | Self::Plan { .. }
             | Self::LogPath { .. }
             | Self::Audit { .. }
             | Self::Backup { .. }

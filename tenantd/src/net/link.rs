@@ -50,10 +50,17 @@ pub struct Link {
     pub mtu: u32,
     /// Hardware address, where it has six bytes.
     pub mac: Option<MacAddr>,
-    /// True for a veth whose other end is in another namespace.
-    pub veth_across: bool,
-    /// Index of its other end, in whichever namespace that is.
-    pub peer: Option<u32>,
+    /// For a veth whose other end is in another namespace: where that is.
+    pub across: Option<Across>,
+}
+
+/// The other end of a veth.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Across {
+    /// The number by which this end's namespace knows the other's.
+    pub space: i32,
+    /// Its index there.
+    pub index: u32,
 }
 
 /// Without counters, which nobody here reads and which are most of an answer.
@@ -67,14 +74,39 @@ fn plain_question() -> LinkMessage {
 pub fn find(netlink: &Netlink, name: &str) -> Result<Option<Link>, NetlinkError> {
     let mut question = plain_question();
     question.attributes.push(LinkAttribute::IfName(name.into()));
+    found(netlink, question).map_err(failed("look up", name))
+}
+
+/// The device with this index; `None` when there is none.
+pub fn find_index(netlink: &Netlink, index: u32) -> Result<Option<Link>, NetlinkError> {
+    let mut question = plain_question();
+    question.header.index = index;
+    found(netlink, question).map_err(failed("look up", format!("device {index}")))
+}
+
+fn found(netlink: &Netlink, question: LinkMessage) -> io::Result<Option<Link>> {
     match netlink.ask(RouteNetlinkMessage::GetLink(question), 0) {
         Ok(answers) => Ok(answers.iter().find_map(|answer| match answer {
             RouteNetlinkMessage::NewLink(message) => Some(parse(message)),
             _ => None,
         })),
         Err(error) if error.raw_os_error() == Some(libc::ENODEV) => Ok(None),
-        Err(source) => Err(NetlinkError { verb: "look up", object: name.into(), source }),
+        Err(error) => Err(error),
     }
+}
+
+/// Gives a device another name. Before Linux 6.2 it has to be down for that.
+pub fn rename(netlink: &Netlink, link: &Link, name: &str) -> Result<(), NetlinkError> {
+    let device = || LinkMessageBuilder::<LinkUnspec>::new().index(link.index);
+    let named = || device().name(name.to_owned()).build();
+    match set(netlink, link.index, named(), "rename") {
+        Err(error) if error.errno() == Some(libc::EBUSY) => {
+            set(netlink, link.index, device().down().build(), "set down")?;
+            set(netlink, link.index, named(), "rename")?;
+        }
+        other => other?,
+    }
+    set_up(netlink, link.index)
 }
 
 /// All devices of the namespace with their names.
@@ -99,10 +131,9 @@ fn parse(message: &LinkMessage) -> Link {
         up: message.header.flags.contains(LinkFlags::Up),
         mtu: 0,
         mac: None,
-        veth_across: false,
-        peer: None,
+        across: None,
     };
-    let (mut veth, mut across) = (false, false);
+    let (mut veth, mut space, mut index) = (false, None, None);
     for attribute in &message.attributes {
         match attribute {
             LinkAttribute::Mtu(mtu) => link.mtu = *mtu,
@@ -112,12 +143,13 @@ fn parse(message: &LinkMessage) -> Link {
             LinkAttribute::LinkInfo(infos) => {
                 veth = infos.iter().any(|i| matches!(i, LinkInfo::Kind(netlink_packet_route::link::InfoKind::Veth)))
             }
-            LinkAttribute::LinkNetNsId(_) => across = true,
-            LinkAttribute::Link(peer) => link.peer = Some(*peer),
+            LinkAttribute::LinkNetNsId(number) => space = Some(*number),
+            LinkAttribute::Link(number) => index = Some(*number),
             _ => {}
         }
     }
-    link.veth_across = veth && across;
+    // Both are told of every veth that leads out of its namespace (kernel: rtnl_fill_link_netnsid).
+    link.across = space.zip(index).filter(|_| veth).map(|(space, index)| Across { space, index });
     link
 }
 

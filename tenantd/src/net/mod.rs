@@ -13,3 +13,4 @@ pub mod qdisc;
 pub mod room;
 pub mod rtnl;
 pub mod stack;
+pub mod watch;

@@ -9,8 +9,8 @@ use std::thread::JoinHandle;
 
 use stackmap::{MacAddr, Vlan};
 use vlan_rs::{
-    CounterReader, Counters, Layer, OpenError, OpenOptions, PortConfig, PortError, PortId, PortLook, RateLimit, Room,
-    TableError, Tag, TrunkConfig, TrunkError, TrunkMode, Usage, Vid, VidError,
+    CounterReader, Counters, FilterError, Layer, OpenError, OpenOptions, PortConfig, PortError, PortId, PortLook,
+    Program, RateLimit, Room, TableError, Tag, TrunkConfig, TrunkError, TrunkMode, Usage, Vid, VidError,
 };
 
 use crate::fault;
@@ -58,6 +58,9 @@ pub enum PatchError {
     /// A table of the data path.
     #[error("cannot read the data path's tables")]
     Table(#[from] TableError),
+    /// A device's program.
+    #[error("cannot see the program of a port")]
+    Program(#[from] FilterError),
     /// A number that is no VLAN.
     #[error(transparent)]
     Vid(#[from] VidError),
@@ -80,6 +83,14 @@ pub enum PatchError {
         device: String,
         /// Its MTU in bytes.
         mtu: u32,
+    },
+    /// The name of a device to be made is taken.
+    #[error("device {device} in {place} is not ours and in the way: rename or delete it")]
+    Taken {
+        /// Device.
+        device: String,
+        /// Where.
+        place: &'static str,
     },
     /// A discipline of a port or of the trunk.
     #[error("bandwidth")]
@@ -107,6 +118,10 @@ pub struct PatchRoom {
     pub ns: NetNs,
     /// The trunk as the room sees it.
     pub trunk: Trunk,
+    /// Name of the trunk's end in our own namespace, were we to have made it.
+    pub near: String,
+    /// Name of the network card that is the trunk, when it is one.
+    card: Option<String>,
     jobs: mpsc::Sender<Job>,
     _thread: JoinHandle<()>,
 }
@@ -118,6 +133,8 @@ pub struct PortFacts {
     pub link: Option<Link>,
     /// Its row in the data path.
     pub row: Option<PortConfig>,
+    /// The port's program is on its device.
+    pub program: bool,
     /// Bandwidth towards the tenant.
     pub towards: Option<Rate>,
     /// Bandwidth from the tenant.
@@ -170,7 +187,7 @@ impl PatchRoom {
         let mode = if card.is_none() { TrunkMode::Peer } else { TrunkMode::Plain };
         let (jobs, inbox) = mpsc::channel::<Job>();
         let (ready, opened) = tokio::sync::oneshot::channel();
-        let room_ns = NetNs::open(pin)?;
+        let (room_ns, card) = (NetNs::open(pin)?, card.map(str::to_owned));
         let options = OpenOptions::new(bpf_dir);
         let thread = std::thread::Builder::new()
             .name("patch-room".into())
@@ -194,7 +211,44 @@ impl PatchRoom {
             })
             .map_err(NsError::Thread)?;
         opened.await.map_err(|_| PatchError::Gone)??;
-        Ok(Self { ns, trunk, jobs, _thread: thread })
+        Ok(Self { ns, trunk, near: near.to_owned(), card, jobs, _thread: thread })
+    }
+
+    /// Makes sure of the trunk: both ends there, up and as long as they were, the program on it. `here` is netlink in our
+    /// own namespace. Returns what differed; a new trunk has another index, and every port has to be bound again.
+    ///
+    /// # Errors
+    /// The device or the program that cannot be mended.
+    pub async fn mend_trunk(&mut self, here: &Netlink) -> Result<Vec<String>, PatchError> {
+        let mut found = Vec::new();
+        let far_name = self.card.clone().unwrap_or_else(|| FAR_END.to_owned());
+        let asked = far_name.clone();
+        let far = self.work(move |inside| link::find(&inside.netlink, &asked)).await?;
+        found.extend(end_differs(&far_name, far.as_ref(), self.trunk.room_ifindex, self.trunk.mtu));
+        if let Some(index) = self.trunk.near_ifindex {
+            let near = link::find(here, &self.near)?;
+            found.extend(end_differs(&self.near, near.as_ref(), index, self.trunk.mtu));
+        }
+        if !found.is_empty() {
+            let room = self.ns.netlink()?;
+            self.trunk = match self.card.as_deref() {
+                Some(card) => take_card(here, &room, &self.ns, card)?,
+                None => make_pair(here, &room, &self.near)?,
+            };
+        }
+        let index = self.trunk.room_ifindex;
+        if !self.work(move |inside| inside.room.is_attached(Program::Trunk, index)).await? {
+            found.push(format!("the program of the trunk {far_name} is missing"));
+        }
+        if !found.is_empty() {
+            let mode = if self.card.is_none() { TrunkMode::Peer } else { TrunkMode::Plain };
+            self.work(move |inside| {
+                inside.trunk = index;
+                inside.room.attach_trunk(&TrunkConfig::new(index, mode))
+            })
+            .await?;
+        }
+        Ok(found)
     }
 
     /// Pins the room again when somebody has unmounted it: it would end with this process, and with it every port. True
@@ -231,12 +285,15 @@ impl PatchRoom {
         let tag = self.tag(vlan)?;
         self.work(move |inside| {
             let link = link::find(&inside.netlink, &port_name(vlan))?;
-            let towards = match &link {
-                Some(link) => qdisc::towards(&inside.netlink, link.index)?,
-                None => None,
+            let (towards, program) = match &link {
+                Some(link) => {
+                    let program = inside.room.is_attached(Program::Port, link.index)?;
+                    (qdisc::towards(&inside.netlink, link.index)?, program)
+                }
+                None => (None, false),
             };
             let from = qdisc::from(&inside.netlink, inside.trunk, vlan.get())?;
-            Ok::<_, PatchError>(PortFacts { link, row: inside.room.port(tag)?, towards, from })
+            Ok::<_, PatchError>(PortFacts { link, row: inside.room.port(tag)?, program, towards, from })
         })
         .await
     }
@@ -249,12 +306,20 @@ impl PatchRoom {
         self.work(move |inside| link::find(&inside.netlink, &port_name(vlan))).await
     }
 
-    /// Deletes the port's device with its other end; one that is not there is deleted already.
+    /// Deletes the port's device with its other end; one that is not there is deleted already, and one of its name that
+    /// leads nowhere is not ours.
     ///
     /// # Errors
     /// Netlink.
-    pub async fn delete_device(&self, vlan: Vlan) -> Result<(), PatchError> {
-        self.work(move |inside| link::delete(&inside.netlink, &port_name(vlan))).await
+    pub async fn delete_port(&self, vlan: Vlan) -> Result<(), PatchError> {
+        self.work(move |inside| {
+            let name = port_name(vlan);
+            match link::find(&inside.netlink, &name)? {
+                Some(port) if port.across.is_some() => link::delete(&inside.netlink, &name),
+                _ => Ok(()),
+            }
+        })
+        .await
     }
 
     /// A way to read the room's tables for who is not its owner.
@@ -359,6 +424,18 @@ fn open_room(options: &OpenOptions, trunk: &TrunkConfig) -> Result<Room, PatchEr
     Ok(room)
 }
 
+/// What differs of one end of the trunk.
+fn end_differs(name: &str, found: Option<&Link>, index: u32, mtu: u32) -> Option<String> {
+    let words = match found {
+        None => "is missing".to_owned(),
+        Some(link) if link.index != index => "is another device".to_owned(),
+        Some(link) if !link.up => "is down".to_owned(),
+        Some(link) if link.mtu != mtu => format!("has MTU {}, not {mtu}", link.mtu),
+        Some(_) => return None,
+    };
+    Some(format!("the trunk's end {name} {words}"))
+}
+
 fn make_pair(here: &Netlink, room: &Netlink, near: &str) -> Result<Trunk, PatchError> {
     if link::find(room, FAR_END)?.is_none() {
         // Made from inside the room with the near end in place: no device is ever moved.
@@ -371,12 +448,15 @@ fn make_pair(here: &Netlink, room: &Netlink, near: &str) -> Result<Trunk, PatchE
     let far = link::find(room, FAR_END)?.ok_or_else(|| missing(FAR_END))?;
     let near_link = link::find(here, near)?.ok_or_else(|| missing(near))?;
     for (netlink, link) in [(room, &far), (here, &near_link)] {
+        if link.mtu != TRUNK_MTU {
+            link::set_mtu(netlink, link.index, TRUNK_MTU)?;
+        }
         if !link.up {
             link::without_link_local(netlink, link.index).or_else(ignore_missing_ipv6)?;
             link::set_up(netlink, link.index)?;
         }
     }
-    Ok(Trunk { room_ifindex: far.index, near_ifindex: Some(near_link.index), mtu: far.mtu })
+    Ok(Trunk { room_ifindex: far.index, near_ifindex: Some(near_link.index), mtu: TRUNK_MTU })
 }
 
 /// A namespace whose IPv6 is switched off has no address mode to set.
@@ -426,6 +506,11 @@ fn take_card(here: &Netlink, room: &Netlink, ns: &NetNs, card: &str) -> Result<T
 /// Name of a VLAN's port in the patch room.
 pub fn port_name(vlan: Vlan) -> String {
     format!("p{vlan}")
+}
+
+/// The VLAN of a port's name.
+pub fn port_vlan(name: &str) -> Option<Vlan> {
+    Vlan::new(name.strip_prefix('p')?.parse().ok()?).ok()
 }
 
 /// The row of the data path for a port.

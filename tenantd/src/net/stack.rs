@@ -32,6 +32,10 @@ pub const GATEWAY: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1);
 /// iproute2's table of route protocols.
 pub const ROUTE_PROTOCOL: u8 = 116;
 
+/// Addresses made by us carry this protocol number too (`IFA_PROTO`, Linux 5.18), so that those a tenant gave its own
+/// stack can be told from ours.
+pub const ADDRESS_PROTOCOL: u8 = ROUTE_PROTOCOL;
+
 /// How a route leaves the stack.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Via {
@@ -76,6 +80,8 @@ pub struct StackPlan {
     pub mtu: u32,
     /// The device makes itself a link-local IPv6 address: needed where neighbours are asked for (layer 2).
     pub link_local: bool,
+    /// The tenant administers its stack: addresses that are not ours are its own and stay.
+    pub shared: bool,
 }
 
 /// A stack as it is.
@@ -85,6 +91,8 @@ pub struct StackActual {
     pub link: link::Link,
     /// Addresses, link-local ones left out.
     pub addresses: BTreeSet<StackAddress>,
+    /// Those of them that we made.
+    pub ours: BTreeSet<StackAddress>,
     /// Routes made by us.
     pub routes: BTreeSet<StackRoute>,
     /// Permanent Ethernet address of [`GATEWAY`].
@@ -92,20 +100,54 @@ pub struct StackActual {
 }
 
 impl StackActual {
-    /// True when nothing has to be done.
-    pub fn satisfies(&self, plan: &StackPlan) -> bool {
-        self.link.up
-            && self.link.mtu == plan.mtu
-            && self.addresses == plan.addresses
-            && self.routes == plan.routes
-            && (plan.gateway_mac.is_none() || self.gateway_mac == plan.gateway_mac)
+    /// What has to be done, in words; nothing when it is as it should be.
+    pub fn differences(&self, device: &str, plan: &StackPlan) -> Vec<String> {
+        let mut found = Vec::new();
+        if !self.link.up {
+            found.push(format!("device {device} is down"));
+        }
+        if self.link.mtu != plan.mtu {
+            found.push(format!("device {device} has MTU {}, not {}", self.link.mtu, plan.mtu));
+        }
+        let same = |one: &StackAddress| plan.addresses.iter().any(|other| other.address == one.address);
+        for one in plan.addresses.difference(&self.addresses) {
+            let there = self.addresses.iter().any(|other| other.address == one.address);
+            let (address, kind) = (one.address, if there { "is of another kind" } else { "is missing" });
+            found.push(format!("address {address} {kind}"));
+        }
+        for one in self.superfluous(plan).filter(|one| !same(one)) {
+            found.push(format!("address {} is not desired", one.address));
+        }
+        for route in plan.routes.difference(&self.routes) {
+            let there = self.routes.iter().any(|other| other.to == route.to);
+            found.push(format!("route {} {}", route.to, if there { "leads elsewhere" } else { "is missing" }));
+        }
+        for route in self.routes.difference(&plan.routes).filter(|route| !self.is_replaced(route, plan)) {
+            found.push(format!("route {} is not desired", route.to));
+        }
+        if plan.gateway_mac.is_some() && self.gateway_mac != plan.gateway_mac {
+            let word = if self.gateway_mac.is_some() { "has another address" } else { "is missing" };
+            found.push(format!("neighbour {GATEWAY} {word}"));
+        }
+        found
+    }
+
+    /// Addresses that shall not be there.
+    fn superfluous<'a>(&'a self, plan: &'a StackPlan) -> impl Iterator<Item = &'a StackAddress> {
+        let judged = if plan.shared { &self.ours } else { &self.addresses };
+        judged.difference(&plan.addresses)
+    }
+
+    /// True when a route that shall not be will be replaced by one that is still missing.
+    fn is_replaced(&self, route: &StackRoute, plan: &StackPlan) -> bool {
+        plan.routes.iter().any(|wanted| wanted.to == route.to && !self.routes.contains(wanted))
     }
 }
 
 /// Read the stack behind `netlink`; `None` when the device is not there.
 pub fn read(netlink: &Netlink, device: &str) -> Result<Option<StackActual>, NetlinkError> {
     let Some(link) = link::find(netlink, device)? else { return Ok(None) };
-    let addresses = addresses(netlink, link.index)?;
+    let (addresses, made) = addresses(netlink, link.index)?;
     let mut routes = BTreeSet::new();
     for family in [AddressFamily::Inet, AddressFamily::Inet6] {
         let mut ours = RouteMessage::default();
@@ -117,18 +159,24 @@ pub fn read(netlink: &Netlink, device: &str) -> Result<Option<StackActual>, Netl
         }));
     }
     let gateway_mac = gateway_mac(netlink, link.index)?;
-    Ok(Some(StackActual { link, addresses, routes, gateway_mac }))
+    Ok(Some(StackActual { link, addresses, ours: made, routes, gateway_mac }))
 }
 
-fn addresses(netlink: &Netlink, index: u32) -> Result<BTreeSet<StackAddress>, NetlinkError> {
+/// All addresses, and those that we made.
+fn addresses(netlink: &Netlink, index: u32) -> Result<(BTreeSet<StackAddress>, BTreeSet<StackAddress>), NetlinkError> {
     let mut question = AddressMessage::default();
     question.header.index = index;
     let found = netlink.list(RouteNetlinkMessage::GetAddress(question)).map_err(failed("list", "addresses"))?;
-    let addresses = found.iter().filter_map(|answer| match answer {
-        RouteNetlinkMessage::NewAddress(message) if message.header.index == index => parse_address(message),
-        _ => None,
-    });
-    Ok(addresses.collect())
+    let (mut addresses, mut ours) = (BTreeSet::new(), BTreeSet::new());
+    for answer in &found {
+        let RouteNetlinkMessage::NewAddress(message) = answer else { continue };
+        let Some(address) = parse_address(message).filter(|_| message.header.index == index) else { continue };
+        if message.attributes.contains(&AddressAttribute::Protocol(ADDRESS_PROTOCOL.into())) {
+            ours.insert(address);
+        }
+        addresses.insert(address);
+    }
+    Ok((addresses, ours))
 }
 
 /// Asked for alone: the kernel has one table of neighbours for all namespaces, and a list is a walk through all of it.
@@ -207,13 +255,12 @@ fn parse_route(message: &RouteMessage, index: u32) -> Option<StackRoute> {
 pub fn apply(netlink: &Netlink, actual: &StackActual, plan: &StackPlan) -> Result<(), NetlinkError> {
     let index = actual.link.index;
     for gone in actual.routes.difference(&plan.routes) {
-        let stays = plan.routes.iter().any(|r| r.to == gone.to);
-        if !stays {
+        if !actual.is_replaced(gone, plan) {
             absent_is_fine(netlink.ask(RouteNetlinkMessage::DelRoute(route_message(index, gone)), 0))
                 .map_err(failed("delete route", gone.to.to_string()))?;
         }
     }
-    for gone in actual.addresses.difference(&plan.addresses) {
+    for gone in actual.superfluous(plan) {
         absent_is_fine(netlink.ask(RouteNetlinkMessage::DelAddress(address_message(index, gone)), 0))
             .map_err(failed("delete address", gone.address.to_string()))?;
     }
@@ -269,6 +316,7 @@ fn add_address(netlink: &Netlink, index: u32, wanted: &StackAddress) -> Result<(
         flags |= AddressFlags::Noprefixroute;
     }
     message.attributes.push(AddressAttribute::Flags(flags));
+    message.attributes.push(AddressAttribute::Protocol(ADDRESS_PROTOCOL.into()));
     put(netlink, RouteNetlinkMessage::NewAddress(message)).map_err(failed("add address", wanted.address.to_string()))
 }
 

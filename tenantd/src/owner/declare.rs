@@ -1,7 +1,7 @@
 //! A tenant as a whole: brought to what is declared by one write of the store and one pass.
 
 use std::path::Path;
-use std::time::Instant;
+use tokio::time::Instant;
 
 use stackmap::{Invalid, Key, Site, TenantName};
 
@@ -86,7 +86,7 @@ impl<K: Kernel> Owner<K> {
         if how.dry_run {
             let desired = Desired::new(tenant.clone());
             let actions = plan(&desired, &Default::default());
-            let steps = actions.iter().map(|a| Step { name: a.name().into(), us: 0 }).collect();
+            let steps = actions.iter().map(|a| Step { name: a.action.name().into(), us: 0 }).collect();
             return Ok(put(tenant, Outcome::Added, Vec::new(), steps, how));
         }
         let steps = self.make(&tenant, flow).await?;

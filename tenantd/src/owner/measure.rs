@@ -1,8 +1,7 @@
 //! The owner's part of metrics and traces: names, numbers and states, in a moment; and what passes count.
 
-use std::time::Instant;
-
 use stackmap::TenantName;
+use tokio::time::Instant;
 
 use super::Owner;
 use crate::control::OpError;

@@ -134,7 +134,7 @@ impl<K: Kernel> Owner<K> {
         self.kernel.end_orphan(&orphan).await.map_err(|error| half_made(name, "end", &error))?;
         self.look_for_orphans().await.map_err(|error| half_made(name, "sweep", &error))?;
         // Those that waited for it.
-        self.turns = self.desired.keys().cloned().collect();
+        self.look_at_all();
         // Its row, which was kept for it, goes with the rows of nobody.
         self.access_state = "not asked yet".into();
         Ok(())

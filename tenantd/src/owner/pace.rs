@@ -4,9 +4,10 @@
 //! number, and everything else the owner hears of comes first.
 
 use std::collections::VecDeque;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use stackmap::TenantName;
+use tokio::time::Instant;
 
 /// Work done before a rest.
 const SLICE: Duration = Duration::from_millis(20);
@@ -41,7 +42,7 @@ impl Pace {
     pub(super) async fn next(&self) {
         match (self.waiting.is_empty(), self.rest_until) {
             (true, _) => std::future::pending().await,
-            (false, Some(until)) => tokio::time::sleep_until(until.into()).await,
+            (false, Some(until)) => tokio::time::sleep_until(until).await,
             (false, None) => {}
         }
     }

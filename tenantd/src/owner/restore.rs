@@ -67,9 +67,9 @@ impl<K: Kernel> Owner<K> {
             self.failures.remove(&name);
             // Removals first: what they give up may be wanted.
             if desired.removing {
-                self.turns.push_front(name.clone())
+                self.turns.first(name.clone());
             } else {
-                self.turns.push_back(name.clone())
+                self.turns.last(name.clone());
             }
             self.desired.insert(name, Desired { revision, ..desired });
         }

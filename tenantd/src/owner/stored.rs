@@ -90,6 +90,7 @@ impl<K: Kernel> Owner<K> {
             self.doing.written.push(revision);
         }
         self.desired.remove(name);
+        self.heed.forget(name);
         self.restarts.remove(name);
         self.maps.remove(name);
         Ok(())
@@ -156,7 +157,7 @@ impl<K: Kernel> Owner<K> {
             return;
         }
         self.desired.insert(name.clone(), desired);
-        self.turns.push_back(name);
+        self.turns.last(name);
     }
 
     /// On the timer: what waits for the store, and what it could not tell before.

@@ -1,8 +1,7 @@
 //! Tenants: add with everything checked before anything is touched, change, remove.
 
-use std::time::Instant;
-
 use stackmap::{FlowRequest, GidRange, Invalid, LinkRequest, NicName, TenantName, TunnelSpec};
+use tokio::time::Instant;
 
 use super::errors::{chain, conflict, half_made, not_done, step_refused};
 use super::{Owner, step};
@@ -89,7 +88,7 @@ impl<K: Kernel> Owner<K> {
         let desired = Desired::new(tenant.clone());
         if dry_run {
             let actions = plan(&desired, &Default::default());
-            let steps = actions.iter().map(|a| Step { name: a.name().into(), us: 0 }).collect();
+            let steps = actions.iter().map(|step| Step { name: step.action.name().into(), us: 0 }).collect();
             return Ok(Added { tenant, steps, dry_run });
         }
         let steps = self.make(&tenant, flow).await?;

@@ -1,8 +1,11 @@
 //! What callers are shown: the tables, the daemon, a tenant and its services.
 
-use stackmap::TenantName;
+use std::time::SystemTime;
 
-use super::Owner;
+use stackmap::TenantName;
+use tokio::time::Instant;
+
+use super::{Owner, unix_ms};
 use crate::control::OpError;
 use crate::kernel::Kernel;
 use crate::model::*;
@@ -75,6 +78,7 @@ impl<K: Kernel> Owner<K> {
             trunk: self.trunk.clone(),
             access: self.access_state.clone(),
             tenants: self.desired.len(),
+            trunk_cause: self.commons.trunk.clone(),
             half_done: self.failures.keys().map(|n| n.to_string()).collect(),
             store: store_status(&self.store.health()),
             orphans: self.orphans.words(),
@@ -96,6 +100,12 @@ impl<K: Kernel> Owner<K> {
             name: name.clone(),
             state,
             step: failure.as_ref().map(|f| f.step.to_string()),
+            since_ms: failure.as_ref().map(|f| unix_ms(f.since)),
+            tries: failure.as_ref().map(|f| f.times),
+            next_try_ms: failure.as_ref().map(|f| {
+                let wait = f.again.max(self.next_tick).saturating_duration_since(Instant::now());
+                unix_ms(SystemTime::now() + wait)
+            }),
             cause: failure.map(|f| f.cause),
             init_pid: seat.map(|(pid, _)| pid),
             netns: seat.map(|(_, inode)| inode),

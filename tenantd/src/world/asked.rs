@@ -15,11 +15,13 @@ use super::{Job, Orphan, StepError, Verb, World, joined};
 use crate::access::{AccessError, AccessStatus, Row};
 use crate::cgroups::Usage;
 use crate::images::ImageStore;
-use crate::kernel::{Access, Rules, ServiceJob, Services, Steps, Views};
+use crate::kernel::{Access, Rules, ServiceJob, Services, Steps, Views, Whose};
 use crate::limits::Limits;
 use crate::metrics::{Readers, Seated};
 use crate::model::{Counters, Filter, ServiceRequest, ShareRequest, Tenant, TenantRequest};
 use crate::net::link::{self, NetlinkError};
+use crate::net::room::port_vlan;
+use crate::net::watch::Changed;
 use crate::plan::{Action, Actual};
 use crate::refusals::TenantRefusals;
 use crate::store::Desired;
@@ -35,15 +37,16 @@ impl Steps for World {
     async fn port_vlans(&self) -> Result<BTreeSet<Vlan>, StepError> {
         let mut found: BTreeSet<_> = self.room.vlans().await?.into_iter().collect();
         let links = self.room.work(|inside| link::list(&inside.netlink)).await?;
-        let number = |name: &str| name.strip_prefix('p')?.parse().ok().and_then(|n| Vlan::new(n).ok());
-        found.extend(links.iter().filter_map(|(name, _)| number(name)));
+        // One that leads nowhere is not ours, whatever it is called.
+        let ports = links.iter().filter(|(_, link)| link.across.is_some());
+        found.extend(ports.filter_map(|(name, _)| port_vlan(name)));
         Ok(found)
     }
 
     async fn sweep(&mut self, vlan: Vlan) -> Result<(), StepError> {
         self.room.unbind(vlan).await?;
         self.free_class(vlan).await?;
-        Ok(self.room.delete_device(vlan).await?)
+        Ok(self.room.delete_port(vlan).await?)
     }
 
     fn expect_many(&mut self, many: bool) {
@@ -58,8 +61,20 @@ impl Steps for World {
         self.apply(tenant, action).await
     }
 
+    async fn probe_beside(&mut self, tenant: &Tenant) -> Result<(), StepError> {
+        self.probe_beside(tenant).await
+    }
+
     async fn stop(&mut self, tenant: &Tenant) -> Result<oneshot::Receiver<()>, StepError> {
         self.stop(tenant).await
+    }
+
+    fn whose(&self, changed: &Changed) -> Whose {
+        self.whose_is(changed)
+    }
+
+    async fn mend_trunk(&mut self) -> Result<Vec<String>, StepError> {
+        Ok(self.room.mend_trunk(&self.here).await?)
     }
 
     fn close_door(&mut self, name: &TenantName) {
@@ -68,6 +83,12 @@ impl Steps for World {
 
     fn forget_seat(&mut self, name: &TenantName, pid: i32) {
         self.forget_seat(name, pid);
+    }
+
+    fn init_answers(&mut self, name: &TenantName, pid: i32) {
+        if let Some(seat) = self.seats.get_mut(name).filter(|seat| seat.pid == pid) {
+            seat.silent = false;
+        }
     }
 
     fn forget_ended(&mut self, name: &TenantName) {

@@ -8,14 +8,17 @@ use super::{StepError, World};
 use crate::commands::chain;
 use crate::model::{Filter, Tenant};
 use crate::net::filter::{FilterError, Found, Netfilter, satisfies};
+use crate::plan::Part;
 
-/// True when the tenant's stack filters as it should. What cannot be read is not as it should be, and the step says
-/// why; only a kernel that cannot filter is good enough for a tenant that does not.
-pub(super) fn is_as_wanted(tenant: &Tenant, found: Result<Option<Found>, FilterError>) -> bool {
+/// The filter of the tenant's stack. What cannot be read is not as it should be, and the step says why; only a kernel
+/// that cannot filter is good enough for a tenant that does not.
+pub(super) fn part(tenant: &Tenant, found: Result<Option<Found>, FilterError>) -> Part {
     match found {
-        Ok(found) => satisfies(found.as_ref(), &tenant.filter),
-        Err(FilterError::NoFeature { .. }) => tenant.filter.is_open(),
-        Err(_) => false,
+        Ok(found) if satisfies(found.as_ref(), &tenant.filter) => Part::Right,
+        Ok(None) => Part::Missing,
+        Ok(Some(_)) => Part::Wrong(vec!["the rules of the packet filter differ".into()]),
+        Err(FilterError::NoFeature { .. }) if tenant.filter.is_open() => Part::Right,
+        Err(error) => Part::Wrong(vec![format!("the packet filter cannot be read: {}", chain(&error))]),
     }
 }
 

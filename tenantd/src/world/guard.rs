@@ -13,6 +13,7 @@ use crate::cgroups::Cgroups;
 use crate::control::Handle;
 use crate::model::Tenant;
 use crate::owner::chain;
+use crate::plan::Part;
 use crate::refusals;
 
 /// Opens the guard on the cgroup of version 2 that is asked about all sockets, and puts the list of devices on the
@@ -34,16 +35,20 @@ pub(super) fn open(cgroup: &Path, pins: &Path, cgroups: &Cgroups) -> Result<Guar
 }
 
 impl World {
-    /// True when the guard has the tenant's row as it should be.
-    pub(super) fn is_guarded(&self, tenant: &Tenant) -> Result<bool, StepError> {
-        let Some(seat) = self.seats.get(&tenant.name) else { return Ok(false) };
-        let wanted = self.guard_row(tenant, seat)?;
-        Ok(self.guard.holds(&wanted).map_err(stack_guard::PutError::from)?)
-    }
-
-    /// True when the guard has a row of the tenant's group, be it of a stack that is gone.
-    pub(super) fn has_guard_row(&self, tenant: &Tenant) -> bool {
-        self.guard.row_of_gids(tenant.gid.get()).is_some()
+    /// The tenant's row at the guard; one of its group that is of another stack is wrong.
+    pub(super) fn guard_is(&self, tenant: &Tenant) -> Result<Part, StepError> {
+        let holds = match self.seats.get(&tenant.name) {
+            Some(seat) => {
+                let wanted = self.guard_row(tenant, seat)?;
+                self.guard.holds(&wanted).map_err(stack_guard::PutError::from)?
+            }
+            None => false,
+        };
+        if holds {
+            return Ok(Part::Right);
+        }
+        let some = self.guard.row_of_gids(tenant.gid.get()).is_some();
+        Ok(if some { Part::Wrong(vec!["the row at the guard differs".into()]) } else { Part::Missing })
     }
 
     pub(super) fn put_guard(&mut self, tenant: &Tenant) -> Result<(), StepError> {

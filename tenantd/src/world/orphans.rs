@@ -11,7 +11,7 @@ use stackmap::{GidRange, StackIndex, TenantName, Vlan};
 use tenant_init::client::Client;
 
 use super::{END_DEADLINE, StepError, World};
-use crate::net::link;
+use crate::net::link::{self, Link};
 use crate::net::ns::NetNs;
 
 /// A tenant that lives, or has files, and that the store does not know.
@@ -64,6 +64,11 @@ impl Orphan {
     }
 }
 
+/// True when one device's other end is the other.
+fn leads(from: &Link, to: &Link) -> bool {
+    from.across.is_some_and(|across| across.index == to.index)
+}
+
 impl World {
     /// The tenants on this machine that are not in `known`.
     ///
@@ -106,7 +111,7 @@ impl World {
         for (name, near) in self.room.work(|inside| link::list(&inside.netlink)).await? {
             let Some(vlan) = name.strip_prefix('p').and_then(|n| n.parse::<u16>().ok()) else { continue };
             let Ok(vlan) = Vlan::new(vlan) else { continue };
-            let far = inside.iter().find(|(_, far)| far.peer == Some(near.index) && near.peer == Some(far.index));
+            let far = inside.iter().find(|(_, far)| leads(far, &near) && leads(&near, far));
             if let Some((device, _)) = far {
                 orphan.vlans.insert(vlan);
                 let number = device.strip_prefix("dev").map(|n| format!("inet{n}"));
@@ -158,7 +163,7 @@ impl World {
         for vlan in &orphan.vlans {
             self.room.unbind(*vlan).await?;
             self.free_class(*vlan).await?;
-            self.room.delete_device(*vlan).await?;
+            self.room.delete_port(*vlan).await?;
         }
         self.cgroups.remove(&orphan.name, END_DEADLINE)?;
         if let Some(ids) = orphan.ids {

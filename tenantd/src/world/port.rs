@@ -7,18 +7,20 @@ use std::os::fd::AsFd;
 use ipnet::IpNet;
 use stackmap::Vlan;
 
-use super::{PROBE_DEADLINE, StepError, World, rates};
+use super::{PROBE_DEADLINE, StepError, World, differences, rates};
 use crate::access::{AccessError, StoredRow};
 use crate::fault;
+use crate::kernel::KernelEvent;
 use crate::launch;
 use crate::model::Tenant;
-use crate::net::link::{self, VethEnd};
+use crate::net::link::{self, Link, NetlinkError, VethEnd};
 use crate::net::ns::NetNs;
 use crate::net::offload;
 use crate::net::probe::{Prober, Question};
-use crate::net::room::{PortRow, port_name};
+use crate::net::room::{PatchError, PortFacts, PortRow, port_name};
+use crate::net::rtnl::Netlink;
 use crate::net::stack;
-use crate::plan::{answered_prefixes, asks_neighbours, stack_plan};
+use crate::plan::{Part, answered_prefixes, asks_neighbours, stack_plan};
 
 impl World {
     pub(super) async fn state_access(&mut self, tenant: &Tenant) -> Result<(), StepError> {
@@ -73,9 +75,22 @@ impl World {
         let mtu = self.wanted_mtu(tenant, 1280).await?;
         let stack = self.seat_of(&tenant.name)?.netns()?;
         let (near, device, mac) = (port_name(vlan), tenant.device.clone(), tenant.mac);
+        let asked = device.clone();
+        let far = self.in_stack(tenant, move |netlink| Ok(link::find(netlink, &asked)?)).await?;
         let add = self.room.work(move |inside| {
+            // Somebody gave the port another name: the stack's device still leads to it.
+            if let Some(port) = far.as_ref().map(|far| renamed(&inside.netlink, far)).transpose()?.flatten() {
+                return Ok(link::rename(&inside.netlink, &port, &near)?);
+            }
+            let here = link::find(&inside.netlink, &near)?;
+            for (found, device, place) in [(here, &near, "the patch room"), (far, &device, "the tenant's stack")] {
+                if found.is_some() {
+                    return Err(PatchError::Taken { device: device.clone(), place });
+                }
+            }
             let far = VethEnd { name: &device, mac, mtu };
-            link::add_veth(&inside.netlink, VethEnd { name: &near, mac: None, mtu }, far, stack.as_fd())
+            link::add_veth(&inside.netlink, VethEnd { name: &near, mac: None, mtu }, far, stack.as_fd())?;
+            Ok(())
         });
         Ok(add.await?)
     }
@@ -94,13 +109,44 @@ impl World {
         PortRow { ifindex, vlan, mac, gateway_mac, mtu, asks, answer, class: rates::class(tenant, vlan) }
     }
 
+    /// The port's row, program and rates; `inner` is the longest inner packet, where it is known.
+    pub(super) fn bound_is(
+        &self,
+        tenant: &Tenant,
+        vlan: Vlan,
+        found: &PortFacts,
+        inner: Option<u32>,
+    ) -> Result<Part, StepError> {
+        let Some(row) = &found.row else { return Ok(Part::Missing) };
+        let Some(port) = found.link.as_ref().filter(|port| port.across.is_some()) else {
+            return Ok(Part::Wrong(vec!["the port's row leads to no port".into()]));
+        };
+        let Some(inner) = inner else {
+            return Ok(Part::Wrong(vec!["the MTU of the port is not known yet".into()]));
+        };
+        let wanted = self.port_row(tenant, vlan, port.index, self.port_mtu(inner)).config(&self.room)?;
+        let mut differ = differences::port(row, &wanted);
+        differ.extend(rates::differences(tenant, found)?);
+        if !port.up {
+            differ.push(format!("port {} is down", port_name(vlan)));
+        }
+        if !found.program {
+            differ.push(format!("the program of port {} is missing", port_name(vlan)));
+        }
+        Ok(Part::of(differ))
+    }
+
     pub(super) async fn bind(&mut self, tenant: &Tenant) -> Result<(), StepError> {
         let Some(vlan) = tenant.vlan else { return Ok(()) };
         let there = self.room.look(vlan).await?;
         let port = there.link.ok_or_else(|| StepError::NoDevice(port_name(vlan)))?;
+        self.places.found(&tenant.name, vlan, Some(&port));
         let mtu = self.wanted_mtu(tenant, port.mtu).await?;
         if port.mtu != mtu {
             self.room.work(move |inside| link::set_mtu(&inside.netlink, port.index, mtu)).await?;
+        }
+        if !port.up {
+            self.room.work(move |inside| link::set_up(&inside.netlink, port.index)).await?;
         }
         // A stack that died took its port along, but not the port's row.
         if there.row.is_some_and(|there| there.ifindex != port.index) {
@@ -150,23 +196,40 @@ impl World {
     }
 
     pub(super) async fn probe(&mut self, tenant: &Tenant) -> Result<(), StepError> {
-        let (Some(vlan), Some(address)) = (tenant.vlan, tenant.addresses.first()) else { return Ok(()) };
+        match self.prober(tenant).await? {
+            Some(prober) => Ok(prober.ask(PROBE_DEADLINE).await?),
+            None => Ok(()),
+        }
+    }
+
+    pub(super) async fn probe_beside(&mut self, tenant: &Tenant) -> Result<(), StepError> {
+        let Some(prober) = self.prober(tenant).await? else { return Ok(()) };
+        let (tenant, events) = (tenant.name.clone(), self.events.clone());
+        tokio::spawn(async move {
+            if let Err(error) = prober.ask(PROBE_DEADLINE).await {
+                let _ = events.send(KernelEvent::Unanswered { tenant, error: error.into() }).await;
+            }
+        });
+        Ok(())
+    }
+
+    /// Who asks the tenant's first address; none for a card given whole.
+    async fn prober(&mut self, tenant: &Tenant) -> Result<Option<Prober>, StepError> {
+        let (Some(vlan), Some(address)) = (tenant.vlan, tenant.addresses.first()) else { return Ok(None) };
         let (server_mac, gateway_mac) = self.macs(vlan);
         let mut question = Question { ifindex: 0, vlan: Some(vlan), target: address.addr(), server_mac, gateway_mac };
-        let prober = match self.room.trunk.near_ifindex {
-            Some(near) => Prober::open(Question { ifindex: near, ..question })?,
-            None => {
-                // The trunk is a card: what is sent on it leaves the machine, so the port's own end asks.
-                let port = self.room.device(vlan).await?.ok_or_else(|| StepError::NoDevice(port_name(vlan)))?;
-                question = Question { ifindex: port.index, vlan: None, ..question };
-                let runtime = tokio::runtime::Handle::current();
-                self.room.ns.run(|| {
-                    let _inside = runtime.enter();
-                    Prober::open(question)
-                })??
-            }
-        };
-        Ok(prober.ask(PROBE_DEADLINE).await?)
+        if let Some(near) = self.room.trunk.near_ifindex {
+            return Ok(Some(Prober::open(Question { ifindex: near, ..question })?));
+        }
+        // The trunk is a card: what is sent on it leaves the machine, so the port's own end asks.
+        let port = self.room.device(vlan).await?.ok_or_else(|| StepError::NoDevice(port_name(vlan)))?;
+        question = Question { ifindex: port.index, vlan: None, ..question };
+        let runtime = tokio::runtime::Handle::current();
+        let opened = self.room.ns.run(|| {
+            let _inside = runtime.enter();
+            Prober::open(question)
+        })?;
+        Ok(Some(opened?))
     }
 
     pub(super) async fn give_device(&mut self, tenant: &Tenant) -> Result<(), StepError> {
@@ -193,4 +256,12 @@ impl World {
         });
         give.await
     }
+}
+
+/// The device of the patch room that is the other end of a stack's device. Numbers of devices are given in each
+/// namespace: only one that leads back is the other end.
+fn renamed(room: &Netlink, far: &Link) -> Result<Option<Link>, NetlinkError> {
+    let Some(across) = far.across else { return Ok(None) };
+    let port = link::find_index(room, across.index)?;
+    Ok(port.filter(|port| port.across.is_some_and(|back| back.index == far.index)))
 }

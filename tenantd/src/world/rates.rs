@@ -25,9 +25,18 @@ pub(super) fn class(tenant: &Tenant, vlan: Vlan) -> u32 {
     if tenant.limits.rate_out.is_some() { qdisc::class_handle(vlan.get()) } else { 0 }
 }
 
-/// True when the kernel holds the tenant's rates and no others.
-pub(super) fn are_as_wanted(tenant: &Tenant, found: &PortFacts) -> Result<bool, StepError> {
-    Ok(found.towards == rate(tenant.limits.rate_in)? && found.from == rate(tenant.limits.rate_out)?)
+/// Where the kernel does not hold the tenant's rates, or holds others; in words.
+pub(super) fn differences(tenant: &Tenant, found: &PortFacts) -> Result<Vec<String>, StepError> {
+    let words = |found: Option<Rate>| found.map_or("none".into(), |rate| format!("{} bit/s", rate.bits_per_second()));
+    let limits = [("rate_in", found.towards, tenant.limits.rate_in), ("rate_out", found.from, tenant.limits.rate_out)];
+    let mut differ = Vec::new();
+    for (name, found, wanted) in limits {
+        let wanted = rate(wanted)?;
+        if found != wanted {
+            differ.push(format!("limit {name} is {}, not {}", words(found), words(wanted)));
+        }
+    }
+    Ok(differ)
 }
 
 impl World {

@@ -8,6 +8,7 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -17,7 +18,8 @@ use tenant_init::protocol::{Hello, ServiceState};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-use super::{INIT_DEADLINE, InitEnded, PASS_DEADLINE, StepError, World, guard};
+use super::{PASS_DEADLINE, StepError, World, guard};
+use crate::kernel::KernelEvent;
 use crate::launch::{self, AdoptError, Launched};
 use crate::model::Tenant;
 use crate::net::filter::{FilterError, Found, Netfilter};
@@ -27,6 +29,9 @@ use crate::net::rtnl::Netlink;
 use crate::net::stack::{self, StackActual};
 use crate::store::Desired;
 
+/// How long an init that does not answer is left alone.
+const ASK_AGAIN: Duration = Duration::from_millis(500);
+
 /// A tenant's living init and its stack.
 pub(super) struct Seat {
     pub(super) pid: i32,
@@ -34,6 +39,8 @@ pub(super) struct Seat {
     pub(super) inode: u64,
     /// The namespace's cookie, by which the guard knows it.
     pub(super) cookie: u64,
+    /// Init did not answer when it was asked last; a task asks it on, and no pass waits for it until it has answered.
+    pub(super) silent: bool,
 }
 
 /// All of them.
@@ -82,18 +89,25 @@ impl World {
         let seat = self.seats.get(&name).map(|seat| seat.process.clone());
         let pid = self.seats.get(&name).map(|seat| seat.pid);
         let (socket, removing) = (self.control_socket(&name), desired.removing);
+        let silent = self.seats.get(&name).is_some_and(|seat| seat.silent);
         let looked = self.visitor.run(move || {
             let Some(process) = seat else {
                 return Ok(take(&socket, &name, &device)?.map(|(taken, visited)| (Some(taken), visited)));
             };
             enter(process.as_fd())?;
-            let house = (!removing).then(|| ask(&socket));
+            let house = (!removing).then(|| match silent {
+                true => Err(ClientError::Deadline(PASS_DEADLINE)),
+                false => ask(&socket),
+            });
             Ok::<_, StepError>(Some((None, visit(&device, house)?)))
         });
         match looked.await? {
             Ok(Some((taken, visited))) => {
                 if let Some(Taken { launched, cookie }) = taken {
                     self.hold(&desired.tenant.name, launched, cookie);
+                }
+                if matches!(visited.house, Some(Err(ClientError::Deadline(_)))) {
+                    self.ask_on(&desired.tenant.name);
                 }
                 Ok(Some(visited))
             }
@@ -126,17 +140,38 @@ impl World {
     fn hold(&mut self, name: &TenantName, launched: Launched, cookie: u64) {
         let Launched { pid, pidfd, netns_inode: inode, .. } = launched;
         let process = Arc::new(pidfd);
-        let (tenant, ended, watched) = (name.clone(), self.ended.clone(), process.clone());
+        let (tenant, events, watched) = (name.clone(), self.events.clone(), process.clone());
         tokio::spawn(async move {
             // SAFETY: an owned descriptor names the same process until it is dropped with the registration.
             let fd = unsafe { AsyncFd::register_with_interest(watched, Interest::READABLE) };
             if let Ok(fd) = fd {
                 let _ = fd.readable().await;
                 drop(fd);
-                let _ = ended.send(InitEnded { tenant, pid }).await;
+                let _ = events.send(KernelEvent::InitEnded { tenant, pid }).await;
             }
         });
-        self.seats.insert(name.clone(), Seat { pid, process, inode, cookie });
+        self.seats.insert(name.clone(), Seat { pid, process, inode, cookie, silent: false });
+    }
+
+    /// Goes on asking an init that did not answer, beside the owner, and tells when it has answered.
+    fn ask_on(&mut self, name: &TenantName) {
+        let (socket, tenant, events) = (self.control_socket(name), name.clone(), self.events.clone());
+        let Some(seat) = self.seats.get_mut(name).filter(|seat| !seat.silent) else { return };
+        seat.silent = true;
+        let pid = seat.pid;
+        tokio::spawn(async move {
+            loop {
+                tokio::time::sleep(ASK_AGAIN).await;
+                let socket = socket.clone();
+                let ask = move || Client::connect(&socket)?.hello(PASS_DEADLINE).map(drop);
+                match tokio::task::spawn_blocking(ask).await {
+                    Ok(Err(ClientError::Deadline(_))) => {}
+                    // Gone is an answer too: whoever looks finds out.
+                    _ => break,
+                }
+            }
+            let _ = events.send(KernelEvent::InitAnswers { tenant, pid }).await;
+        });
     }
 
     pub(super) fn seat_of(&self, name: &TenantName) -> Result<&Seat, StepError> {
@@ -173,7 +208,7 @@ fn take(socket: &Path, name: &TenantName, device: &str) -> Result<Option<(Taken,
     enter(launched.pidfd.as_fd())?;
     let cookie = guard::cookie().map_err(StepError::Watch)?;
     // It still answers, so the number meant init all the time.
-    let services = client.list(INIT_DEADLINE)?;
+    let services = client.list(PASS_DEADLINE)?;
     let visited = visit(device, Some(Ok((hello, services))))?;
     Ok(Some((Taken { launched, cookie }, visited)))
 }

@@ -1,0 +1,138 @@
+//! What the kernel told: noted at once, acted upon a moment later, never more often than makes sense.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::heed::Heard;
+use super::{Owner, chain};
+use crate::kernel::{Kernel, KernelEvent, Whose};
+use crate::model::Repair;
+
+/// How long after the first event about the trunk it is looked at.
+const PAUSE: Duration = Duration::from_millis(20);
+/// Least time between two looks at everything because events were lost: whoever can make the kernel tell much must not
+/// keep the daemon busy with all tenants.
+const OVERRUN_PAUSE: Duration = Duration::from_secs(10);
+
+/// What all tenants share.
+#[derive(Debug, Default)]
+pub(super) struct Commons {
+    /// Why the trunk is not as it should be.
+    pub(super) trunk: Option<String>,
+    trunk_due: Option<Instant>,
+    all_due: Option<Instant>,
+    overrun_before: Option<Instant>,
+}
+
+/// Waits for a moment; without one for ever.
+pub(super) async fn at(moment: Option<Instant>) {
+    match moment {
+        Some(moment) => tokio::time::sleep_until(moment).await,
+        None => std::future::pending().await,
+    }
+}
+
+impl<K: Kernel> Owner<K> {
+    /// Notes what was told.
+    pub(super) fn kernel_told(&mut self, event: KernelEvent) {
+        let now = Instant::now();
+        match event {
+            KernelEvent::InitEnded { tenant, pid } => {
+                self.kernel.forget_seat(&tenant, pid);
+                if self.desired.contains_key(&tenant) {
+                    self.tell("tenant-changed", Some(&tenant), format!("init {pid} ended"));
+                    self.turns.first(tenant);
+                }
+            }
+            KernelEvent::InitAnswers { tenant, pid } => {
+                self.kernel.init_answers(&tenant, pid);
+                if self.desired.contains_key(&tenant) {
+                    self.turns.first(tenant);
+                }
+            }
+            KernelEvent::Unanswered { tenant, error } => {
+                if self.desired.get(&tenant).is_some_and(|desired| !desired.removing) {
+                    self.failed(&tenant, "probe", &error);
+                }
+            }
+            KernelEvent::Changed(changes) => {
+                for changed in changes {
+                    match self.kernel.whose(&changed) {
+                        Whose::Tenant(name) if self.desired.contains_key(&name) => {
+                            if self.heed.heard(&name, now) == Heard::Paced {
+                                let words = "its stack is changed all the time: looked at every few seconds only";
+                                self.tell("repairs-paced", Some(&name), words.into());
+                            }
+                        }
+                        Whose::Trunk => drop(self.commons.trunk_due.get_or_insert(now + PAUSE)),
+                        Whose::Tenant(_) | Whose::Nobody => {}
+                    }
+                }
+            }
+            KernelEvent::Overrun => {
+                let not_before = self.commons.overrun_before.map_or(now, |before| before + OVERRUN_PAUSE);
+                if self.commons.all_due.is_none() {
+                    self.commons.all_due = Some(not_before.max(now));
+                    tracing::warn!("the kernel told more than could be heard: every tenant is looked at");
+                    self.tell("overrun", None, "events of the kernel were lost: every tenant is looked at".into());
+                }
+            }
+        }
+    }
+
+    /// When something is to be looked at because of what was told.
+    pub(super) fn next_look(&self) -> Option<Instant> {
+        [self.heed.next(), self.commons.trunk_due, self.commons.all_due].into_iter().flatten().min()
+    }
+
+    /// Somebody's moment has come.
+    pub(super) async fn look(&mut self) {
+        let now = Instant::now();
+        for name in self.heed.due(now) {
+            self.turns.first(name);
+        }
+        if self.commons.all_due.take_if(|due| *due <= now).is_some() {
+            self.commons.overrun_before = Some(now);
+            self.look_at_all();
+            self.commons.trunk_due = Some(now);
+        }
+        if self.commons.trunk_due.take_if(|due| *due <= now).is_some() {
+            self.mend_trunk().await;
+        }
+    }
+
+    /// Every tenant gets a turn.
+    pub(super) fn look_at_all(&mut self) {
+        for name in self.desired.keys() {
+            self.turns.last(name.clone());
+        }
+    }
+
+    /// Makes sure of the trunk; when something of it differed, every port may have to be bound again.
+    pub(super) async fn mend_trunk(&mut self) {
+        match self.kernel.mend_trunk().await {
+            Ok(found) => {
+                let recovered = self.commons.trunk.take().is_some();
+                if !found.is_empty() || recovered {
+                    let words = found.join("; ");
+                    tracing::warn!(words, "the trunk was repaired");
+                    let mut event = self.event("repaired", None, format!("{words}; done: trunk"));
+                    let steps = vec!["trunk".to_owned()];
+                    self.write_down_repair(None, &found, &steps);
+                    event.repair = Some(Repair { found, steps });
+                    self.handle.publish(event);
+                    self.look_at_all();
+                }
+            }
+            Err(error) => {
+                let cause = chain(&error);
+                if self.commons.trunk.as_ref() != Some(&cause) {
+                    tracing::error!(cause, "the trunk cannot be repaired");
+                    self.tell("trunk-lost", None, cause.clone());
+                }
+                self.commons.trunk = Some(cause);
+            }
+        }
+    }
+}
