@@ -146,10 +146,11 @@ pub async fn run(config: Config) -> Result<(), RunError> {
     for (path, mode) in [(&config.run_dir, 0o755), (&tenants, 0o700), (&config.state_dir, 0o711)] {
         make_dir(path, mode)?;
     }
-    features::check(&config.state_dir)?;
     let _lock = lock(&config.run_dir.join("lock"))?;
     // Somebody may have started another one of this instance with another run directory.
     let _store_lock = lock(&config.state_dir.join("lock"))?;
+    // Tries things out in the state directory, which two at once would do to each other.
+    features::check(&config.state_dir)?;
     fault::point("start.locked");
     let bpf_dir = bpf_dir(&config)?;
     let mark = config.run_dir.join("store.mark");

@@ -34,6 +34,7 @@ pub(crate) fn trials() -> Vec<Trial> {
     vec![
         trial("store::backed_up_and_restored", NEEDS, || in_world("stbackup", backed_up_and_restored)),
         trial("store::lost_and_of_another_host", NEEDS, || in_world("sthost", lost_and_elsewhere)),
+        trial("store::a_restore_is_whole_or_not_at_all", NEEDS, || in_world("stwhole", whole_or_not)),
         trial("store::held_and_asked", NEEDS, || in_world("stheld", held_and_asked)),
     ]
 }
@@ -132,6 +133,46 @@ fn backed_up_and_restored(world: &World) -> Result<()> {
     let rows = sh(world, "tenantd audit extra")?;
     ensure!(rows.contains("restore") && rows.contains("set-address"), "{rows}");
     sh(world, "tenantd remove-tenant extra --force; rm /tmp/[bcx].db")?;
+    Ok(())
+}
+
+/// Killed before and after its one write, and on a disk that is full.
+fn whole_or_not(world: &World) -> Result<()> {
+    add(world, "extra", 700)?;
+    add(world, "later", 701)?;
+    let wanted = desired(world)?;
+    sh(
+        world,
+        "tenantd backup /tmp/b.db; tenantd set-address extra 192.168.8.1/24; tenantd set-dns later 192.168.8.53",
+    )?;
+    let changed = desired(world)?;
+    // Full: a backup is taken all the same, nothing is restored.
+    sh(world, "mount -o remount,size=$(( $(df --output=used -k /run/lab/state | tail -1) + 64 ))k /run/lab/state")?;
+    sh(world, "head -c 64M /dev/zero > /run/lab/state/filler || true")?;
+    sh(world, "tenantd backup /tmp/full.db && sqlite3 /tmp/full.db 'PRAGMA integrity_check' && rm /tmp/full.db")?;
+    let said = refused(world, "tenantd restore /tmp/b.db")?;
+    ensure!(said.contains("full") || said.contains("No space"), "a full disk is told as {said}");
+    sh(world, "rm /run/lab/state/filler; mount -o remount,size=50% /run/lab/state")?;
+    ensure!(desired(world)? == changed, "a restore on a full disk changes something");
+    let hand = Hand::tenantd(world)?;
+    for (fault, expected) in [("store.put.before:1", &changed), ("store.put.after:1", &wanted)] {
+        let up = hand.up(fault)?;
+        let said = refused(world, "tenantd restore /tmp/b.db")?;
+        ensure!(said.contains("broke off"), "a daemon that was killed is told as {said}");
+        up.killed()?;
+        let _up = hand.up("")?;
+        let found = desired(world)?;
+        ensure!(found == *expected, "killed at {fault}: {found}");
+    }
+    let _up = hand.up("")?;
+    let ready = || {
+        let status = |name: &str| ask("GET", format!("/v1/tenants/{name}/status")).granted(hand.socket()).ok();
+        ["extra", "later"].iter().all(|name| status(name).is_some_and(|s| s["state"] == "ready")).then_some(())
+    };
+    eventually("what was restored is so", Duration::from_secs(10), ready)?;
+    let addresses = sh(world, "tenantd exec extra -- ip -4 -o address show dev dev1")?;
+    ensure!(addresses.contains("192.168.9.1/24") && !addresses.contains("192.168.8.1"), "{addresses}");
+    sh(world, "tenantd remove-tenant extra --force; tenantd remove-tenant later --force; rm /tmp/b.db")?;
     Ok(())
 }
 

@@ -1,9 +1,10 @@
 //! `tenantd audit`: who changed what, and what came of it.
 
 use clap::Args;
+use serde_json::Value;
 use stackmap::TenantName;
 
-use super::table::align;
+use super::table::{align, commas};
 use super::{Context, Failure};
 use crate::audit::{AuditRow, Query};
 use crate::model::EventOrigin;
@@ -42,16 +43,22 @@ pub fn run(args: &Audit, cx: &Context) -> Result<(), Failure> {
 }
 
 fn words(rows: &[AuditRow]) -> String {
-    let head = ["ID", "TIME (UTC)", "WHO", "WHAT", "TENANT", "RESULT"].map(str::to_owned).to_vec();
+    let head = ["ID", "TIME (UTC)", "WHO", "WHAT", "TENANT", "FIELDS", "RESULT"].map(str::to_owned).to_vec();
     let lines = rows.iter().map(|row| {
         let result = match &row.reason {
             Some(reason) => format!("{}: {}", row.result.as_str(), printable(reason)),
             None => row.result.as_str().to_owned(),
         };
         let tenant = row.tenant.clone().unwrap_or_default();
-        vec![row.id.to_string(), time(row.at_ms), who(row), row.verb.clone(), tenant, result]
+        vec![row.id.to_string(), time(row.at_ms), who(row), row.verb.clone(), tenant, fields(row), result]
     });
     align(&std::iter::once(head).chain(lines).collect::<Vec<_>>())
+}
+
+/// The fields that changed; of a tenant that was made, or is gone, that would be all of them.
+fn fields(row: &AuditRow) -> String {
+    let (Some(Value::Object(_)), Some(Value::Object(after))) = (&row.before, &row.after) else { return String::new() };
+    commas(after.keys())
 }
 
 /// What was refused may hold anything, also what would change the terminal.
@@ -90,6 +97,19 @@ fn time(at_ms: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_row_is_a_line_whatever_is_in_it() {
+        let row = serde_json::json!({
+            "id": 7, "at_ms": 0, "origin": "operator", "uid": 0, "command": "tenantd", "verb": "set-address", "tenant": "acme",
+            "before": {"addresses": []}, "after": {"addresses": ["10.0.0.1/8"]}, "result": "refused", "reason": "a\u{1b}[2J\nb",
+        });
+        let text = serde_json::from_value(row).map(|row| words(&[row])).unwrap_or_default();
+        let line = text.lines().nth(1).unwrap_or_default();
+        let expected =
+            "7   1970-01-01 00:00:00  operator tenantd (uid 0)  set-address  acme    addresses  refused: a?[2J?b";
+        assert_eq!(line, expected);
+    }
 
     #[test]
     fn times_are_those_of_the_calendar() {

@@ -2,6 +2,7 @@
 //! them by ordinary passes, so what is the same is not touched.
 
 use std::collections::BTreeMap;
+use std::time::Instant;
 
 use stackmap::{Maps, TenantName};
 
@@ -173,7 +174,9 @@ impl<K: Kernel> Owner<K> {
                 Write { desired: desired.clone(), expect, entry }
             })
             .collect();
+        let begun = Instant::now();
         let written = self.store.put_all(&writes);
+        self.handle.live().stored("put", begun.elapsed());
         let first = &rows[0];
         self.certain(written, |change| match change {
             Change::Put(found) if found.same(first) => Some(found.revision),
