@@ -6,6 +6,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use libtest_mimic::Trial;
 use serde_json::Value;
+use system_tests::daemons;
 use system_tests::plan::{Kind, Options, SERVER_INNER_V4, SERVER_INNER_V6, Site};
 use system_tests::tenants::{self, init_pid, sh};
 use system_tests::traffic::{Pinging, page, reachable, url};
@@ -182,10 +183,7 @@ fn kill(world: &World, daemon: &str) -> Result<()> {
 
 /// Pid, as the world sees it, of the daemon on the server.
 pub(crate) fn pid(world: &World, daemon: &str) -> Result<Option<u32>> {
-    let find = format!(
-        "for d in /proc/[0-9]*; do tr '\\0' ' ' <$d/cmdline 2>/dev/null | grep -q '^{daemon} run ' && echo ${{d#/proc/}}; done; true"
-    );
-    Ok(world.ok("server", &["sh", "-c", &find])?.lines().next().and_then(|pid| pid.parse().ok()))
+    daemons::pid(world, daemon)
 }
 
 /// The tables as both daemons tell them, without what counts or ticks.

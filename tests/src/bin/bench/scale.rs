@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result};
 use serde_json::{Value, json};
 use system_tests::api::Api;
+use system_tests::daemons;
 use system_tests::world::{World, eventually};
 
 use crate::floors::{Bound, Floor};
@@ -66,7 +67,15 @@ pub(crate) fn measure(smoke: bool, plot: Option<&Path>) -> Result<Section> {
             point.memory = (before - available()?) / tenants as f64;
         }
         point.packet = packet(&row, if smoke { 60 } else { 300 })?;
-        questions(&mut api, standing, &mut point)?;
+        match standing {
+            // Beside the one that stands another comes and goes.
+            0 => {
+                api.ask("POST", "/v1/tenants", Some(&request(1)))?;
+                questions(&mut api, 1, &mut point)?;
+                api.ask("DELETE", &path(1), None)?;
+            }
+            _ => questions(&mut api, standing, &mut point)?,
+        }
         restart(&world, &mut api, &mut point)?;
         eprintln!("bench: {point:.2?}");
         points.push(point);
@@ -92,9 +101,6 @@ fn request(n: usize) -> Value {
 
 /// Asks tenants of all ages.
 fn questions(api: &mut Api, standing: usize, point: &mut Point) -> Result<()> {
-    if standing == 0 {
-        return Ok(());
-    }
     let mut times: [Vec<f64>; 5] = Default::default();
     for n in (0..SAMPLE).map(|k| 1 + k * standing / SAMPLE % standing) {
         let name = format!("/v1/tenants/many-{n}");
@@ -113,11 +119,11 @@ fn questions(api: &mut Api, standing: usize, point: &mut Point) -> Result<()> {
 
 /// Kills the daemon and waits until the next one has found everybody again.
 fn restart(world: &World, api: &mut Api, point: &mut Point) -> Result<()> {
-    let old = daemon(world)?.context("no tenantd runs")?;
+    let old = daemons::pid(world, "tenantd")?.context("no tenantd runs")?;
     world.ok("server", &["kill", "-9", &old.to_string()])?;
     let started = Instant::now();
     let new = eventually("another tenantd runs", Duration::from_secs(10), || {
-        daemon(world).ok().flatten().filter(|new| *new != old)
+        daemons::pid(world, "tenantd").ok().flatten().filter(|new| *new != old)
     })?;
     eventually("all are found", Duration::from_secs(120), || {
         let waiting = api.ask("GET", "/v1/status", None).ok()?["waiting"].as_u64();
@@ -130,11 +136,6 @@ fn restart(world: &World, api: &mut Api, point: &mut Point) -> Result<()> {
     // USER_HZ is 100 on every architecture that Debian has.
     point.processor = ticks * 10.0;
     Ok(())
-}
-
-fn daemon(world: &World) -> Result<Option<u32>> {
-    let find = "for d in /proc/[0-9]*; do tr '\\0' ' ' <$d/cmdline 2>/dev/null | grep -q '^tenantd run ' && echo ${d#/proc/}; done; true";
-    Ok(world.ok("server", &["sh", "-c", find])?.lines().next().and_then(|pid| pid.parse().ok()))
 }
 
 fn packet(rows: &[Row], milliseconds: u64) -> Result<f64> {
