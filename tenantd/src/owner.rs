@@ -31,7 +31,7 @@ mod views;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use stackmap::{
     FlowRequest, Invalid, LinkRequest, Maps, Meta, NicName, Origin, Owner as RowOwner, Site, TenantName, TunnelId,
@@ -96,8 +96,8 @@ struct Failure {
     times: u32,
     /// Not tried again before.
     again: Instant,
-    /// When the first try in this row failed.
-    since: SystemTime,
+    /// When the first try in this row failed: Unix time in milliseconds, only shown.
+    since_ms: u64,
 }
 
 /// The owner's state.
@@ -391,10 +391,10 @@ impl<K: Kernel> Owner<K> {
         let cause = chain(error);
         tracing::warn!(tenant = %name, step, cause, "step failed");
         let before = self.failures.remove(name);
-        let (times, since) = before.as_ref().map_or((1, SystemTime::now()), |f| (f.times + 1, f.since));
+        let (times, since_ms) = before.as_ref().map_or_else(|| (1, now_ms()), |f| (f.times + 1, f.since_ms));
         // What fails for long is tried less often: a tenant that fails slowly must not hold up the others.
         let again = Instant::now() + if times > OFTEN { RETRY * 5 } else { Duration::ZERO };
-        self.failures.insert(name.clone(), Failure { step, cause: cause.clone(), times, again, since });
+        self.failures.insert(name.clone(), Failure { step, cause: cause.clone(), times, again, since_ms });
         if before.is_none_or(|f| f.cause != cause) {
             self.tell("tenant-half-done", Some(name), format!("{step}: {cause}"));
         }
@@ -582,22 +582,8 @@ impl<K: Kernel> Owner<K> {
         self.next_event += 1;
         let tenant = tenant.map(str::to_owned);
         let origin = self.doing.who.origin;
-        Event {
-            id,
-            at_ms: unix_ms(SystemTime::now()),
-            kind: kind.into(),
-            tenant,
-            origin,
-            detail,
-            refusal: None,
-            repair: None,
-        }
+        Event { id, at_ms: now_ms(), kind: kind.into(), tenant, origin, detail, refusal: None, repair: None }
     }
-}
-
-/// Unix time in milliseconds; a clock before 1970 shows as 0.
-fn unix_ms(at: SystemTime) -> u64 {
-    at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_millis() as u64
 }
 
 fn answer<T>(reply: Reply<T>, result: Result<T, OpError>) -> Ended {

@@ -289,13 +289,12 @@ fn store_lost_or_older(world: &World) -> Result<()> {
 
 /// Where a program may look at a clock that can be set: what is shown, and what a file is dated with. Everything that is
 /// decided by time goes by clocks that only go forward.
-const WALL_CLOCK: [&str; 8] = [
+const WALL_CLOCK: [&str; 7] = [
     "access-server/src/daemon.rs",
     "tenantd/src/commands/top.rs",
     "tenantd/src/doctor/facts.rs",
     "tenantd/src/images/import.rs",
     "tenantd/src/images/manifest.rs",
-    "tenantd/src/owner.rs",
     "tenantd/src/owner/stored.rs",
     "tenantd/src/verify/look.rs",
 ];

@@ -1,11 +1,9 @@
 //! What callers are shown: the tables, the daemon, a tenant and its services.
 
-use std::time::SystemTime;
-
 use stackmap::TenantName;
 use tokio::time::Instant;
 
-use super::{Owner, unix_ms};
+use super::{Owner, now_ms};
 use crate::control::OpError;
 use crate::kernel::Kernel;
 use crate::model::*;
@@ -100,11 +98,11 @@ impl<K: Kernel> Owner<K> {
             name: name.clone(),
             state,
             step: failure.as_ref().map(|f| f.step.to_string()),
-            since_ms: failure.as_ref().map(|f| unix_ms(f.since)),
+            since_ms: failure.as_ref().map(|f| f.since_ms),
             tries: failure.as_ref().map(|f| f.times),
             next_try_ms: failure.as_ref().map(|f| {
                 let wait = f.again.max(self.next_tick).saturating_duration_since(Instant::now());
-                unix_ms(SystemTime::now() + wait)
+                now_ms() + wait.as_millis() as u64
             }),
             cause: failure.map(|f| f.cause),
             init_pid: seat.map(|(pid, _)| pid),

@@ -143,7 +143,7 @@ fn refused(detail: &str) -> AccessError {
     AccessError::Refused { status: 409, detail: detail.into(), field: None, value: None, rule: None }
 }
 
-/// The store as one daemon has it open. A write that fails was not made, and one that kills may have been.
+/// The store as one daemon has it open. A write that fails, or kills, may have been made.
 pub(super) struct FaultyStore {
     shared: Shared,
     store: MemoryStore,
@@ -155,9 +155,6 @@ impl FaultyStore {
         what: &TenantName,
         work: impl FnOnce(&mut MemoryStore) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
-        if let Some((0, fault @ Fault::FailAfter)) = &mut self.shared.faults().next {
-            *fault = Fault::FailBefore;
-        }
         let store = &mut self.store;
         self.shared.call(true, || full(what), |_| work(store))
     }
