@@ -40,6 +40,7 @@ soak: ## Long forms of the transfers and of the hostile customer, the version be
 	cargo build --release --workspace
 	scripts/previous.sh
 	cargo test --release -p system-tests --test system -- upgrade::
+	FULL=1 cargo test --release -p tenantd --test power_cut
 	FULL=1 cargo test --release -p system-tests --test system -- large::
 	FULL=1 cargo test --release -p system-tests --test system -- hostile::
 	FULL=1 cargo test --release -p system-tests --test system -- kill_points::

@@ -1,7 +1,7 @@
 //! Tenants of a backup: compared with those that are there, checked as a whole, written at once. The kernel is brought to
 //! them by ordinary passes, so what is the same is not touched.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
 use stackmap::{Maps, TenantName};
@@ -144,7 +144,8 @@ impl<K: Kernel> Owner<K> {
     /// The tables with these rows in the place of what is there. One that is to be removed has its keys until it is gone.
     fn maps_with(&self, rows: &[Desired]) -> Result<Maps, OpError> {
         let mut maps = Maps::new();
-        let others = self.desired.values().filter(|d| !rows.iter().any(|row| row.tenant.name == d.tenant.name));
+        let names: BTreeSet<&TenantName> = rows.iter().map(|row| &row.tenant.name).collect();
+        let others = self.desired.values().filter(|desired| !names.contains(&desired.tenant.name));
         for desired in others.chain(rows) {
             maps.add(self.flow_of(&desired.tenant)?).map_err(conflict)?;
         }
