@@ -26,6 +26,8 @@ use crate::{programs, sample};
 const STEPS: [usize; 6] = [1, 3, 10, 100, 1000, 4000];
 /// Questions of a sort at each.
 const SAMPLE: usize = 50;
+/// Until the kernel has taken down what was removed.
+const SETTLE: Duration = Duration::from_millis(50);
 /// What is measured only once, of the product's programs: those of the gateway are the bench's own.
 const GATEWAYS: usize = 1;
 
@@ -102,14 +104,19 @@ fn request(n: usize) -> Value {
 /// Asks tenants of all ages.
 fn questions(api: &mut Api, standing: usize, point: &mut Point) -> Result<()> {
     let mut times: [Vec<f64>; 5] = Default::default();
-    for n in (0..SAMPLE).map(|k| 1 + k * standing / SAMPLE % standing) {
+    let sample = || (0..SAMPLE).map(|k| 1 + k * standing / SAMPLE % standing);
+    for n in sample() {
         let name = format!("/v1/tenants/many-{n}");
         times[0].push(api.timed("GET", &name, None)?.1);
         times[1].push(api.timed("GET", &format!("{name}/status"), None)?.1);
         for address in ["192.168.1.2/24", "192.168.1.1/24"] {
             times[2].push(api.timed("PUT", &format!("{name}/addresses"), Some(&json!([address])))?.1);
         }
+    }
+    for n in sample() {
         times[3].push(api.timed("DELETE", &path(n), None)?.1);
+        // The kernel goes on taking it down, under the lock that everything about devices needs.
+        std::thread::sleep(SETTLE);
         times[4].push(api.timed("POST", "/v1/tenants", Some(&request(n)))?.1);
     }
     let [show, status, change, remove, add] = times.map(|times| sample::median(&times));
