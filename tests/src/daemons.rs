@@ -156,6 +156,24 @@ impl Daemon {
     }
 }
 
+/// Process id of a daemon of this name in a world, if one runs. Without a process for each that is looked at: there may be
+/// thousands.
+///
+/// # Errors
+/// The world's /proc cannot be read.
+pub fn pid(world: &World, daemon: &str) -> Result<Option<u32>> {
+    let wanted = format!("{daemon}\0run\0");
+    for entry in fs::read_dir(world.path("/proc"))? {
+        let entry = entry?;
+        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
+        // One that has just ended cannot be read.
+        if fs::read(entry.path().join("cmdline")).is_ok_and(|line| line.starts_with(wanted.as_bytes())) {
+            return Ok(Some(pid));
+        }
+    }
+    Ok(None)
+}
+
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
@@ -173,22 +191,4 @@ mod tests {
              --server 192.168.1.1 --server fd00:192:168:1::1 --instance gw-a"
         );
     }
-}
-
-/// Process id of a daemon of this name in a world, if one runs. Without a process for each that is looked at: there may be
-/// thousands.
-///
-/// # Errors
-/// The world's /proc cannot be read.
-pub fn pid(world: &World, daemon: &str) -> Result<Option<u32>> {
-    let wanted = format!("{daemon}\0run\0");
-    for entry in fs::read_dir(world.path("/proc"))? {
-        let entry = entry?;
-        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
-        // One that has just ended cannot be read.
-        if fs::read(entry.path().join("cmdline")).is_ok_and(|line| line.starts_with(wanted.as_bytes())) {
-            return Ok(Some(pid));
-        }
-    }
-    Ok(None)
 }
