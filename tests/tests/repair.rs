@@ -229,22 +229,33 @@ fn taken(world: &World) -> Result<()> {
     let sites: Vec<Site> = world.options().sites().collect();
     let [victim, other] = sites.as_slice() else { anyhow::bail!("two sites") };
     let subject = Subject::of(world, victim)?;
-    let ping = Pinging::start(world, &other.host(), SERVER_INNER_V4, 800)?;
-    // Faster than the daemon: in one go.
-    subject.run(world, "@ROOM sh -ec 'ip link del @PORT && ip link add @PORT type bridge'")?;
+    let ping = Pinging::start(world, &other.host(), SERVER_INNER_V4, 1200)?;
+    let daemon = crate::kill9::pid(world, "tenantd")?.context("no tenantd")?;
     let status = || -> Result<Value> {
         Ok(serde_json::from_str(&world.ok("server", &["tenantd", "--json", "status", &subject.tenant])?)?)
     };
-    let told = eventually("it is told what is in the way", Duration::from_secs(5), || {
-        let status = status().ok()?;
-        let words = format!("device {} in the patch room is not ours", subject.port);
-        (status["state"] == "half-done" && status["cause"].as_str()?.contains(&words)).then_some(status)
-    });
-    let told = told.with_context(|| format!("{:#}", status().unwrap_or_default()))?;
-    ensure!(told["tries"].as_u64() >= Some(1) && told["since_ms"].is_u64() && told["next_try_ms"].is_u64(), "{told:#}");
-    subject.run(world, "@ROOM ip link show dev @PORT type bridge | grep -q @PORT")?;
-    subject.run(world, "@ROOM ip link del @PORT")?;
-    eventually("it is mended when the name is free", Duration::from_secs(3), || subject.is_as_desired(world))?;
+    for (place, enter, device) in
+        [("the patch room", "@ROOM", &subject.port), ("the tenant's stack", "@STACK", &subject.device)]
+    {
+        // Faster than the daemon, which stands still meanwhile: both ends go with the port.
+        let line =
+            "kill -STOP DAEMON; @ROOM ip link del @PORT && ENTER ip link add NAME type bridge; kill -CONT DAEMON";
+        let line = line.replace("DAEMON", &daemon.to_string()).replace("ENTER", enter).replace("NAME", device);
+        subject.run(world, &line)?;
+        let told = eventually("it is told what is in the way", Duration::from_secs(5), || {
+            let status = status().ok()?;
+            let words = format!("device {device} in {place} is not ours");
+            (status["state"] == "half-done" && status["cause"].as_str()?.contains(&words)).then_some(status)
+        });
+        let told = told.with_context(|| format!("{:#}", status().unwrap_or_default()))?;
+        ensure!(told["tries"].as_u64() >= Some(1), "{told:#}");
+        ensure!(told["since_ms"].is_u64() && told["next_try_ms"].is_u64(), "{told:#}");
+        // It stays, also after the next try.
+        std::thread::sleep(Duration::from_secs(3));
+        subject.run(world, &format!("{enter} ip link show dev {device} type bridge | grep -q {device}"))?;
+        subject.run(world, &format!("{enter} ip link del {device}"))?;
+        eventually("it is mended when the name is free", Duration::from_secs(3), || subject.is_as_desired(world))?;
+    }
     reachable(world, &victim.host(), SERVER_INNER_V4, Duration::from_secs(2))?;
     ping.all_answered().map(drop)
 }
