@@ -17,7 +17,7 @@ use crate::floor::{Need, TENANTS, explain, trial, world};
 use crate::kill9::pid;
 
 /// Where the file lies on the server of a world.
-const FILE: &str = "/tmp/closed-networks.toml";
+const FILE: &str = "/run/lab/closed-networks.toml";
 
 const VALIDATOR: &[Need] =
     &[Need::Daemons, Need::Program("python3", "python3"), Need::Module("jsonschema", "python3-jsonschema")];
@@ -117,7 +117,7 @@ fn on_real_packets(world: &World) -> Result<()> {
 /// Everything is removed and comes back from the file, with the same numbers.
 fn exported_and_imported(world: &World, sites: &[Site]) -> Result<()> {
     let before = list(world)?;
-    let out = "/tmp/exported.toml";
+    let out = "/run/lab/exported.toml";
     world.ok("server", &["tenantd", "export", "-o", out])?;
     ensure!(last(&world.ok("server", &["tenantd", "apply", "-f", out])?) == "3 tenants: 3 same", "applied at home");
     for site in sites {
