@@ -4,6 +4,7 @@
 //!
 //! `bare_stacks COUNT BY_HAND` (root). All of it is in namespaces of its own and ends with it.
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::Path;
@@ -13,13 +14,14 @@ use std::time::Instant;
 use anyhow::{Context as _, Result, ensure};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
-use stackmap::{MacAddr, MacRole, TrunkIndex, Vlan};
+use stackmap::{MacAddr, MacRole, Segment, TrunkIndex, Vlan};
 use tenantd::launch::bare;
 use tenantd::net::link::{self, VethEnd};
 use tenantd::net::ns::{Visitor, enter};
 use tenantd::net::room::{PatchRoom, PortRow, port_name};
 use tenantd::net::rtnl::Netlink;
 use tenantd::net::stack::{self, StackAddress, StackPlan, StackRoute, Via};
+use tenantd::trunks::TrunkSpec;
 
 const MTU: u32 = 1480;
 const ADDRESS: Ipv4Addr = Ipv4Addr::new(192, 168, 1, 1);
@@ -44,7 +46,15 @@ fn main() -> Result<()> {
 }
 
 async fn run(count: u16, by_hand: u16) -> Result<serde_json::Value> {
-    let room = PatchRoom::open(Path::new("/run/room"), Path::new("/sys/fs/bpf/bare"), None, "trunk-bare").await?;
+    let trunk = TrunkSpec {
+        number: TrunkIndex::default(),
+        name: "bare".into(),
+        card: None,
+        near: "trunk-bare".into(),
+        access: "/run/none.sock".into(),
+    };
+    let none = BTreeSet::new();
+    let room = PatchRoom::open(Path::new("/run/room"), Path::new("/sys/fs/bpf/bare"), &[trunk], &none).await?;
     let visitor = Visitor::start()?;
     let mut stacks = Vec::new();
     for vlan in 1..=WARM {
@@ -74,10 +84,11 @@ async fn run(count: u16, by_hand: u16) -> Result<serde_json::Value> {
 
 /// One stack; it lives as long as the descriptor.
 async fn one(room: &PatchRoom, visitor: &Visitor, vlan: Vlan) -> Result<OwnedFd> {
-    let mac = |role| MacAddr::derive("bare", TrunkIndex::default(), vlan, role);
+    let at = Segment { trunk: TrunkIndex::default(), vlan };
+    let mac = |role| MacAddr::derive("bare", at.trunk, at.vlan, role);
     let (server, gateway) = (mac(MacRole::Server), mac(MacRole::Gateway));
     let stack = visitor.run(bare::make).await??;
-    let (end, near) = (stack.try_clone()?, port_name(vlan));
+    let (end, near) = (stack.try_clone()?, port_name(at));
     let port = room.work(move |inside| {
         let far = VethEnd { name: "dev0", mac: Some(server), mtu: MTU };
         link::add_veth(&inside.netlink, VethEnd { name: &near, mac: None, mtu: MTU }, far, end.as_fd())?;
@@ -106,16 +117,8 @@ async fn one(room: &PatchRoom, visitor: &Visitor, vlan: Vlan) -> Result<OwnedFd>
     });
     configured.await??;
     let answer = vec!["192.168.1.0/24".parse()?];
-    let row = PortRow {
-        ifindex: port.index,
-        vlan,
-        mac: server,
-        gateway_mac: gateway,
-        mtu: MTU,
-        asks: false,
-        answer,
-        class: 0,
-    };
+    let row =
+        PortRow { ifindex: port.index, at, mac: server, gateway_mac: gateway, mtu: MTU, asks: false, answer, class: 0 };
     room.bind(row.config(room)?).await?;
     Ok(stack)
 }

@@ -1,6 +1,7 @@
 //! Client of the access server: rows are stated, never asked for in steps. Every request is an idempotent PUT or
 //! DELETE; after a lost connection all rows of ours are stated again.
 
+mod clients;
 mod look;
 mod stated;
 
@@ -16,10 +17,11 @@ use hyper::{Method, Request, StatusCode};
 use hyper_util::rt::TokioIo;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
-use stackmap::{MacAddr, TunnelKind, TunnelSpec, Vlan};
+use stackmap::{MacAddr, TrunkIndex, TunnelKind, TunnelSpec, Vlan};
 
-use crate::model::{Counters, Tenant};
+use crate::model::Counters;
 
+pub use clients::AccessClients;
 pub use look::{AccessLook, LookDevice, LookHop, LookProgram, LookSite};
 pub use stated::{StatedRow, StatedTunnel};
 
@@ -71,6 +73,9 @@ pub enum AccessError {
         /// The rule broken.
         rule: Option<String>,
     },
+    /// Nobody said which access server is the trunk's.
+    #[error("trunk number {0} is none of this instance's trunks")]
+    NoTrunk(TrunkIndex),
     /// Its answer does not parse.
     #[error("the access server's answer does not parse")]
     Answer(#[source] serde_json::Error),
@@ -190,23 +195,6 @@ impl AccessClient {
     /// Whether we stated the row.
     pub fn is_ours(&self, row: &StoredRow) -> bool {
         row.owner == self.owner
-    }
-
-    /// The row that states `tenant`; `None` for one without a VLAN or without tunnels.
-    pub fn row(&self, tenant: &Tenant, gateway_mac: MacAddr) -> Option<Row> {
-        if tenant.tunnels.is_empty() {
-            return None;
-        }
-        Some(Row {
-            vlan: tenant.vlan?,
-            owner: self.owner.clone(),
-            generation: tenant.generation,
-            origin: "operator",
-            lifetime_s: None,
-            server_mac: tenant.mac?,
-            gateway_mac,
-            tunnels: tenant.tunnels.iter().map(row_tunnel).collect(),
-        })
     }
 
     /// State one row.

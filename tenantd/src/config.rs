@@ -5,8 +5,10 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-use serde::Deserialize;
-use stackmap::{Invalid, NicName};
+use serde::{Deserialize, Deserializer};
+use stackmap::Invalid;
+
+use crate::trunks::{self, TrunkOption};
 
 /// The longest instance name: it is part of paths and of one device name.
 const INSTANCE_MAX: usize = 15;
@@ -28,9 +30,9 @@ pub struct Config {
     pub run_dir: PathBuf,
     /// Directory of the BPF file system.
     pub bpffs: PathBuf,
-    /// Trunk device; none means that tenantd makes a veth pair.
-    pub trunk: Option<String>,
-    /// Path of the access server's Unix socket.
+    /// The trunks as they are said, one at least.
+    pub trunks: Vec<TrunkOption>,
+    /// Path of the Unix socket of the first trunk's access server, where the trunk itself says none.
     pub access: String,
     /// The tenants' init program.
     pub init: PathBuf,
@@ -65,10 +67,13 @@ pub struct Options {
     /// BPF file system; mounted there if the directory is none [default: /sys/fs/bpf]
     #[arg(long, value_name = "DIR")]
     pub bpffs: Option<PathBuf>,
-    /// Network card to be the trunk [default: a veth pair is made, its near end named trunk-INSTANCE]
-    #[arg(long, value_name = "DEV")]
-    pub trunk: Option<String>,
-    /// Where the access server listens, unix:///PATH [default: unix:///run/access-server/INSTANCE/api.sock]
+    /// A trunk: a network card, or NAME=CARD, or NAME= for a veth pair that is made; may be repeated
+    /// [default: a pair, its near end named trunk-INSTANCE]
+    #[arg(long = "trunk", value_name = "TRUNK[,access=URL]")]
+    #[serde(alias = "trunks", deserialize_with = "one_or_more")]
+    pub trunk: Vec<String>,
+    /// Where the access server of the first trunk listens, unix:///PATH
+    /// [default: unix:///run/access-server/INSTANCE/api.sock; of trunk number N: .../INSTANCE-N/api.sock]
     #[arg(long, value_name = "URL")]
     pub access: Option<String>,
     /// The tenants' init program [default: tenant-init beside this program]
@@ -131,7 +136,7 @@ impl Options {
             state_dir: self.state_dir.or(below.state_dir),
             run_dir: self.run_dir.or(below.run_dir),
             bpffs: self.bpffs.or(below.bpffs),
-            trunk: self.trunk.or(below.trunk),
+            trunk: if self.trunk.is_empty() { below.trunk } else { self.trunk },
             access: self.access.or(below.access),
             init: self.init.or(below.init),
             cgroup: self.cgroup.or(below.cgroup),
@@ -147,18 +152,17 @@ impl Options {
     pub fn resolve(self, program_dir: &Path) -> Result<Config, Invalid> {
         let instance = self.instance.unwrap_or_else(|| DEFAULT_INSTANCE.to_owned());
         check_instance(&instance)?;
-        match &self.trunk {
-            Some(trunk) => {
-                trunk.parse::<NicName>().map_err(|e| e.for_field("trunk"))?;
-            }
-            None if instance.len() > INSTANCE_MAX_OWN_TRUNK => {
-                let rule = format!(
-                    "must be at most {INSTANCE_MAX_OWN_TRUNK} characters when no trunk is given: \
-                     the trunk we make is named after it"
-                );
-                return Err(Invalid::new("instance", instance, rule));
-            }
-            None => {}
+        let mut trunks = self.trunk.iter().map(|text| text.parse()).collect::<Result<Vec<TrunkOption>, _>>()?;
+        if trunks.is_empty() {
+            trunks.push(TrunkOption { name: format!("trunk-{instance}"), card: None, access: None });
+        }
+        trunks::check(&trunks)?;
+        if trunks.iter().any(|trunk| trunk.card.is_none()) && instance.len() > INSTANCE_MAX_OWN_TRUNK {
+            let rule = format!(
+                "must be at most {INSTANCE_MAX_OWN_TRUNK} characters when no trunk is given: the trunk we make is named \
+                 after it"
+            );
+            return Err(Invalid::new("instance", instance, rule));
         }
         let run_dir = absolute("run-dir", self.run_dir.unwrap_or_else(|| default_run_dir(&instance)))?;
         let socket = absolute("socket", self.socket.unwrap_or_else(|| run_dir.join("api.sock")))?;
@@ -179,7 +183,7 @@ impl Options {
             program: program_dir.join("tenantd"),
             metrics: self.metrics.as_deref().map(parse_metrics).transpose()?,
             cgroup: self.cgroup.unwrap_or_else(|| format!("tenantd-{instance}")),
-            trunk: self.trunk,
+            trunks,
             instance,
             socket,
             run_dir,
@@ -217,7 +221,22 @@ pub fn check_instance(instance: &str) -> Result<(), Invalid> {
     Err(Invalid::new("instance", instance, rule))
 }
 
-fn parse_access(url: &str) -> Result<String, Invalid> {
+/// One text, or a list of them.
+fn one_or_more<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<String>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged, expecting = "expected a text or a list of texts")]
+    enum Said {
+        One(String),
+        More(Vec<String>),
+    }
+    Ok(match Said::deserialize(from)? {
+        Said::One(text) => vec![text],
+        Said::More(texts) => texts,
+    })
+}
+
+/// Reads where an access server listens.
+pub(crate) fn parse_access(url: &str) -> Result<String, Invalid> {
     let refuse = |rule: &'static str| Invalid::new("access", url, rule);
     let path = url.strip_prefix("unix://").ok_or_else(|| refuse("must be unix:///PATH"))?;
     if !path.starts_with('/') || path.len() < 2 {
@@ -274,7 +293,7 @@ mod tests {
                 state_dir: "/var/lib/tenantd/main".into(),
                 run_dir: "/run/tenantd/main".into(),
                 bpffs: "/sys/fs/bpf".into(),
-                trunk: None,
+                trunks: vec![TrunkOption { name: "trunk-main".into(), card: None, access: None }],
                 access: "/run/access-server/main/api.sock".into(),
                 init: "/opt/bin/tenant-init".into(),
                 program: "/opt/bin/tenantd".into(),
@@ -289,11 +308,21 @@ mod tests {
     #[test]
     fn a_flag_overrides_the_file_and_the_file_the_default() {
         let file: Options = toml::from_str("instance = \"b\"\ntrunk = \"eth1\"\nstate-dir = \"/x\"").unwrap();
-        let flags = Options { trunk: Some("eth2".into()), ..Options::default() };
+        let flags = Options { trunk: vec!["eth2".into()], ..Options::default() };
         let config = flags.over(file).resolve(Path::new("/")).unwrap();
-        assert_eq!((config.instance.as_str(), config.trunk.as_deref()), ("b", Some("eth2")));
+        assert_eq!((config.instance.as_str(), config.trunks), ("b", vec!["eth2".parse().unwrap()]));
         assert_eq!(config.state_dir, Path::new("/x"));
         assert_eq!(config.socket, Path::new("/run/tenantd/b/api.sock"));
+    }
+
+    #[test]
+    fn trunks_are_one_text_or_a_list() {
+        let trunks = |text: &str| toml::from_str::<Options>(text).map(|options| options.trunk);
+        assert_eq!(trunks("trunk = \"eth1\"").unwrap(), ["eth1"]);
+        assert_eq!(trunks("trunks = [\"a=\", \"b=eth1\"]").unwrap(), ["a=", "b=eth1"]);
+        assert!(trunks("trunk = 5").unwrap_err().to_string().contains("a text or a list of texts"));
+        assert!(trunks("trunk = \"a\"\ntrunks = [\"b\"]").is_err(), "said twice");
+        assert_eq!(refused("trunks = [\"a=\", \"a=eth1\"]").field, "trunk");
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! `tenantd run`: one straight list from a checked configuration to a served API. Every step has its named error;
 //! what was made so far stays in the kernel and is found again by the next start.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
@@ -8,10 +9,11 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use nix::fcntl::{Flock, FlockArg};
+use stackmap::TrunkIndex;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
 
-use crate::access::AccessClient;
+use crate::access::AccessClients;
 use crate::config::Config;
 use crate::control::Handle;
 use crate::fault;
@@ -20,7 +22,8 @@ use crate::net::ns::NsError;
 use crate::net::room::{PatchError, PatchRoom, check_card};
 use crate::owner::{Owner, Parts, StartError};
 use crate::pulse::{self, Pulse};
-use crate::store::{Home, Settling, SqliteStore, StoreError};
+use crate::store::{Home, Settling, SqliteStore, Store, StoreError};
+use crate::trunks::{self, TrunkOption, TrunkSpec};
 use crate::world::{OpenError, World, WorldParts};
 
 /// Why the daemon could not start.
@@ -91,6 +94,21 @@ pub enum RunError {
     /// The store.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// What trunks there are contradicts itself.
+    #[error(transparent)]
+    Trunk(#[from] stackmap::Invalid),
+    /// A trunk on which there are tenants is not said any more.
+    #[error(
+        "trunk: {name:?} refused to be left out: {} on it ({}); name it with --trunk, or remove them first",
+        if .tenants.len() == 1 { "1 tenant is".to_owned() } else { format!("{} tenants are", .tenants.len()) },
+        .tenants.join(", ")
+    )]
+    TrunkLeftOut {
+        /// Its name.
+        name: String,
+        /// The tenants, the first of them.
+        tenants: Vec<String>,
+    },
     /// The patch room.
     #[error(transparent)]
     Patch(#[from] PatchError),
@@ -139,7 +157,8 @@ pub async fn run(config: Config) -> Result<(), RunError> {
     raise_file_limit()?;
     check_init(&config.init)?;
     let pin = config.run_dir.join("patchroom");
-    if let Some(card) = &config.trunk {
+    if let [TrunkOption { card: Some(card), .. }] = config.trunks.as_slice() {
+        // Before anything is made for it. One of several may be missing: then its tenants wait.
         check_card(&pin, card)?;
     }
     let tenants = config.run_dir.join("tenants");
@@ -155,12 +174,12 @@ pub async fn run(config: Config) -> Result<(), RunError> {
     let bpf_dir = bpf_dir(&config)?;
     let mark = config.run_dir.join("store.mark");
     let settling = Settling { home: Home::of_this_machine(&config.instance), accept: config.accept_store, mark: &mark };
-    let store = SqliteStore::settle(&config.state_dir.join("tenantd.db"), &settling)?;
+    let mut store = SqliteStore::settle(&config.state_dir.join("tenantd.db"), &settling)?;
     fault::point("start.store");
-    let near = format!("trunk-{}", config.instance);
-    let room = PatchRoom::open(&pin, &bpf_dir, config.trunk.as_deref(), &near).await?;
+    let (specs, used) = number_trunks(&config, &mut store, &pin)?;
+    let room = PatchRoom::open(&pin, &bpf_dir, &specs, &used).await?;
     fault::point("start.room");
-    let access = AccessClient::new(Path::new(&config.access), format!("tenantd/{}", config.instance));
+    let access = AccessClients::new(&specs, &format!("tenantd/{}", config.instance));
     let (events_in, events) = tokio::sync::mpsc::channel(1024);
     let (handle, inbox) = Handle::new();
     let made_of =
@@ -169,7 +188,7 @@ pub async fn run(config: Config) -> Result<(), RunError> {
     fault::point("start.world");
     let parts = Parts {
         instance: config.instance.clone(),
-        trunk: config.trunk.clone().unwrap_or(near),
+        trunks: specs,
         store: Box::new(store),
         kernel: world,
         events,
@@ -224,6 +243,38 @@ pub async fn run(config: Config) -> Result<(), RunError> {
     fault::point("stop.silent");
     let _ = tokio::time::timeout(LAST_ANSWERS, api).await;
     Ok(())
+}
+
+/// The trunks with their numbers, which are kept from then on, and the numbers of those on which there are tenants.
+fn number_trunks(
+    config: &Config,
+    store: &mut SqliteStore,
+    pin: &Path,
+) -> Result<(Vec<TrunkSpec>, BTreeSet<TrunkIndex>), RunError> {
+    let known = store.trunks()?;
+    let (specs, after) = trunks::number(&config.trunks, &known, &config.instance, Path::new(&config.access))?;
+    let mut on: BTreeMap<TrunkIndex, Vec<String>> = BTreeMap::new();
+    // With one, and never another one, all tenants are on it.
+    let rows = if after.len() > 1 { store.load()?.rows } else { Vec::new() };
+    for row in rows {
+        if let Some(at) = row.tenant.segment() {
+            on.entry(at.trunk).or_default().push(row.tenant.name.to_string());
+        }
+    }
+    for (number, tenants) in &mut on {
+        if !specs.iter().any(|spec| spec.number == *number) {
+            tenants.sort();
+            let name = after.get(number).cloned().unwrap_or_else(|| format!("number {number}"));
+            return Err(RunError::TrunkLeftOut { name, tenants: std::mem::take(tenants) });
+        }
+    }
+    for spec in specs.iter().filter(|spec| !on.contains_key(&spec.number)) {
+        if let Some(card) = &spec.card {
+            check_card(pin, card)?;
+        }
+    }
+    store.keep_trunks(&after)?;
+    Ok((specs, on.into_keys().collect()))
 }
 
 /// How long the command under way may take at the end. Longer ones are undone or finished by the next start.

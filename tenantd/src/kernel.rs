@@ -10,7 +10,7 @@ use std::future::Future;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use stackmap::{Invalid, MacAddr, TenantName, Vlan};
+use stackmap::{Invalid, MacAddr, Segment, TenantName, TrunkIndex};
 use tenant_init::protocol::ServiceState;
 use tokio::sync::oneshot;
 
@@ -70,7 +70,7 @@ pub enum KernelEvent {
 pub enum Whose {
     /// A tenant's stack or port.
     Tenant(TenantName),
-    /// The trunk, and with it everybody.
+    /// A trunk, and with it everybody on it.
     Trunk,
     /// Nobody of ours.
     Nobody,
@@ -82,13 +82,13 @@ pub trait Steps {
     ///
     /// # Errors
     /// The patch room or its tables cannot be read.
-    fn port_vlans(&self) -> impl Future<Output = Result<BTreeSet<Vlan>, StepError>> + Send;
+    fn ports(&self) -> impl Future<Output = Result<BTreeSet<Segment>, StepError>> + Send;
 
     /// Removes what a tenant that nobody knows left in the patch room.
     ///
     /// # Errors
     /// The step that failed.
-    fn sweep(&mut self, vlan: Vlan) -> impl Future<Output = Result<(), StepError>> + Send;
+    fn sweep(&mut self, at: Segment) -> impl Future<Output = Result<(), StepError>> + Send;
 
     /// Says whether the readings that follow are some of many: then what all tenants have in one place may be read once
     /// for a while, and what somebody else changes there in that while is seen by the next pass.
@@ -124,12 +124,9 @@ pub trait Steps {
     /// Whom a change is about.
     fn whose(&self, changed: &Changed) -> Whose;
 
-    /// Makes sure of what all tenants share: the trunk, its two ends up and its program. Returns what was found to
-    /// differ; with a new trunk every tenant has to be looked at.
-    ///
-    /// # Errors
-    /// The step that failed.
-    fn mend_trunk(&mut self) -> impl Future<Output = Result<Vec<String>, StepError>> + Send;
+    /// Makes sure of what many tenants share: each trunk, its two ends up and its program. Returns of each what was found
+    /// to differ, or the step that failed; with a new trunk every tenant on it has to be looked at.
+    fn mend_trunks(&mut self) -> impl Future<Output = Vec<(TrunkIndex, Result<Vec<String>, StepError>)>> + Send;
 
     /// Takes the socket of a tenant's own API away; nobody is to come in while it is removed.
     fn close_door(&mut self, name: &TenantName);
@@ -182,31 +179,39 @@ pub trait Steps {
     fn processes(&self, name: &TenantName) -> impl Future<Output = Result<usize, StepError>> + Send;
 }
 
-/// The access server's rows of all tenants; a single row is a step.
+/// The rows of all tenants at the access server of each trunk; a single row is a step.
 pub trait Access {
     /// Who it is; asks it also when it did not answer lately.
     ///
     /// # Errors
     /// [`AccessError`].
-    fn access_status(&mut self) -> impl Future<Output = Result<AccessStatus, AccessError>> + Send;
+    fn access_status(&mut self, trunk: TrunkIndex) -> impl Future<Output = Result<AccessStatus, AccessError>> + Send;
 
-    /// States the rows of these tenants; what is ours there and of no other goes.
+    /// States the rows of these tenants, all of that trunk; what is ours there and of no other goes.
     ///
     /// # Errors
     /// [`AccessError`].
-    fn state_all(&mut self, tenants: &[Tenant]) -> impl Future<Output = Result<(), AccessError>> + Send;
+    fn state_all(
+        &mut self,
+        trunk: TrunkIndex,
+        tenants: &[Tenant],
+    ) -> impl Future<Output = Result<(), AccessError>> + Send;
 
     /// Takes away what is ours there and of none of these tenants.
     ///
     /// # Errors
     /// [`AccessError`].
-    fn withdraw_others(&mut self, tenants: &[Tenant]) -> impl Future<Output = Result<(), AccessError>> + Send;
+    fn withdraw_others(
+        &mut self,
+        trunk: TrunkIndex,
+        tenants: &[Tenant],
+    ) -> impl Future<Output = Result<(), AccessError>> + Send;
 }
 
 /// What this machine can do for a request; nothing is changed.
 pub trait Rules {
     /// Ethernet addresses of a VLAN's two ends: server and gateway.
-    fn macs(&self, vlan: Vlan) -> (MacAddr, MacAddr);
+    fn macs(&self, at: Segment) -> (MacAddr, MacAddr);
 
     /// True when a network card of this name is in our namespace.
     ///

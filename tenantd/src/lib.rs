@@ -39,5 +39,6 @@ pub mod shares;
 pub mod store;
 pub mod templates;
 pub mod trace;
+pub mod trunks;
 pub mod verify;
 pub mod world;

@@ -11,7 +11,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
-use stackmap::{GidRange, MacAddr, StackIndex, TenantName, TunnelSpec, Vlan};
+use stackmap::{GidRange, MacAddr, Segment, StackIndex, TenantName, TrunkIndex, TunnelSpec, Vlan};
 use utoipa::ToSchema;
 
 use crate::limits::Limits;
@@ -35,6 +35,9 @@ pub struct TenantRequest {
     #[serde(default)]
     #[schema(value_type = Option<u16>)]
     pub vlan: Option<Vlan>,
+    /// Name of the trunk; when left out the first one, or the first with a free VLAN when none is asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trunk: Option<String>,
     /// First id of the tenant's 65,536 group ids; the lowest free range when left out.
     #[serde(default)]
     pub gid: Option<u32>,
@@ -236,6 +239,13 @@ pub struct Tenant {
     /// VLAN on the trunk; none when the tenant owns a network card.
     #[schema(value_type = Option<u16>)]
     pub vlan: Option<Vlan>,
+    /// Name of its trunk; left out: it is on the first one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trunk: Option<String>,
+    /// Number of its trunk; left out: 0, the first one.
+    #[serde(default, skip_serializing_if = "is_first")]
+    #[schema(value_type = u16)]
+    pub trunk_number: TrunkIndex,
     /// The range of group (and user) ids.
     #[schema(value_type = u32)]
     pub gid: GidRange,
@@ -288,7 +298,16 @@ fn host_image() -> String {
     crate::images::HOST.to_owned()
 }
 
+fn is_first(trunk: &TrunkIndex) -> bool {
+    *trunk == TrunkIndex::default()
+}
+
 impl Tenant {
+    /// Its VLAN on its trunk; none when it owns a network card.
+    pub fn segment(&self) -> Option<Segment> {
+        Some(Segment { trunk: self.trunk_number, vlan: self.vlan? })
+    }
+
     /// True when its stack is its own to administer.
     pub fn owns_network(&self) -> bool {
         self.privileges.contains(&Privilege::Network)
@@ -407,13 +426,16 @@ pub struct DaemonStatus {
     pub instance: String,
     /// Version of the program.
     pub version: String,
-    /// Trunk device (near end, or the card in the patch room).
+    /// Device of the first trunk (near end, or the card in the patch room).
     pub trunk: String,
-    /// Why the trunk is not as it should be; none while it is.
+    /// Why the first trunk is not as it should be; none while it is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trunk_cause: Option<String>,
-    /// `connected`, or why the access server cannot be reached.
+    /// `connected`, or why the access server of the first trunk cannot be reached.
     pub access: String,
+    /// Every trunk, the first one too, by number.
+    #[serde(default)]
+    pub trunks: Vec<TrunkStatus>,
     /// Number of tenants.
     pub tenants: usize,
     /// Tenants that are not ready.
@@ -427,6 +449,24 @@ pub struct DaemonStatus {
     /// Where desired state is kept.
     #[serde(default)]
     pub store: StoreStatus,
+}
+
+/// State of a trunk.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct TrunkStatus {
+    /// Its name.
+    pub name: String,
+    /// Its number, which it has for good.
+    pub number: u16,
+    /// Its device (near end, or the card in the patch room).
+    pub device: String,
+    /// Why it is not as it should be; none while it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cause: Option<String>,
+    /// `connected`, or why its access server cannot be reached.
+    pub access: String,
+    /// Number of tenants on it.
+    pub tenants: usize,
 }
 
 /// How the store is.

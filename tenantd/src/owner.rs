@@ -24,24 +24,23 @@ pub(crate) mod shares;
 mod stored;
 mod tenants;
 mod told;
+mod trunks;
 mod tunnels;
 mod turns;
 mod verify;
 mod views;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
 use std::time::Duration;
 
 use stackmap::{
-    FlowRequest, Invalid, LinkRequest, Maps, Meta, NicName, Origin, Owner as RowOwner, Site, TenantName, TunnelId,
-    TunnelSpec,
+    FlowRequest, Invalid, LinkRequest, Maps, Meta, NicName, Origin, Owner as RowOwner, Site, TenantName, TrunkIndex,
+    TunnelId, TunnelSpec,
 };
 use tenant_init::client::ClientError;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
-use crate::access::AccessError;
 use crate::control::{Asked, Command, Handle, Inbox, OpError, Reply};
 use crate::fault::{self, Moment};
 use crate::kernel::{Kernel, KernelEvent};
@@ -49,6 +48,7 @@ use crate::model::*;
 use crate::plan::{Action, Planned, plan, service_of};
 use crate::pulse::{Load, Pulse};
 use crate::store::{Desired, Revision, Store, StoreError};
+use crate::trunks::TrunkSpec;
 use crate::world::{PASS_DEADLINE, StepError};
 
 pub use declare::PutHow;
@@ -59,6 +59,7 @@ pub use restore::RestoreHow;
 pub(crate) use stored::now_ms;
 use stored::{Doing, Ended};
 use told::{Commons, at};
+use trunks::Trunks;
 use turns::Turns;
 pub(crate) use verify::Proof;
 
@@ -103,7 +104,7 @@ struct Failure {
 /// The owner's state.
 pub struct Owner<K> {
     instance: String,
-    trunk: String,
+    trunks: Trunks,
     store: Box<dyn Store>,
     /// Rises with every write to the store.
     written: tokio::sync::watch::Receiver<Revision>,
@@ -119,13 +120,10 @@ pub struct Owner<K> {
     pace: pace::Pace,
     /// Those of whom the kernel told something.
     heed: Heed,
-    /// What all share: the trunk, and the kernel's events themselves.
+    /// What many share: the trunks, and the kernel's events themselves.
     commons: Commons,
     /// Services that a task is busy with.
     starting: BTreeMap<TenantName, BTreeSet<TenantName>>,
-    /// The access server's own addresses; empty while it was never reached.
-    locals: Vec<IpAddr>,
-    access_state: String,
     handle: Handle,
     inbox: Inbox,
     /// What is being done now, and on whose behalf.
@@ -145,8 +143,8 @@ pub struct Owner<K> {
 pub struct Parts<K> {
     /// Instance name.
     pub instance: String,
-    /// Name of the trunk, for showing.
-    pub trunk: String,
+    /// The trunks, by number.
+    pub trunks: Vec<TrunkSpec>,
     /// Desired state.
     pub store: Box<dyn Store>,
     /// Kernel, access server, files.
@@ -183,7 +181,7 @@ impl<K: Kernel> Owner<K> {
     pub async fn start(parts: Parts<K>) -> Result<Self, StartError> {
         let mut owner = Self {
             instance: parts.instance,
-            trunk: parts.trunk,
+            trunks: Trunks::new(parts.trunks),
             written: parts.store.watch(),
             revision: Revision(0),
             store: parts.store,
@@ -196,8 +194,6 @@ impl<K: Kernel> Owner<K> {
             heed: Heed::default(),
             commons: Commons::default(),
             starting: BTreeMap::new(),
-            locals: Vec::new(),
-            access_state: "not asked yet".into(),
             handle: parts.handle,
             inbox: parts.inbox,
             doing: Doing::by_the_daemon(),
@@ -224,7 +220,10 @@ impl<K: Kernel> Owner<K> {
         }
         owner.look_for_orphans().await?;
         fault::point("start.swept");
-        owner.reach_access().await;
+        if owner.trunks.are_several() {
+            owner.mend_trunks().await;
+        }
+        owner.reach_all().await;
         fault::point("start.access");
         Ok(owner)
     }
@@ -289,7 +288,7 @@ impl<K: Kernel> Owner<K> {
     async fn tick(&mut self) {
         self.tell_left_out();
         self.keep_store();
-        self.reach_access().await;
+        self.reach_all().await;
         let full = self.last_full.elapsed() >= FULL_PASS && self.pace.is_done();
         if let Some(mended) = self.kernel.mend_names() {
             tracing::warn!(mended, "mended");
@@ -302,8 +301,8 @@ impl<K: Kernel> Owner<K> {
                 tracing::warn!(error = chain(&error), "cannot look for what is nobody's");
             }
         }
-        if full || self.commons.trunk.is_some() {
-            self.mend_trunk().await;
+        if full || self.trunks.any_lost() {
+            self.mend_trunks().await;
         }
         if self.turns.is_empty() {
             let now = Instant::now();
@@ -324,50 +323,6 @@ impl<K: Kernel> Owner<K> {
         self.pace.took(started.elapsed(), Instant::now());
         // Counted from its end: with very many tenants there is a pause between two passes too.
         self.last_full = Instant::now();
-    }
-
-    /// Ask the access server who it is; when it was away, state every row again.
-    async fn reach_access(&mut self) {
-        let was = self.access_state.clone();
-        match self.kernel.access_status().await {
-            Ok(status) => {
-                self.locals = status.local;
-                if was != "connected" {
-                    self.access_state = match self.state_all().await {
-                        Ok(()) => "connected".into(),
-                        Err(error) => chain(&error),
-                    };
-                }
-            }
-            Err(error) => self.access_state = chain(&error),
-        }
-        if was != self.access_state {
-            let kind = if self.access_state == "connected" { "access-connected" } else { "access-lost" };
-            let detail = self.access_state.clone();
-            tracing::info!(kind, detail, "access server");
-            self.tell(kind, None, detail);
-        }
-    }
-
-    /// State every row. When one of them is refused the others must not wait for it: what nobody desires is taken away,
-    /// and each tenant states its own in its pass, where a refusal stays with the tenant it is about.
-    async fn state_all(&mut self) -> Result<(), AccessError> {
-        if self.orphans.any_lives() {
-            // Nothing of ours is withdrawn: an orphan's row is among it. Each tenant states its own in its pass.
-            self.look_at_all();
-            return Ok(());
-        }
-        let staying = self.desired.values().filter(|desired| !desired.removing);
-        let tenants: Vec<_> = staying.map(|desired| desired.tenant.clone()).collect();
-        match self.kernel.state_all(&tenants).await {
-            Err(AccessError::Refused { detail, .. }) => {
-                tracing::warn!(detail, "the access server refused the rows as a whole; they are stated one by one");
-                self.kernel.withdraw_others(&tenants).await?;
-                self.look_at_all();
-                Ok(())
-            }
-            other => other,
-        }
     }
 
     /// One tenant's pass: read, plan, apply. Returns the steps taken with their times.
@@ -548,15 +503,15 @@ impl<K: Kernel> Owner<K> {
     }
 
     /// Identity of a tunnel. One that says its local end keeps it, whatever the access server says it has today.
-    fn tunnel_id(&self, tunnel: &TunnelSpec) -> Result<TunnelId, Invalid> {
+    fn tunnel_id(&self, trunk: TrunkIndex, tunnel: &TunnelSpec) -> Result<TunnelId, Invalid> {
         match tunnel.local() {
             Some(local) => tunnel.resolve(local),
-            None => tunnel.resolve_among(&self.locals),
+            None => tunnel.resolve_among(self.trunks.locals(trunk)),
         }
     }
 
-    fn sites(&self, tunnels: &[TunnelSpec]) -> Result<Vec<Site>, Invalid> {
-        tunnels.iter().map(|t| Site::new(self.tunnel_id(t)?, t.prefixes().to_vec())).collect()
+    fn sites(&self, trunk: TrunkIndex, tunnels: &[TunnelSpec]) -> Result<Vec<Site>, Invalid> {
+        tunnels.iter().map(|t| Site::new(self.tunnel_id(trunk, t)?, t.prefixes().to_vec())).collect()
     }
 
     /// The tables' request for a tenant that is known already.
@@ -564,11 +519,14 @@ impl<K: Kernel> Owner<K> {
         let mut request = FlowRequest::new(tenant.name.clone(), self.meta(tenant.generation)?);
         request.stack = Some(tenant.stack);
         request.gid = Some(tenant.gid);
-        request.link = match tenant.vlan {
-            Some(vlan) => LinkRequest::Port { trunk: Default::default(), vlan: Some(vlan) },
+        request.link = match tenant.segment() {
+            Some(at) => {
+                self.trunks.check(tenant)?;
+                LinkRequest::Port { trunk: at.trunk, vlan: Some(at.vlan) }
+            }
             None => LinkRequest::Nic(tenant.device.parse::<NicName>()?),
         };
-        request.sites = self.sites(&tenant.tunnels)?;
+        request.sites = self.sites(tenant.trunk_number, &tenant.tunnels)?;
         Ok(request)
     }
 

@@ -8,6 +8,7 @@ use std::fmt;
 use stackmap::{Layer, MacAddr, TenantName, TunnelSpec};
 
 use crate::model::{ServiceRequest, ShareMount, Tenant};
+use crate::net::room::port_name;
 use crate::net::stack::{StackAddress, StackPlan, StackRoute, Via};
 use crate::store::Desired;
 
@@ -287,16 +288,17 @@ fn making(tenant: &Tenant, actual: &Actual) -> Vec<Planned> {
         steps.add(Action::Filter, "the packet filter is missing");
     }
     if let Some(vlan) = tenant.vlan {
+        let name = port_of(tenant);
         if !tenant.tunnels.is_empty() && !actual.access.is_right() && !actual.access_away {
             let missing = format!("the row of vlan {vlan} at the access server is missing");
             steps.found(Action::StateAccess, actual.access.found(missing));
         }
         let port = actual.port && !stale_port;
         if !port {
-            steps.add(Action::AddPort, format!("port p{vlan} is missing"));
+            steps.add(Action::AddPort, format!("port {name} is missing"));
         }
         if !port || !actual.bound.is_right() {
-            let missing = format!("the row of port p{vlan} is missing");
+            let missing = format!("the row of port {name} is missing");
             let found = if port { actual.bound.found(missing) } else { vec![missing] };
             steps.found(Action::Bind, found);
         }
@@ -366,7 +368,7 @@ fn taking_away(steps: &mut Steps, tenant: &Tenant, actual: &Actual, stale_port: 
 }
 
 fn port_of(tenant: &Tenant) -> String {
-    tenant.vlan.map(|vlan| format!("p{vlan}")).unwrap_or_default()
+    tenant.segment().map(port_name).unwrap_or_default()
 }
 
 /// What is mounted and should not be as it is, and what is then missing.

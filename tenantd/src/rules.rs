@@ -22,6 +22,9 @@ impl TenantRequest {
             if let Some(vlan) = self.vlan {
                 return Err(Invalid::new("vlan", vlan, "a tenant with a device of its own has no VLAN"));
             }
+            if let Some(trunk) = &self.trunk {
+                return Err(Invalid::new("trunk", trunk, "a tenant with a device of its own is on no trunk"));
+            }
             if let Some(tunnel) = self.tunnels.first() {
                 return Err(Invalid::new("tunnel", tunnel, "a tenant with a device of its own has no tunnel"));
             }
@@ -194,6 +197,7 @@ mod tests {
             ("gid", serde_json::json!({"gid": 1000})),
             ("device", serde_json::json!({"device": "a/b"})),
             ("vlan", serde_json::json!({"device": "eth1", "vlan": 600})),
+            ("trunk", serde_json::json!({"device": "eth1", "trunk": "west"})),
             ("tunnel", serde_json::json!({"device": "eth1", "tunnels": ["ipip:198.51.100.2"]})),
             ("tunnel", serde_json::json!({"tunnels": ["ipip:198.51.100.2", "ipip:198.51.100.2,prefix=10.0.0.0/8"]})),
             ("prefix", serde_json::json!({"tunnels": ["ipip:198.51.100.2", "ipip:198.51.100.3"]})),

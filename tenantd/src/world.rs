@@ -28,11 +28,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use stack_guard::Guard;
-use stackmap::{MacAddr, MacRole, TenantName, TrunkIndex, Vlan};
+use stackmap::{MacAddr, MacRole, Segment, TenantName};
 use tenant_init::client::{Client, ClientError};
 use tokio::sync::mpsc;
 
-use crate::access::{AccessClient, AccessError};
+use crate::access::{AccessClients, AccessError};
 use crate::api::Doors;
 use crate::cgroups::{Cgroups, Layout};
 use crate::config::Config;
@@ -72,8 +72,8 @@ pub struct WorldParts {
     pub config: Config,
     /// The open patch room.
     pub room: PatchRoom,
-    /// The access server.
-    pub access: AccessClient,
+    /// The access servers.
+    pub access: AccessClients,
     /// Who is told of what happens by itself.
     pub events: mpsc::Sender<KernelEvent>,
     /// The way to the owner, for the tenants' own APIs and for what the guard refuses.
@@ -87,15 +87,15 @@ pub struct World {
     config: Config,
     here: Netlink,
     room: PatchRoom,
-    /// The access server.
-    pub access: AccessClient,
+    /// The access servers.
+    pub access: AccessClients,
     seats: Seats,
     visitor: Visitor,
     cgroups: Cgroups,
     guard: Guard,
     images: Arc<ImageStore>,
     /// Longest inner packet of each VLAN as the access server said last.
-    inner_mtu: HashMap<Vlan, u32>,
+    inner_mtu: HashMap<Segment, u32>,
     events: mpsc::Sender<KernelEvent>,
     places: Places,
     /// Sockets of the tenants' own APIs.
@@ -148,8 +148,8 @@ impl World {
     }
 
     /// Ethernet addresses of a VLAN's two ends: server and gateway.
-    pub fn macs(&self, vlan: Vlan) -> (MacAddr, MacAddr) {
-        let of = |role| MacAddr::derive(&self.config.instance, TrunkIndex::default(), vlan, role);
+    pub fn macs(&self, at: Segment) -> (MacAddr, MacAddr) {
+        let of = |role| MacAddr::derive(&self.config.instance, at.trunk, at.vlan, role);
         (of(MacRole::Server), of(MacRole::Gateway))
     }
 
@@ -216,8 +216,8 @@ impl World {
             actual.limits = Part::Wrong(vec!["some of its cgroups are missing".into()]);
         }
         actual.guard = self.guard_is(tenant)?;
-        let room = match tenant.vlan {
-            Some(vlan) => Some(self.room.look(vlan).await?),
+        let room = match tenant.segment() {
+            Some(at) => Some(self.room.look(at).await?),
             None => None,
         };
         // One of our name that leads nowhere is somebody else's: it is not touched, and the step says so.
@@ -226,9 +226,9 @@ impl World {
         let leads_there = |link: &Link| link.across.is_some_and(|across| port.is_some_and(|p| p.index == across.index));
         let in_stack = in_stack.filter(|found| tenant.whole_device || leads_there(&found.link));
         actual.device = in_stack.is_some();
-        if let (Some(vlan), Some(room)) = (tenant.vlan, &room) {
-            self.places.found(&tenant.name, vlan, port);
-            let stored = self.stored(tenant, vlan).await;
+        if let (Some(at), Some(room)) = (tenant.segment(), &room) {
+            self.places.found(&tenant.name, at, port);
+            let stored = self.stored(tenant, at).await;
             actual.access_away = stored.as_ref().is_err_and(AccessError::is_away);
             if desired.removing {
                 // One that does not answer may still hold a row of ours: then removal waits.
@@ -243,15 +243,15 @@ impl World {
                     actual.access = Part::of(if there == wanted { Vec::new() } else { vec![differs()] });
                     actual.access_newer = Some(there).filter(|there| *there > wanted);
                 }
-                let mut inner = self.inner_of(tenant, stored.as_ref());
+                let mut inner = self.inner_of(tenant, at, stored.as_ref())?;
                 if actual.access_away {
                     // As long as nobody says otherwise the port is right as it is.
-                    inner = self.inner_mtu.get(&vlan).copied().or(port.map(|port| port.mtu));
+                    inner = self.inner_mtu.get(&at).copied().or(port.map(|port| port.mtu));
                 }
                 if let Some(inner) = inner {
-                    self.inner_mtu.insert(vlan, inner);
+                    self.inner_mtu.insert(at, inner);
                 }
-                actual.bound = self.bound_is(tenant, vlan, room, inner)?;
+                actual.bound = self.bound_is(tenant, at, room, inner)?;
             }
         }
         if let (Some(found), false) = (in_stack, desired.removing) {
@@ -291,20 +291,20 @@ impl World {
     pub async fn apply(&mut self, tenant: &Tenant, action: &Action) -> Result<(), StepError> {
         match action {
             Action::StopService(service) => self.stop_service(&tenant.name, service).await,
-            Action::WithdrawAccess => match tenant.vlan {
-                Some(vlan) => Ok(self.access.delete(vlan).await?),
+            Action::WithdrawAccess => match tenant.segment() {
+                Some(at) => Ok(self.access.of(at.trunk)?.delete(at.vlan).await?),
                 None => Ok(()),
             },
-            Action::Unbind => match tenant.vlan {
-                Some(vlan) => {
-                    self.room.unbind(vlan).await?;
+            Action::Unbind => match tenant.segment() {
+                Some(at) => {
+                    self.room.unbind(at).await?;
                     fault::point("unbind.class");
-                    self.free_class(vlan).await
+                    self.free_class(at).await
                 }
                 None => Ok(()),
             },
-            Action::DeletePort => match tenant.vlan {
-                Some(vlan) => Ok(self.room.delete_port(vlan).await?),
+            Action::DeletePort => match tenant.segment() {
+                Some(at) => Ok(self.room.delete_port(at).await?),
                 None => Ok(()),
             },
             Action::ReturnDevice => self.return_device(tenant).await,
@@ -315,8 +315,8 @@ impl World {
             Action::MountShare(share) => self.mount_share(tenant, share).await,
             Action::OpenDoor => Ok(self.doors.open(tenant)?),
             Action::Forget => {
-                if let Some(vlan) = tenant.vlan {
-                    self.inner_mtu.remove(&vlan);
+                if let Some(at) = tenant.segment() {
+                    self.inner_mtu.remove(&at);
                 }
                 self.places.forget(&tenant.name);
                 Ok(())
@@ -343,13 +343,13 @@ impl World {
     /// Traffic and drops of a tenant: its port's, its filter's and the access server's.
     pub async fn counters(&mut self, tenant: &Tenant) -> Result<Counters, StepError> {
         let mut counters = Counters { drops: self.filter_drops(tenant).await, ..Counters::default() };
-        let Some(vlan) = tenant.vlan else { return Ok(counters) };
-        let port = self.room.counters(vlan).await?.unwrap_or_default();
+        let Some(at) = tenant.segment() else { return Ok(counters) };
+        let port = self.room.counters(at).await?.unwrap_or_default();
         (counters.rx_packets, counters.rx_bytes) = (port.rx_packets, port.rx_bytes);
         (counters.tx_packets, counters.tx_bytes) = (port.tx_packets, port.tx_bytes);
         counters.drops.extend(port.drops.iter().map(|(reason, n)| (format!("port_{}", reason.name()), *n)));
         // The port's counters are worth showing also while the access server is away.
-        if let Ok(access) = self.access.counters_of(vlan).await {
+        if let Ok(access) = self.access.of(at.trunk)?.counters_of(at.vlan).await {
             counters.drops.extend(access.drops.into_iter().map(|(reason, n)| (format!("access_{reason}"), n)));
         }
         Ok(counters)

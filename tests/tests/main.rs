@@ -49,6 +49,7 @@ mod store;
 mod tags;
 mod trace;
 mod transfer;
+mod trunks;
 mod two_boxes;
 mod upgrade;
 mod verify;
@@ -107,6 +108,7 @@ fn main() -> ExitCode {
         service_manager::trials(),
         packaging::trials(),
         upgrade::trials(),
+        trunks::trials(),
     ]
     .into_iter()
     .flatten()

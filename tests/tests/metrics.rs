@@ -106,7 +106,7 @@ fn agrees(world: &World) -> Result<()> {
         );
         ensure!(of("processes").is_none_or(|n| n >= 3.0), "init and nginx: {:?}", of("processes"));
         ensure!(of("cpu_seconds_total").is_some_and(|seconds| seconds > 0.0), "no processor time");
-        let info = format!("tenant={},vlan={}}}", site.tenant(), site.vlan());
+        let info = format!("tenant={},trunk=,vlan={}}}", site.tenant(), site.vlan());
         ensure!(now.keys().any(|key| key.starts_with("tenantd_tenant_info{") && key.ends_with(&info)), "no {info}");
     }
     ensure!(now["tenantd_tenants{state=ready}"] == 3.0 && now["tenantd_access_connected{}"] == 1.0, "{now:#?}");

@@ -102,7 +102,7 @@ impl Fake {
             Command::Export { reply } => {
                 let one = |t: &Tenant| Exported { name: t.name.clone(), removing: false, tenant: t.into() };
                 let tenants = self.tenants.values().map(one).collect();
-                drop(reply.send(Ok(Export { locals: Vec::new(), tenants })));
+                drop(reply.send(Ok(Export { locals: Vec::new(), first_trunk: String::new(), tenants })));
             }
             Command::List { reply } => drop(reply.send(Ok(self.tenants.values().cloned().collect()))),
             Command::Show { name, reply } => drop(reply.send(self.tenant(&name).cloned())),
@@ -188,6 +188,7 @@ impl Fake {
                 trunk: "trunk-main".into(),
                 trunk_cause: None,
                 access: "connected".into(),
+                trunks: Vec::new(),
                 tenants: self.tenants.len(),
                 half_done: Vec::new(),
                 store: StoreStatus::default(),
@@ -243,6 +244,8 @@ impl Fake {
             name: r.name,
             stack: StackIndex(0),
             vlan: Some(vlan),
+            trunk: None,
+            trunk_number: Default::default(),
             gid: GidRange::FIRST,
             device: "dev0".into(),
             whole_device: false,
@@ -362,7 +365,8 @@ impl Fake {
         let enlist = |tenant: &Tenant| Enlisted {
             name: tenant.name.clone(),
             stack: tenant.stack.to_string(),
-            vlan: tenant.vlan,
+            at: tenant.segment(),
+            trunk: None,
             gid: tenant.gid.get(),
             half_done: false,
             removing: false,

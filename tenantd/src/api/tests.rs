@@ -588,7 +588,9 @@ fn metrics_are_told_as_text() {
     assert_eq!(status, 200, "{body}");
     assert!(head.contains("content-type: application/openmetrics-text; version=1.0.0; charset=utf-8"), "{head}");
     assert!(
-        body.contains("tenantd_tenant_info{tenant=\"acme\",vlan=\"600\",stack=\"inet0\",gid=\"524288\"} 1\n"),
+        body.contains(
+            "tenantd_tenant_info{tenant=\"acme\",vlan=\"600\",stack=\"inet0\",gid=\"524288\",trunk=\"\"} 1\n"
+        ),
         "{body}"
     );
     assert!(body.contains("tenantd_tenants{state=\"ready\"} 1\n") && body.contains("# EOF\n"), "{body}");

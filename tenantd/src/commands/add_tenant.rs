@@ -27,6 +27,9 @@ pub struct AddTenant {
     /// VLAN on the trunk, 1..=4094 [default: the lowest free one]
     #[arg(long, value_name = "N")]
     vlan: Option<Vlan>,
+    /// Trunk, by its name [default: the first one; without --vlan the first one with a free VLAN]
+    #[arg(long, value_name = "TRUNK")]
+    trunk: Option<String>,
     /// First of the tenant's 65,536 group ids [default: the lowest free range]
     #[arg(long, value_name = "N")]
     gid: Option<GidRange>,
@@ -73,6 +76,7 @@ pub fn run(args: AddTenant, cx: &Context) -> Result<(), Failure> {
         name: args.name,
         addresses: args.addresses,
         vlan: args.vlan,
+        trunk: args.trunk,
         gid: args.gid.map(GidRange::get),
         device: args.device.map(|d| d.to_string()),
         tunnels: args.tunnels,
@@ -109,5 +113,6 @@ fn plan(added: &Added) -> String {
 fn identity(added: &Added) -> String {
     let t = &added.tenant;
     let vlan = t.vlan.map(|v| format!(" vlan{v}")).unwrap_or_default();
-    format!("{} {}{vlan} {}", t.stack, t.device, t.gid)
+    let trunk = t.trunk.as_ref().map(|trunk| format!(" trunk {trunk}")).unwrap_or_default();
+    format!("{} {}{vlan}{trunk} {}", t.stack, t.device, t.gid)
 }

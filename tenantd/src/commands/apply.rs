@@ -4,7 +4,7 @@ use clap::Args;
 use stackmap::TenantName;
 
 use super::{Context, Failure, diff, tasks};
-use crate::declare::order::{Permission, schedule};
+use crate::declare::order::{Permission, schedule, unname_first};
 
 /// Arguments of `apply`.
 #[derive(Debug, Args)]
@@ -40,8 +40,9 @@ pub struct Apply {
 /// # Errors
 /// [`Failure`] when nothing could be done at all.
 pub fn run(args: Apply, cx: &Context) -> Result<u8, Failure> {
-    let wanted = args.files.read()?;
+    let mut wanted = args.files.read()?;
     let there = tasks::export(cx)?;
+    unname_first(&mut wanted, &there);
     let may = Permission { prune: args.prune, replace: args.replace.into_iter().collect() };
     let found = schedule(&wanted, &there.tenants, &may);
     let how = tasks::How { jobs: args.jobs, force: args.force, dry_run: args.dry_run };

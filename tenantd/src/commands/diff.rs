@@ -3,7 +3,7 @@
 use clap::Args;
 
 use super::{Context, Failure, tasks, write};
-use crate::declare::order::{Found, Permission, Schedule, TenantDiff, Verdict, schedule};
+use crate::declare::order::{Found, Permission, Schedule, TenantDiff, Verdict, schedule, unname_first};
 
 /// Arguments of `diff`.
 #[derive(Debug, Args)]
@@ -27,8 +27,9 @@ pub struct Diff {
 /// # Errors
 /// [`Failure`].
 pub fn run(args: &Diff, cx: &Context) -> Result<u8, Failure> {
-    let wanted = args.files.read()?;
+    let mut wanted = args.files.read()?;
     let there = tasks::export(cx)?;
+    unname_first(&mut wanted, &there);
     let may = Permission { prune: args.prune, ..Permission::default() };
     let found = schedule(&wanted, &there.tenants, &may);
     say(&found, cx)?;

@@ -3,7 +3,7 @@
 use clap::Args;
 
 use super::{Context, Failure, diff, tasks};
-use crate::declare::order::{Permission, Verdict, schedule};
+use crate::declare::order::{Permission, Verdict, schedule, unname_first};
 
 /// Arguments of `import`.
 #[derive(Debug, Args)]
@@ -28,8 +28,9 @@ pub struct Import {
 /// # Errors
 /// [`Failure`] when nothing could be done at all.
 pub fn run(args: Import, cx: &Context) -> Result<u8, Failure> {
-    let wanted = tasks::Files::one(args.file).read()?;
+    let mut wanted = tasks::Files::one(args.file).read()?;
     let there = tasks::export(cx)?;
+    unname_first(&mut wanted, &there);
     let mut found = schedule(&wanted, &there.tenants, &Permission::default());
     for tenant in found.tenants.iter_mut().filter(|t| t.verdict == Verdict::Change) {
         tenant.verdict = Verdict::Refused;

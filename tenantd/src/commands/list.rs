@@ -25,11 +25,12 @@ pub fn run(_: &List, cx: &Context) -> Result<(), Failure> {
         let head = ["NAME", "STACK", "DEVICE", "VLAN", "GID", "ADDRESSES", "TUNNELS", "SERVICES"];
         let mut lines = vec![head.map(str::to_owned).to_vec()];
         lines.extend(tenants.into_iter().map(|t| {
+            let vlan = vlan_words(&t);
             vec![
                 t.name.to_string(),
                 t.stack.to_string(),
                 t.device,
-                t.vlan.map_or_else(|| "-".to_owned(), |v| v.to_string()),
+                vlan,
                 t.gid.get().to_string(),
                 commas(t.addresses),
                 t.tunnels.len().to_string(),
@@ -38,4 +39,10 @@ pub fn run(_: &List, cx: &Context) -> Result<(), Failure> {
         }));
         align(&lines)
     })
+}
+
+/// `600`, on a trunk other than the first `west/600`.
+fn vlan_words(t: &Tenant) -> String {
+    let vlan = t.vlan.map_or_else(|| "-".to_owned(), |vlan| vlan.to_string());
+    t.trunk.as_ref().map(|trunk| format!("{trunk}/{vlan}")).unwrap_or(vlan)
 }

@@ -33,6 +33,7 @@ pub(super) fn words(t: &Tenant) -> String {
         ("stack", t.stack.to_string()),
         ("device", if t.whole_device { format!("{} (a network card)", t.device) } else { t.device.clone() }),
         ("vlan", t.vlan.map(|v| v.to_string()).unwrap_or_default()),
+        ("trunk", t.trunk.clone().unwrap_or_default()),
         ("gid", format!("{}..={}", t.gid.get(), t.gid.last())),
         ("mac", t.mac.map(|m| m.to_string()).unwrap_or_default()),
         ("addresses", commas(&t.addresses)),

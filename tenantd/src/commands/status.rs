@@ -5,7 +5,7 @@ use stackmap::TenantName;
 
 use super::table::{commas, facts};
 use super::{Context, Failure};
-use crate::model::{DaemonStatus, ServiceStatus, StoreStatus, TenantState, TenantStatus};
+use crate::model::{DaemonStatus, ServiceStatus, StoreStatus, TenantState, TenantStatus, TrunkStatus};
 
 /// Arguments of `status`.
 #[derive(Debug, Args)]
@@ -47,8 +47,17 @@ fn daemon(s: &DaemonStatus) -> String {
         ("warning", s.store.warning.as_ref().map(|w| format!("the store: {w}")).unwrap_or_default()),
         ("waiting", if s.waiting == 0 { String::new() } else { format!("{} tenants to be looked at", s.waiting) }),
     ];
+    if s.trunks.len() > 1 {
+        lines.extend(s.trunks.iter().map(|trunk| ("trunk", trunk_words(trunk))));
+    }
     lines.extend(s.orphans.iter().map(|words| ("unknown", words.clone())));
     facts(&lines)
+}
+
+/// `west: number 1, trunk-main-1, 3 tenants, access connected`
+fn trunk_words(t: &TrunkStatus) -> String {
+    let lost = t.cause.as_ref().map(|cause| format!(", {cause}")).unwrap_or_default();
+    format!("{}: number {}, {}, {} tenants, access {}{lost}", t.name, t.number, t.device, t.tenants, t.access)
 }
 
 fn store(s: &StoreStatus) -> String {

@@ -13,13 +13,14 @@ const HIDDEN: &str = "(not shown)";
 /// In the place of another one.
 const OTHER: &str = "(another, not shown)";
 
-/// What shall be, with the numbers that it leaves open taken from what is: VLAN, stack, group ids, local ends of tunnels.
+/// What shall be, with the numbers that it leaves open taken from what is: VLAN, trunk, stack, group ids, local ends of tunnels.
 /// Services and the rest are taken as they are said.
 #[must_use]
 pub fn settle(before: &DeclaredTenant, after: &DeclaredTenant) -> DeclaredTenant {
     let mut settled = after.clone();
     // A tenant that shall have a card has no VLAN to keep.
     settled.vlan = after.vlan.or(before.vlan.filter(|_| after.device.is_none()));
+    settled.trunk = after.trunk.clone().or_else(|| before.trunk.clone().filter(|_| after.device.is_none()));
     settled.stack = after.stack.or(before.stack);
     settled.gid = after.gid.or(before.gid);
     settled.image = after.image.clone().filter(|image| image != HOST);
@@ -51,6 +52,7 @@ pub fn changes(before: &DeclaredTenant, after: &DeclaredTenant) -> Vec<FieldChan
     let mut out = Changes(Vec::new());
     let text = |value: Option<String>| value;
     out.fixed("vlan", before.vlan.map(|v| v.to_string()), settled.vlan.map(|v| v.to_string()));
+    out.fixed("trunk", before.trunk.clone(), settled.trunk.clone());
     out.fixed("stack", before.stack.map(|v| v.to_string()), settled.stack.map(|v| v.to_string()));
     out.fixed("gid", before.gid.map(|v| v.to_string()), settled.gid.map(|v| v.to_string()));
     out.fixed("device", text(before.device.clone()), text(settled.device.clone()));

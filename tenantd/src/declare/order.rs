@@ -10,7 +10,7 @@ use utoipa::ToSchema;
 
 use super::Wanted;
 use super::diff::{changes, same_tunnel, settle};
-use crate::model::{DeclaredTenant, Exported, FieldChange};
+use crate::model::{DeclaredTenant, Export, Exported, FieldChange};
 use crate::problem::{Problem, ProblemKind};
 
 /// What may be done beyond adding tenants and changing them in place.
@@ -140,6 +140,14 @@ impl Schedule {
     }
 }
 
+/// Leaves out the name of the first trunk of the server where it says nothing new.
+pub fn unname_first(wanted: &mut Wanted, export: &Export) {
+    for (name, tenant) in &mut wanted.tenants {
+        let there = export.tenants.iter().find(|there| there.name == *name).map(|there| &there.tenant);
+        tenant.unname_first(&export.first_trunk, there);
+    }
+}
+
 /// Compares what is wanted with what is there.
 #[must_use]
 pub fn schedule(wanted: &Wanted, there: &[Exported], may: &Permission) -> Schedule {
@@ -236,7 +244,7 @@ fn judge(changes: Vec<FieldChange>, replace: bool) -> (Verdict, Vec<FieldChange>
 
 /// True when both cannot be there at the same time.
 fn collide(a: &DeclaredTenant, b: &DeclaredTenant) -> bool {
-    let number = (a.vlan.is_some() && a.vlan == b.vlan)
+    let number = (a.vlan.is_some() && a.vlan == b.vlan && a.trunk == b.trunk)
         || (a.stack.is_some() && a.stack == b.stack)
         || (a.gid.is_some() && a.gid == b.gid)
         || (a.device.is_some() && a.device == b.device);
@@ -290,18 +298,22 @@ fn number<'a>(put: &mut BTreeMap<&TenantName, DeclaredTenant>, staying: impl Ite
     let (mut vlans, mut stacks, mut gids) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
     let all: Vec<_> = staying.cloned().chain(put.values().cloned()).collect();
     for tenant in &all {
-        vlans.extend(tenant.vlan.map(Vlan::get));
+        vlans.extend(tenant.vlan.map(|vlan| (tenant.trunk.clone(), vlan.get())));
         stacks.extend(tenant.stack.map(|stack| stack.0));
         gids.extend(tenant.gid);
     }
     // VLAN 1 last, as the server does: much equipment has its own traffic there.
-    let mut free_vlans = (2..=Vlan::MAX).chain([1]).filter(|n| !vlans.contains(n)).filter_map(|n| Vlan::new(n).ok());
+    let mut candidates: BTreeMap<Option<String>, _> = BTreeMap::new();
+    let mut free_vlan = |trunk: &Option<String>| {
+        let all = candidates.entry(trunk.clone()).or_insert_with(|| (2..=Vlan::MAX).chain([1]));
+        all.find(|n| !vlans.contains(&(trunk.clone(), *n))).and_then(|n| Vlan::new(n).ok())
+    };
     let mut free_stacks = (0..).filter(|n| !stacks.contains(n)).map(StackIndex);
     let all_gids = (GidRange::FIRST.get()..=GidRange::LAST.get()).step_by(GidRange::LEN as usize);
     let mut free_gids = all_gids.filter(|n| !gids.contains(n));
     for tenant in put.values_mut() {
         if tenant.vlan.is_none() && tenant.device.is_none() {
-            tenant.vlan = free_vlans.next();
+            tenant.vlan = free_vlan(&tenant.trunk);
         }
         tenant.stack = tenant.stack.or_else(|| free_stacks.next());
         tenant.gid = tenant.gid.or_else(|| free_gids.next());

@@ -165,7 +165,8 @@ impl Reader {
     /// What only one tenant can have, two must not say.
     fn apart(&mut self, name: &TenantName, tenant: &DeclaredTenant, node: &Node, lines: &Lines<'_>) {
         let mut keys = Vec::new();
-        keys.extend(tenant.vlan.map(|vlan| ("vlan", "vlan".to_owned(), vlan.to_string())));
+        let on = tenant.trunk.as_ref().map(|trunk| format!(" of trunk {trunk}")).unwrap_or_default();
+        keys.extend(tenant.vlan.map(|vlan| ("vlan", "vlan".to_owned(), format!("{vlan}{on}"))));
         keys.extend(tenant.stack.map(|stack| ("stack", "stack".to_owned(), stack.to_string())));
         keys.extend(tenant.gid.map(|gid| ("gid", "gid".to_owned(), gid.to_string())));
         keys.extend(tenant.device.clone().map(|device| ("device", "device".to_owned(), device)));

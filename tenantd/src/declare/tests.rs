@@ -220,6 +220,7 @@ prop_compose! {
         let vlan = has_vlan.then(|| stackmap::Vlan::new(n + 1).unwrap());
         DeclaredTenant {
             vlan,
+            trunk: (has_vlan && third % 2 == 1).then(|| "west".to_owned()),
             device: (!has_vlan).then(|| format!("eth{n}")),
             stack: Some(stackmap::StackIndex(u32::from(n))),
             gid: Some(524_288 + u32::from(n) * 65_536),
@@ -254,7 +255,7 @@ proptest! {
         // Generated apart, they may take one tunnel.
         tenants[1].tenant.tunnels.retain(|t| !tenant.tunnels.iter().any(|theirs| same_tunnel(t, theirs)));
         prop_assume!(tenants.iter().all(|t| t.tenant.check().is_ok()));
-        let file = write(&Export { locals: Vec::new(), tenants: tenants.clone() });
+        let file = write(&Export { locals: Vec::new(), first_trunk: String::new(), tenants: tenants.clone() });
         let read = read(&[Text { name: "t".into(), text: file.clone() }]);
         let read = read.map_err(|e| TestCaseError::fail(format!("{e}\n{file}")))?;
         for there in &tenants {

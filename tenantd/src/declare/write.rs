@@ -36,10 +36,13 @@ pub fn write(export: &Export) -> String {
 fn fields(t: &DeclaredTenant, locals: &[IpAddr]) -> String {
     let mut out = Fields(String::new());
     out.some("vlan", t.vlan.map(|vlan| i64::from(vlan.get())));
+    out.some("trunk", t.trunk.clone());
     out.some("stack", t.stack.map(|stack| stack.to_string()));
     out.some("gid", t.gid.map(i64::from));
     out.some("device", t.device.clone());
     out.put("addresses", texts(&t.addresses));
+    // On another trunk the access server is another one.
+    let locals = if t.trunk.is_none() { locals } else { &[] };
     let tunnels: Vec<_> = t.tunnels.iter().map(|tunnel| without_chosen_end(tunnel, locals)).collect();
     out.list("tunnels", &tunnels);
     out.list("dns", &t.dns);

@@ -13,6 +13,7 @@ use flate2::read::GzDecoder;
 use super::network_files;
 use crate::cgroups::Layout;
 use crate::config::Config;
+use crate::trunks;
 
 /// Where the machine and the instance are.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,7 +38,10 @@ impl Place {
     /// The place of a configured daemon on the machine whose root is `root`.
     #[must_use]
     pub fn of(config: &Config, root: &Path) -> Self {
-        let made = config.trunk.is_none().then(|| format!("trunk-{}", config.instance));
+        // As numbered in a new store; what a manager is told to leave alone is all of our names anyway.
+        let first = Path::new(&config.access);
+        let numbered = trunks::number(&config.trunks, &trunks::Known::new(), &config.instance, first);
+        let specs = numbered.map(|(specs, _)| specs).unwrap_or_default();
         Self {
             root: root.to_owned(),
             instance: config.instance.clone(),
@@ -45,7 +49,7 @@ impl Place {
             run_dir: config.run_dir.clone(),
             bpffs: config.bpffs.clone(),
             cgroup: config.cgroup.clone(),
-            devices: made.into_iter().collect(),
+            devices: specs.into_iter().filter(|spec| spec.card.is_none()).map(|spec| spec.near).collect(),
         }
     }
 

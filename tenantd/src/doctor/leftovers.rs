@@ -57,8 +57,11 @@ fn half_done(known: &Known) -> Finding {
 
 fn access(known: &Known) -> Finding {
     let why = "without it no tunnel is added, changed or taken away; those there are go on";
-    let finding = Finding::new("access-server", known.status.access.clone(), "connected", why);
-    if known.status.access == "connected" {
+    let away = known.status.trunks.iter().filter(|trunk| trunk.access != "connected");
+    let away: Vec<String> = away.map(|trunk| format!("of trunk {}: {}", trunk.name, trunk.access)).collect();
+    let found = if away.is_empty() { known.status.access.clone() } else { away.join("; ") };
+    let finding = Finding::new("access-server", found.clone(), "connected", why);
+    if found == "connected" {
         return finding;
     }
     finding

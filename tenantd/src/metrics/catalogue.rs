@@ -123,11 +123,15 @@ pub(crate) const ENTRIES: &[Entry] = &[
     tenant(
         "tenantd_tenant_info",
         Gauge,
-        &["tenant", "vlan", "stack", "gid"],
-        ("N", "1; ties a tenant to its VLAN (as at the access server), its stack and its first group id"),
+        &["tenant", "vlan", "stack", "gid", "trunk"],
+        (
+            "N",
+            "1; ties a tenant to its VLAN (as at the access server), stack, first group id, and trunk (empty: the first one)",
+        ),
         |t, sink| {
-            let vlan = t.enlisted.vlan.map(|vlan| vlan.to_string()).unwrap_or_default();
-            sink(&[&vlan, &t.enlisted.stack, &t.enlisted.gid.to_string()], Whole(1));
+            let vlan = t.enlisted.at.map(|at| at.vlan.to_string()).unwrap_or_default();
+            let trunk = t.enlisted.trunk.as_deref().unwrap_or_default();
+            sink(&[&vlan, &t.enlisted.stack, &t.enlisted.gid.to_string(), trunk], Whole(1));
         },
     ),
     tenant(
@@ -334,9 +338,13 @@ pub(crate) const ENTRIES: &[Entry] = &[
         ),
         |s, sink| s.trunk_drops.iter().for_each(|(reason, count)| sink(&[reason], Whole(*count))),
     ),
-    daemon("tenantd_access_connected", Gauge, &[], ("1", "1 while the access server answers"), |s, sink| {
-        sink(&[], flag(s.access_connected))
-    }),
+    daemon(
+        "tenantd_access_connected",
+        Gauge,
+        &[],
+        ("1", "1 while the access server of every trunk answers"),
+        |s, sink| sink(&[], flag(s.access_connected)),
+    ),
     daemon("tenantd_build_info", Gauge, &["version"], ("1", "1; the version that runs"), |_, sink| {
         sink(&[env!("CARGO_PKG_VERSION")], Whole(1));
     }),

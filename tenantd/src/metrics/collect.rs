@@ -5,6 +5,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use axum::body::Bytes;
+use stackmap::Segment;
 
 use super::encode;
 use super::live::Live;
@@ -105,7 +106,7 @@ type Room = Option<Result<(vlan_rs::CounterReader, vlan_rs::Usage), ()>>;
 /// Reads the kernel: each table as a whole, then the cgroups one by one.
 fn measure(roster: Roster, room: Room, ports: &Ports, snapshot: &mut Snapshot) {
     snapshot.process = Own::read();
-    let mut by_vlan = HashMap::new();
+    let mut by_tag = HashMap::new();
     match room {
         Some(Ok((reader, usage))) => {
             snapshot.tables.insert("ports", (usage.ports.into(), usage.max_ports.into()));
@@ -113,7 +114,7 @@ fn measure(roster: Roster, room: Room, ports: &Ports, snapshot: &mut Snapshot) {
             snapshot.tables.insert("trunks", (usage.trunks.into(), usage.max_trunks.into()));
             match reader.counters() {
                 Ok(all) => {
-                    by_vlan.extend(all.ports.into_iter().map(|(tag, counters)| (tag.vid.get(), counters)));
+                    by_tag.extend(all.ports.into_iter().map(|(tag, counters)| ((tag.trunk, tag.vid.get()), counters)));
                     for (reason, count) in all.trunks.into_values().flatten().chain(all.room) {
                         *snapshot.trunk_drops.entry(reason.name()).or_default() += count;
                     }
@@ -143,11 +144,15 @@ fn measure(roster: Roster, room: Room, ports: &Ports, snapshot: &mut Snapshot) {
     let (found, since) = known.unwrap_or_default();
     snapshot.ports_age = since.map(|age| age.as_secs_f64());
     let cgroups = roster.kernel.as_ref().map(|kernel| &kernel.cgroups);
+    let tag = |at: Segment| {
+        let tag = roster.kernel.as_ref()?.room.tag(at).ok()?;
+        Some((tag.trunk, tag.vid.get()))
+    };
     snapshot.tenants = roster
         .tenants
         .into_iter()
         .map(|enlisted| Measured {
-            port: enlisted.vlan.and_then(|vlan| by_vlan.remove(&vlan.get())),
+            port: enlisted.at.and_then(tag).and_then(|tag| by_tag.remove(&tag)),
             guard: enlisted.seat.and_then(|seat| by_cookie.remove(&seat.cookie)),
             spent: cgroups.map_or(Spent::default(), |cgroups| cgroups.spent(&enlisted.name)),
             ports: enlisted.seat.and_then(|seat| found.get(&seat.inode).copied()),

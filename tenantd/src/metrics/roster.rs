@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use stackmap::{TenantName, Vlan};
+use stackmap::{Segment, TenantName};
 
 use crate::cgroups::{Cgroups, Spent};
 use crate::net::room::RoomReader;
@@ -14,7 +14,7 @@ pub(crate) struct Roster {
     pub(crate) tenants: Vec<Enlisted>,
     /// Tenants that wait for a pass.
     pub(crate) turns: usize,
-    /// The access server answered when it was asked last.
+    /// Every trunk's access server answered when it was asked last.
     pub(crate) access_connected: bool,
     /// Ways to read the kernel; none in tests without one.
     pub(crate) kernel: Option<Readers>,
@@ -35,7 +35,10 @@ pub struct Readers {
 pub(crate) struct Enlisted {
     pub(crate) name: TenantName,
     pub(crate) stack: String,
-    pub(crate) vlan: Option<Vlan>,
+    /// Its VLAN on its trunk.
+    pub(crate) at: Option<Segment>,
+    /// Name of its trunk; none: the first.
+    pub(crate) trunk: Option<String>,
     pub(crate) gid: u32,
     /// Some step failed.
     pub(crate) half_done: bool,

@@ -4,6 +4,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
+use stackmap::{Segment, TrunkIndex};
+
 use super::catalogue::{ENTRIES, Kind, Source};
 use super::encode;
 use super::live::Live;
@@ -18,7 +20,8 @@ fn measured(n: u16) -> Measured {
         enlisted: Enlisted {
             name,
             stack: format!("inet{n}"),
-            vlan: stackmap::Vlan::new(n + 1).ok(),
+            at: stackmap::Vlan::new(n + 1).ok().map(|vlan| Segment { trunk: TrunkIndex::default(), vlan }),
+            trunk: None,
             gid: 524_288 + u32::from(n) * 65_536,
             half_done: n.is_multiple_of(100),
             removing: false,

@@ -37,6 +37,10 @@ pub struct DeclaredTenant {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<u16>, minimum = 1, maximum = 4094)]
     pub vlan: Option<Vlan>,
+    /// Name of the trunk; when left out the one it is on, for a new tenant the first one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(min_length = 1, max_length = 15)]
+    pub trunk: Option<String>,
     /// Stack, such as `inet0`; when left out the lowest free one, for good.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>, pattern = "^inet(0|[1-9][0-9]*)$")]
@@ -162,6 +166,7 @@ impl From<&Tenant> for DeclaredTenant {
             |s: &ShareMount| DeclaredShare { directory: s.directory.clone(), read_only: s.read_only, create: false };
         Self {
             vlan: tenant.vlan,
+            trunk: tenant.trunk.clone(),
             stack: Some(tenant.stack),
             gid: Some(tenant.gid.get()),
             device: tenant.whole_device.then(|| tenant.device.clone()),
@@ -189,6 +194,7 @@ impl DeclaredTenant {
             name: name.clone(),
             addresses: self.addresses.clone(),
             vlan: self.vlan,
+            trunk: self.trunk.clone(),
             gid: self.gid,
             device: self.device.clone(),
             tunnels: self.tunnels.clone(),
@@ -199,6 +205,13 @@ impl DeclaredTenant {
             image: self.image.clone(),
             ephemeral: self.ephemeral,
             limits: self.limits,
+        }
+    }
+
+    /// Leaves out the name of the first trunk where it says nothing new: a tenant that is there on it, or is not there yet.
+    pub fn unname_first(&mut self, first: &str, there: Option<&Self>) {
+        if self.trunk.as_deref() == Some(first) && there.is_none_or(|there| there.trunk.is_none()) {
+            self.trunk = None;
         }
     }
 
@@ -240,6 +253,8 @@ impl DeclaredTenant {
             each("device".into(), device.parse::<NicName>().map(drop));
             let rule = "a tenant with a device of its own has no VLAN";
             each("vlan".into(), self.vlan.map_or(Ok(()), |vlan| Err(Invalid::new("vlan", vlan, rule))));
+            let rule = "a tenant with a device of its own is on no trunk";
+            each("trunk".into(), self.trunk.as_ref().map_or(Ok(()), |trunk| Err(Invalid::new("trunk", trunk, rule))));
             let rule = "a tenant with a device of its own has no tunnel";
             each("tunnels[0]".into(), self.tunnels.first().map_or(Ok(()), |t| Err(Invalid::new("tunnel", t, rule))));
         }
@@ -356,9 +371,12 @@ pub struct Exported {
 /// Everything it takes to make the same tenants again. Passwords of their services are said.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Export {
-    /// Addresses of the access server: a tunnel that ends at the first of its family need not say so.
+    /// Addresses of the first trunk's access server: a tunnel there that ends at the first of its family need not say so.
     #[schema(value_type = Vec<String>)]
     pub locals: Vec<IpAddr>,
+    /// Name of the first trunk: a tenant that says none is on it.
+    #[serde(default)]
+    pub first_trunk: String,
     /// The tenants, by name.
     pub tenants: Vec<Exported>,
 }

@@ -1,27 +1,26 @@
-//! The patch room: a network namespace that holds the trunk and every port and nothing else - no address, no IPv6, no
+//! The patch room: a network namespace that holds the trunks and every port and nothing else - no address, no IPv6, no
 //! forwarding, no process. One mount pins it. The data path's loader works in the network namespace of its thread, so
 //! one thread lives in the room and does what it is sent; it also has the room's netlink socket, because a device that is
 //! deleted takes its time in the kernel, which only the tenant in question waits for.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::mpsc;
 use std::thread::JoinHandle;
 
-use stackmap::{MacAddr, Vlan};
+use stackmap::{MacAddr, Segment, TrunkIndex, Vlan};
 use vlan_rs::{
     CounterReader, Counters, FilterError, Layer, OpenError, OpenOptions, PortConfig, PortError, PortId, PortLook,
     Program, RateLimit, Room, TableError, Tag, TrunkConfig, TrunkError, TrunkMode, Usage, Vid, VidError,
 };
 
 use crate::fault;
+use crate::trunks::TrunkSpec;
 
 use super::link::{self, Link, NetlinkError, VethEnd};
 use super::ns::{NetNs, NsError, is_pinned};
 use super::qdisc::{self, LimitError, Rate};
 use super::rtnl::Netlink;
-
-/// Name of the trunk's end in the patch room when tenantd made the trunk.
-pub const FAR_END: &str = "trunk";
 
 /// Why the patch room could not be set up or used.
 #[derive(Debug, thiserror::Error)]
@@ -95,6 +94,17 @@ pub enum PatchError {
     /// A discipline of a port or of the trunk.
     #[error("bandwidth")]
     Bandwidth(#[from] LimitError),
+    /// There is no trunk of this number.
+    #[error("trunk: number {0} is none of this instance's trunks; name it with --trunk")]
+    UnknownTrunk(TrunkIndex),
+    /// The trunk was there and is not.
+    #[error("trunk {name} is lost: {cause}")]
+    Lost {
+        /// Its name.
+        name: String,
+        /// Why it could not be mended.
+        cause: String,
+    },
     /// The thread of the room has ended.
     #[error("the thread of the patch room has ended")]
     Gone,
@@ -106,8 +116,6 @@ pub struct Inside {
     pub room: Room,
     /// Netlink in the room.
     pub netlink: Netlink,
-    /// Number of the trunk's device.
-    pub trunk: u32,
 }
 
 type Job = Box<dyn FnOnce(&mut Inside) + Send>;
@@ -116,14 +124,18 @@ type Job = Box<dyn FnOnce(&mut Inside) + Send>;
 pub struct PatchRoom {
     /// The namespace.
     pub ns: NetNs,
-    /// The trunk as the room sees it.
-    pub trunk: Trunk,
-    /// Name of the trunk's end in our own namespace, were we to have made it.
-    pub near: String,
-    /// Name of the network card that is the trunk, when it is one.
-    card: Option<String>,
+    trunks: BTreeMap<TrunkIndex, Laid>,
     jobs: mpsc::Sender<Job>,
     _thread: JoinHandle<()>,
+}
+
+/// A trunk and how it is.
+struct Laid {
+    spec: TrunkSpec,
+    /// As it was when it was there last.
+    now: Trunk,
+    /// Why it is not as it should be.
+    lost: Option<String>,
 }
 
 /// What the room has of one VLAN.
@@ -141,7 +153,7 @@ pub struct PortFacts {
     pub from: Option<Rate>,
 }
 
-/// The trunk.
+/// A trunk.
 #[derive(Debug, Clone, Copy)]
 pub struct Trunk {
     /// Device index in the patch room.
@@ -158,16 +170,25 @@ const TRUNK_MTU: u32 = 9216;
 const TRUNK_MTU_MIN: u32 = 1280;
 
 impl PatchRoom {
-    /// Make or find the room pinned at `pin`, make or find the trunk, load or adopt the data path pinned at
-    /// `bpf_dir`. `card` is a network card to be the trunk; none means a veth pair whose near end, named `near`, stays
-    /// in our namespace.
-    pub async fn open(pin: &Path, bpf_dir: &Path, card: Option<&str>, near: &str) -> Result<Self, PatchError> {
+    /// Make or find the room pinned at `pin`, make or find its trunks, load or adopt the data path pinned at `bpf_dir`. A
+    /// trunk whose number is in `used` and that is not there hinders no other one: it is waited for.
+    ///
+    /// # Errors
+    /// The step that failed; that of the first trunk, when no trunk is there.
+    pub async fn open(
+        pin: &Path,
+        bpf_dir: &Path,
+        specs: &[TrunkSpec],
+        used: &BTreeSet<TrunkIndex>,
+    ) -> Result<Self, PatchError> {
+        let here = Netlink::open().map_err(NsError::Netlink)?;
         let ns = match is_pinned(pin) {
             true => NetNs::open(pin)?,
             false => {
-                let near_here = link::find(&Netlink::open().map_err(NsError::Netlink)?, near)?;
-                if card.is_none() && near_here.is_some() {
-                    return Err(PatchError::Inhabited { near: near.into(), pin: pin.display().to_string() });
+                for spec in specs.iter().filter(|spec| spec.card.is_none()) {
+                    if link::find(&here, &spec.near)?.is_some() {
+                        return Err(PatchError::Inhabited { near: spec.near.clone(), pin: pin.display().to_string() });
+                    }
                 }
                 // What is pinned belongs to a room that is gone: its device numbers mean nothing in a new one.
                 vlan_rs::discard(bpf_dir).map_err(PatchError::Discard)?;
@@ -177,26 +198,41 @@ impl PatchRoom {
             }
         };
         let netlink = ns.netlink()?;
-        let here = Netlink::open().map_err(NsError::Netlink)?;
-        let trunk = match card {
-            Some(card) => take_card(&here, &netlink, &ns, card)?,
-            None => make_pair(&here, &netlink, near)?,
-        };
+        let (mut trunks, mut first_lost) = (BTreeMap::new(), None);
+        for spec in specs {
+            let (now, lost) = match lay(&here, &netlink, &ns, spec) {
+                Ok(now) => (now, None),
+                Err(error) if used.contains(&spec.number) && specs.len() > 1 => {
+                    let cause = crate::owner::chain(&error);
+                    tracing::error!(trunk = spec.name, cause, "a trunk is not there; its tenants wait for it");
+                    first_lost.get_or_insert(error);
+                    (Trunk { room_ifindex: 0, near_ifindex: None, mtu: TRUNK_MTU_MIN }, Some(cause))
+                }
+                Err(error) => return Err(error),
+            };
+            trunks.insert(spec.number, Laid { spec: spec.clone(), now, lost });
+        }
+        let there: Vec<TrunkConfig> = trunks.values().filter(|laid| laid.lost.is_none()).map(Laid::config).collect();
+        if let (Some(error), true) = (first_lost, there.is_empty()) {
+            return Err(error);
+        }
+        remove_unsaid(&netlink, specs)?;
         fault::point("room.trunk");
-        qdisc::clear_empty(&netlink, trunk.room_ifindex)?;
-        let mode = if card.is_none() { TrunkMode::Peer } else { TrunkMode::Plain };
+        for trunk in &there {
+            qdisc::clear_empty(&netlink, trunk.ifindex)?;
+        }
         let (jobs, inbox) = mpsc::channel::<Job>();
         let (ready, opened) = tokio::sync::oneshot::channel();
-        let (room_ns, card) = (NetNs::open(pin)?, card.map(str::to_owned));
+        let room_ns = NetNs::open(pin)?;
         let options = OpenOptions::new(bpf_dir);
         let thread = std::thread::Builder::new()
             .name("patch-room".into())
             .spawn(move || {
                 // A thread of its own for good: it never leaves the room again.
-                let result = room_ns.run(|| match open_room(&options, &TrunkConfig::new(trunk.room_ifindex, mode)) {
+                let result = room_ns.run(|| match open_room(&options, &there) {
                     Ok(room) => {
                         let _ = ready.send(Ok(()));
-                        let mut inside = Inside { room, netlink, trunk: trunk.room_ifindex };
+                        let mut inside = Inside { room, netlink };
                         for job in inbox {
                             job(&mut inside);
                         }
@@ -211,44 +247,84 @@ impl PatchRoom {
             })
             .map_err(NsError::Thread)?;
         opened.await.map_err(|_| PatchError::Gone)??;
-        Ok(Self { ns, trunk, near: near.to_owned(), card, jobs, _thread: thread })
+        Ok(Self { ns, trunks, jobs, _thread: thread })
     }
 
-    /// Makes sure of the trunk: both ends there, up and as long as they were, the program on it. `here` is netlink in our
-    /// own namespace. Returns what differed; a new trunk has another index, and every port has to be bound again.
-    ///
-    /// # Errors
-    /// The device or the program that cannot be mended.
-    pub async fn mend_trunk(&mut self, here: &Netlink) -> Result<Vec<String>, PatchError> {
+    /// Makes sure of every trunk: both ends there, up and as long as they were, the program on it. `here` is netlink in our
+    /// own namespace. Returns what differed of each; a new trunk has another index, and every port of it has to be bound
+    /// again.
+    pub async fn mend_trunks(&mut self, here: &Netlink) -> Vec<(TrunkIndex, Result<Vec<String>, PatchError>)> {
+        let numbers: Vec<TrunkIndex> = self.trunks.keys().copied().collect();
+        let mut all = Vec::with_capacity(numbers.len());
+        for number in numbers {
+            let mended = self.mend_trunk(here, number).await;
+            if let Some(laid) = self.trunks.get_mut(&number) {
+                laid.lost = mended.as_ref().err().map(|error| crate::owner::chain(error));
+            }
+            all.push((number, mended));
+        }
+        all
+    }
+
+    async fn mend_trunk(&mut self, here: &Netlink, number: TrunkIndex) -> Result<Vec<String>, PatchError> {
+        let laid = self.laid(number)?;
+        let (spec, now) = (laid.spec.clone(), laid.now);
         let mut found = Vec::new();
-        let far_name = self.card.clone().unwrap_or_else(|| FAR_END.to_owned());
-        let asked = far_name.clone();
+        let (far_name, asked) = (spec.far(), spec.far());
         let far = self.work(move |inside| link::find(&inside.netlink, &asked)).await?;
-        found.extend(end_differs(&far_name, far.as_ref(), self.trunk.room_ifindex, self.trunk.mtu));
-        if let Some(index) = self.trunk.near_ifindex {
-            let near = link::find(here, &self.near)?;
-            found.extend(end_differs(&self.near, near.as_ref(), index, self.trunk.mtu));
+        found.extend(end_differs(&far_name, far.as_ref(), now.room_ifindex, now.mtu));
+        if let Some(index) = now.near_ifindex {
+            let near = link::find(here, &spec.near)?;
+            found.extend(end_differs(&spec.near, near.as_ref(), index, now.mtu));
         }
         if !found.is_empty() {
             let room = self.ns.netlink()?;
-            self.trunk = match self.card.as_deref() {
-                Some(card) => take_card(here, &room, &self.ns, card)?,
-                None => make_pair(here, &room, &self.near)?,
-            };
+            let now = lay(here, &room, &self.ns, &spec)?;
+            self.trunks.entry(number).and_modify(|laid| laid.now = now);
         }
-        let index = self.trunk.room_ifindex;
+        let config = self.laid(number)?.config();
+        let index = config.ifindex;
         if !self.work(move |inside| inside.room.is_attached(Program::Trunk, index)).await? {
             found.push(format!("the program of the trunk {far_name} is missing"));
         }
         if !found.is_empty() {
-            let mode = if self.card.is_none() { TrunkMode::Peer } else { TrunkMode::Plain };
-            self.work(move |inside| {
-                inside.trunk = index;
-                inside.room.attach_trunk(&TrunkConfig::new(index, mode))
-            })
-            .await?;
+            self.work(move |inside| inside.room.attach_trunk(&config)).await?;
         }
         Ok(found)
+    }
+
+    fn laid(&self, number: TrunkIndex) -> Result<&Laid, PatchError> {
+        self.trunks.get(&number).ok_or(PatchError::UnknownTrunk(number))
+    }
+
+    /// A trunk as the room saw it last.
+    ///
+    /// # Errors
+    /// [`PatchError::UnknownTrunk`].
+    pub fn trunk(&self, number: TrunkIndex) -> Result<Trunk, PatchError> {
+        self.laid(number).map(|laid| laid.now)
+    }
+
+    /// Whether a trunk can be used.
+    ///
+    /// # Errors
+    /// [`PatchError::Lost`], [`PatchError::UnknownTrunk`].
+    pub fn check_trunk(&self, number: TrunkIndex) -> Result<(), PatchError> {
+        let laid = self.laid(number)?;
+        match &laid.lost {
+            Some(cause) => Err(PatchError::Lost { name: laid.spec.name.clone(), cause: cause.clone() }),
+            None => Ok(()),
+        }
+    }
+
+    /// Every trunk as it is said.
+    pub fn specs(&self) -> impl Iterator<Item = &TrunkSpec> {
+        self.trunks.values().map(|laid| &laid.spec)
+    }
+
+    /// Devices of the trunks in the room, by number.
+    pub fn devices(&self) -> BTreeMap<TrunkIndex, u32> {
+        self.trunks.iter().map(|(number, laid)| (*number, laid.now.room_ifindex)).collect()
     }
 
     /// Pins the room again when somebody has unmounted it: it would end with this process, and with it every port. True
@@ -281,10 +357,11 @@ impl PatchRoom {
     ///
     /// # Errors
     /// A table, netlink.
-    pub async fn look(&self, vlan: Vlan) -> Result<PortFacts, PatchError> {
-        let tag = self.tag(vlan)?;
+    pub async fn look(&self, at: Segment) -> Result<PortFacts, PatchError> {
+        let tag = self.tag(at)?;
+        let there = self.laid(at.trunk)?.lost.is_none();
         self.work(move |inside| {
-            let link = link::find(&inside.netlink, &port_name(vlan))?;
+            let link = link::find(&inside.netlink, &port_name(at))?;
             let (towards, program) = match &link {
                 Some(link) => {
                     let program = inside.room.is_attached(Program::Port, link.index)?;
@@ -292,7 +369,7 @@ impl PatchRoom {
                 }
                 None => (None, false),
             };
-            let from = qdisc::from(&inside.netlink, inside.trunk, vlan.get())?;
+            let from = if there { qdisc::from(&inside.netlink, tag.trunk, at.vlan.get())? } else { None };
             Ok::<_, PatchError>(PortFacts { link, row: inside.room.port(tag)?, program, towards, from })
         })
         .await
@@ -302,8 +379,8 @@ impl PatchRoom {
     ///
     /// # Errors
     /// Netlink.
-    pub async fn device(&self, vlan: Vlan) -> Result<Option<Link>, PatchError> {
-        self.work(move |inside| link::find(&inside.netlink, &port_name(vlan))).await
+    pub async fn device(&self, at: Segment) -> Result<Option<Link>, PatchError> {
+        self.work(move |inside| link::find(&inside.netlink, &port_name(at))).await
     }
 
     /// Deletes the port's device with its other end; one that is not there is deleted already, and one of its name that
@@ -311,9 +388,9 @@ impl PatchRoom {
     ///
     /// # Errors
     /// Netlink.
-    pub async fn delete_port(&self, vlan: Vlan) -> Result<(), PatchError> {
+    pub async fn delete_port(&self, at: Segment) -> Result<(), PatchError> {
         self.work(move |inside| {
-            let name = port_name(vlan);
+            let name = port_name(at);
             match link::find(&inside.netlink, &name)? {
                 Some(port) if port.across.is_some() => link::delete(&inside.netlink, &name),
                 _ => Ok(()),
@@ -324,11 +401,11 @@ impl PatchRoom {
 
     /// A way to read the room's tables for who is not its owner.
     pub fn reader(&self) -> RoomReader {
-        RoomReader { jobs: self.jobs.clone(), trunk: self.trunk.room_ifindex }
+        RoomReader { jobs: self.jobs.clone(), trunks: self.devices() }
     }
 
-    fn tag(&self, vlan: Vlan) -> Result<Tag, PatchError> {
-        tag_on(self.trunk.room_ifindex, vlan)
+    fn tag(&self, at: Segment) -> Result<Tag, PatchError> {
+        tag_on(self.trunk(at.trunk)?.room_ifindex, at.vlan)
     }
 
     /// Put a port into the data path, or change it in place.
@@ -337,21 +414,33 @@ impl PatchRoom {
     }
 
     /// Take the port of a VLAN out of the data path; one that is not there is out already.
-    pub async fn unbind(&self, vlan: Vlan) -> Result<(), PatchError> {
-        let tag = self.tag(vlan)?;
+    pub async fn unbind(&self, at: Segment) -> Result<(), PatchError> {
+        let tag = self.tag(at)?;
         self.work(move |inside| inside.room.delete_port(PortId::Tag(tag))).await
     }
 
     /// All VLANs with a port in the data path.
-    pub async fn vlans(&self) -> Result<Vec<Vlan>, PatchError> {
+    pub async fn segments(&self) -> Result<Vec<Segment>, PatchError> {
         let ports = self.work(|inside| inside.room.ports()).await?;
-        Ok(ports.into_iter().filter_map(|p| Vlan::new(p.vid.get()).ok()).collect())
+        let by_device: BTreeMap<u32, TrunkIndex> = self.devices().into_iter().map(|(n, device)| (device, n)).collect();
+        let at = |port: PortConfig| {
+            let vlan = Vlan::new(port.vid.get()).ok()?;
+            Some(Segment { trunk: *by_device.get(&port.trunk)?, vlan })
+        };
+        Ok(ports.into_iter().filter_map(at).collect())
     }
 
     /// Counters of a VLAN; none when it has no port.
-    pub async fn counters(&self, vlan: Vlan) -> Result<Option<Counters>, PatchError> {
-        let tag = self.tag(vlan)?;
+    pub async fn counters(&self, at: Segment) -> Result<Option<Counters>, PatchError> {
+        let tag = self.tag(at)?;
         self.work(move |inside| inside.room.counters_of(tag)).await
+    }
+}
+
+impl Laid {
+    fn config(&self) -> TrunkConfig {
+        let mode = if self.spec.card.is_none() { TrunkMode::Peer } else { TrunkMode::Plain };
+        TrunkConfig::new(self.now.room_ifindex, mode)
     }
 }
 
@@ -379,10 +468,23 @@ fn tag_on(trunk: u32, vlan: Vlan) -> Result<Tag, PatchError> {
 #[derive(Debug, Clone)]
 pub struct RoomReader {
     jobs: mpsc::Sender<Job>,
-    trunk: u32,
+    trunks: BTreeMap<TrunkIndex, u32>,
 }
 
 impl RoomReader {
+    /// Devices of the trunks in the room, by number.
+    pub fn trunks(&self) -> &BTreeMap<TrunkIndex, u32> {
+        &self.trunks
+    }
+
+    /// The tag that frames of a VLAN have on their trunk.
+    ///
+    /// # Errors
+    /// [`PatchError::UnknownTrunk`].
+    pub fn tag(&self, at: Segment) -> Result<Tag, PatchError> {
+        tag_on(*self.trunks.get(&at.trunk).ok_or(PatchError::UnknownTrunk(at.trunk))?, at.vlan)
+    }
+
     /// All ports, by device, read from the kernel.
     ///
     /// # Errors
@@ -395,8 +497,8 @@ impl RoomReader {
     ///
     /// # Errors
     /// [`PatchError`].
-    pub async fn look(&self, vlan: Vlan, device: Option<u32>) -> Result<PortLook, PatchError> {
-        let tag = tag_on(self.trunk, vlan)?;
+    pub async fn look(&self, at: Segment, device: Option<u32>) -> Result<PortLook, PatchError> {
+        let tag = self.tag(at)?;
         done(&self.jobs, move |inside| inside.room.look(tag, device)).await
     }
 
@@ -412,16 +514,37 @@ impl RoomReader {
     ///
     /// # Errors
     /// [`PatchError`].
-    pub async fn bound(&self, vlan: Vlan) -> Result<Option<PortConfig>, PatchError> {
-        let tag = tag_on(self.trunk, vlan)?;
+    pub async fn bound(&self, at: Segment) -> Result<Option<PortConfig>, PatchError> {
+        let tag = self.tag(at)?;
         done(&self.jobs, move |inside| inside.room.port(tag)).await
     }
 }
 
-fn open_room(options: &OpenOptions, trunk: &TrunkConfig) -> Result<Room, PatchError> {
+fn open_room(options: &OpenOptions, trunks: &[TrunkConfig]) -> Result<Room, PatchError> {
     let mut room = Room::open(options)?;
-    room.attach_trunk(trunk)?;
+    for trunk in trunks {
+        room.attach_trunk(trunk)?;
+    }
     Ok(room)
+}
+
+/// Makes or finds both ends of a trunk.
+fn lay(here: &Netlink, room: &Netlink, ns: &NetNs, spec: &TrunkSpec) -> Result<Trunk, PatchError> {
+    match spec.card.as_deref() {
+        Some(card) => take_card(here, room, ns, card),
+        None => make_pair(here, room, &spec.near, &spec.far()),
+    }
+}
+
+/// Deletes pairs that were made for trunks that are no longer said; that nobody is on them was asked before.
+fn remove_unsaid(room: &Netlink, specs: &[TrunkSpec]) -> Result<(), PatchError> {
+    for (name, link) in link::list(room)? {
+        let made = name == "trunk" || name.strip_prefix("trunk-").is_some_and(|n| n.parse::<u16>().is_ok());
+        if made && link.across.is_some() && !specs.iter().any(|spec| spec.far() == name) {
+            link::delete(room, &name)?;
+        }
+    }
+    Ok(())
 }
 
 /// What differs of one end of the trunk.
@@ -436,16 +559,16 @@ fn end_differs(name: &str, found: Option<&Link>, index: u32, mtu: u32) -> Option
     Some(format!("the trunk's end {name} {words}"))
 }
 
-fn make_pair(here: &Netlink, room: &Netlink, near: &str) -> Result<Trunk, PatchError> {
-    if link::find(room, FAR_END)?.is_none() {
+fn make_pair(here: &Netlink, room: &Netlink, near: &str, far_name: &str) -> Result<Trunk, PatchError> {
+    if link::find(room, far_name)?.is_none() {
         // Made from inside the room with the near end in place: no device is ever moved.
         let ns = NetNs::current()?;
-        let far = VethEnd { name: FAR_END, mac: None, mtu: TRUNK_MTU };
+        let far = VethEnd { name: far_name, mac: None, mtu: TRUNK_MTU };
         let near_end = VethEnd { name: near, mac: None, mtu: TRUNK_MTU };
         link::add_veth(room, far, near_end, std::os::fd::AsFd::as_fd(&ns))?;
     }
     let missing = |device: &str| PatchError::NoTrunk { device: device.into() };
-    let far = link::find(room, FAR_END)?.ok_or_else(|| missing(FAR_END))?;
+    let far = link::find(room, far_name)?.ok_or_else(|| missing(far_name))?;
     let near_link = link::find(here, near)?.ok_or_else(|| missing(near))?;
     for (netlink, link) in [(room, &far), (here, &near_link)] {
         if link.mtu != TRUNK_MTU {
@@ -503,22 +626,32 @@ fn take_card(here: &Netlink, room: &Netlink, ns: &NetNs, card: &str) -> Result<T
     Ok(Trunk { room_ifindex: moved.index, near_ifindex: None, mtu: moved.mtu })
 }
 
-/// Name of a VLAN's port in the patch room.
-pub fn port_name(vlan: Vlan) -> String {
-    format!("p{vlan}")
+/// Name of a VLAN's port in the patch room: `p600`, on a trunk other than the first `p1-600`.
+pub fn port_name(at: Segment) -> String {
+    match at.trunk.get() {
+        0 => format!("p{}", at.vlan),
+        trunk => format!("p{trunk}-{}", at.vlan),
+    }
 }
 
 /// The VLAN of a port's name.
-pub fn port_vlan(name: &str) -> Option<Vlan> {
-    Vlan::new(name.strip_prefix('p')?.parse().ok()?).ok()
+pub fn port_segment(name: &str) -> Option<Segment> {
+    let numbers = name.strip_prefix('p')?;
+    let (trunk, vlan) = match numbers.split_once('-') {
+        Some((trunk, vlan)) => (TrunkIndex(trunk.parse().ok()?), vlan),
+        None => (TrunkIndex::default(), numbers),
+    };
+    let at = Segment { trunk, vlan: Vlan::new(vlan.parse().ok()?).ok()? };
+    // One name each: `p0-600` and `p+600` are nobody's.
+    (port_name(at) == name).then_some(at)
 }
 
 /// The row of the data path for a port.
 pub struct PortRow {
     /// Device index in the patch room.
     pub ifindex: u32,
-    /// Tag.
-    pub vlan: Vlan,
+    /// Trunk and tag.
+    pub at: Segment,
     /// The tenant's only Ethernet address.
     pub mac: MacAddr,
     /// Ethernet address that answers for the sites.
@@ -536,7 +669,7 @@ pub struct PortRow {
 impl PortRow {
     /// The row in the words of the data path.
     pub fn config(self, room: &PatchRoom) -> Result<PortConfig, PatchError> {
-        let tag = room.tag(self.vlan)?;
+        let tag = room.tag(self.at)?;
         Ok(PortConfig {
             ifindex: self.ifindex,
             trunk: tag.trunk,
@@ -550,5 +683,22 @@ impl PortRow {
             packet_rate: vlan_rs::PACKET_RATE,
             class: self.class,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn a_name_of_a_port_is_that_of_one_vlan() {
+        for (name, segment) in [("p600", "vlan600"), ("p1-600", "trunk1/vlan600"), ("p63-4094", "trunk63/vlan4094")] {
+            let at: Segment = segment.parse().unwrap();
+            assert_eq!((port_name(at).as_str(), port_segment(name)), (name, Some(at)));
+        }
+        for name in ["p", "p0", "p4095", "p0-600", "p1-", "p-600", "p+600", "p0600", "q600", "p1-2-3", "trunk"] {
+            assert_eq!(port_segment(name), None, "{name}");
+        }
     }
 }

@@ -3,7 +3,7 @@
 use std::path::Path;
 use tokio::time::Instant;
 
-use stackmap::{Invalid, Key, Site, TenantName};
+use stackmap::{Invalid, Key, Site, TenantName, TrunkIndex};
 
 use super::errors::{conflict, half_made};
 use super::{Owner, step};
@@ -31,17 +31,20 @@ impl<K: Kernel> Owner<K> {
     pub(super) fn export(&self) -> Export {
         let one =
             |d: &Desired| Exported { name: d.tenant.name.clone(), removing: d.removing, tenant: (&d.tenant).into() };
-        Export { locals: self.locals.clone(), tenants: self.desired.values().map(one).collect() }
+        let (locals, first_trunk) = (self.trunks.locals(TrunkIndex::default()).to_vec(), self.trunks.first_name());
+        Export { locals, first_trunk, tenants: self.desired.values().map(one).collect() }
     }
 
     /// Bring a tenant to what is declared: make it, change it in place, or say why not.
     pub(super) async fn put(
         &mut self,
         name: &TenantName,
-        declared: DeclaredTenant,
+        mut declared: DeclaredTenant,
         how: PutHow,
     ) -> Result<Put, OpError> {
         declared.check()?;
+        let before = self.desired.get(name).map(|desired| DeclaredTenant::from(&desired.tenant));
+        declared.unname_first(&self.trunks.first_name(), before.as_ref());
         let Some(there) = self.desired.get(name) else { return self.put_new(name, &declared, how).await };
         if there.removing {
             return Err(self.half_done(name));
@@ -117,6 +120,7 @@ impl<K: Kernel> Owner<K> {
         how: PutHow,
     ) -> Result<Put, OpError> {
         let before = self.changeable(name)?.clone();
+        let trunk = before.trunk_number;
         let mut tenant = before.clone();
         tenant.addresses.clone_from(&declared.addresses);
         tenant.dns.clone_from(&declared.dns);
@@ -136,7 +140,7 @@ impl<K: Kernel> Owner<K> {
         if how.dry_run {
             return Ok(put(tenant, Outcome::Changed, found, Vec::new(), how));
         }
-        let (old, new) = (self.sites(&before.tunnels)?, self.sites(&tenant.tunnels)?);
+        let (old, new) = (self.sites(trunk, &before.tunnels)?, self.sites(trunk, &tenant.tunnels)?);
         let meta = self.meta(before.generation + 1)?;
         let wanted = tenant.clone();
         let result = self.change(name, move |tenant| {
@@ -164,20 +168,22 @@ impl<K: Kernel> Owner<K> {
         declared: &DeclaredTenant,
     ) -> Result<Vec<stackmap::TunnelSpec>, OpError> {
         let open = declared.tunnels.iter().any(|t| t.local().is_none());
-        if open && self.access_state != "connected" {
-            self.reach_access().await;
+        let trunk = self.known(name)?.tenant.trunk_number;
+        if open && !self.trunks.is_connected(trunk) {
+            self.reach_access(trunk).await;
         }
-        if open && self.locals.is_empty() {
-            return Err(OpError::Failed { name: name.clone(), step: "access", cause: self.access_state.clone() });
+        if open && self.trunks.locals(trunk).is_empty() {
+            let cause = self.trunks.access(trunk).to_owned();
+            return Err(OpError::Failed { name: name.clone(), step: "access", cause });
         }
         let mut tunnels = Vec::new();
         for (i, tunnel) in declared.tunnels.iter().enumerate() {
             let field = || format!("tunnels[{i}]");
             let tunnel = match tunnel.local() {
                 Some(_) => tunnel.clone(),
-                None => self.with_local(tunnel).map_err(|e| e.for_field(field()))?,
+                None => self.with_local(trunk, tunnel).map_err(|e| e.for_field(field()))?,
             };
-            let site = Site::new(self.tunnel_id(&tunnel)?, tunnel.prefixes().to_vec())?;
+            let site = Site::new(self.tunnel_id(trunk, &tunnel)?, tunnel.prefixes().to_vec())?;
             if let Some(holder) = self.maps.find(&Key::Tunnel(*site.tunnel())).filter(|holder| *holder != name) {
                 let rule = format!("is taken by tenant {holder}");
                 return Err(OpError::Conflict { field: field().into(), value: tunnel.to_string(), rule });

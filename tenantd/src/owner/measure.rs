@@ -29,7 +29,8 @@ impl<K: Kernel> Owner<K> {
             Enlisted {
                 name: tenant.name.clone(),
                 stack: tenant.stack.to_string(),
-                vlan: tenant.vlan,
+                at: tenant.segment(),
+                trunk: tenant.trunk.clone(),
                 gid: tenant.gid.get(),
                 half_done: self.failures.contains_key(&tenant.name),
                 removing: desired.removing,
@@ -41,7 +42,7 @@ impl<K: Kernel> Owner<K> {
         Roster {
             tenants: self.desired.values().map(enlist).collect(),
             turns: self.turns.len(),
-            access_connected: self.access_state == "connected",
+            access_connected: self.trunks.all_connected(),
             kernel: self.kernel.readers(),
         }
     }

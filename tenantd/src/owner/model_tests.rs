@@ -24,6 +24,7 @@ use crate::model::*;
 use crate::net::watch::{Changed, Place};
 use crate::pulse::Pulse;
 use crate::store::Desired;
+use crate::trunks::TrunkSpec;
 
 /// Longer than the slowest retry and two full passes.
 const SETTLE: Duration = Duration::from_secs(150);
@@ -156,9 +157,16 @@ impl Game {
 fn daemon(shared: &Shared) -> (Handle, tokio::sync::mpsc::Sender<KernelEvent>, JoinHandle<()>) {
     let (handle, inbox) = Handle::new();
     let (ended_in, ended) = tokio::sync::mpsc::channel(64);
+    let trunk = TrunkSpec {
+        number: Default::default(),
+        name: "trunk".into(),
+        card: None,
+        near: "trunk-model".into(),
+        access: "/run/access.sock".into(),
+    };
     let parts = Parts {
         instance: "model".into(),
-        trunk: "trunk".into(),
+        trunks: vec![trunk],
         store: Box::new(shared.open_store()),
         kernel: FakeKernel::new(shared.clone()),
         events: ended,

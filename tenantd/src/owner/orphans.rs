@@ -84,7 +84,9 @@ impl<K: Kernel> Owner<K> {
         let Ok(meta) = self.meta(1) else { return };
         let mut request = FlowRequest::new(orphan.name.clone(), meta);
         (request.stack, request.gid) = (orphan.stack, orphan.ids);
-        request.link = LinkRequest::Port { trunk: Default::default(), vlan: orphan.vlans.first().copied() };
+        let at = orphan.segments.first().copied();
+        let trunk = at.map(|at| at.trunk).unwrap_or_default();
+        request.link = LinkRequest::Port { trunk, vlan: at.map(|at| at.vlan) };
         let _ = self.maps.add(request);
     }
 
@@ -92,7 +94,7 @@ impl<K: Kernel> Owner<K> {
         let mut waiting = BTreeMap::new();
         for orphan in self.orphans.living() {
             let same = self.desired.values().map(|desired| &desired.tenant).filter(|tenant| {
-                tenant.vlan.is_some_and(|vlan| orphan.vlans.contains(&vlan))
+                tenant.segment().is_some_and(|at| orphan.segments.contains(&at))
                     || Some(tenant.gid) == orphan.ids
                     || Some(tenant.stack) == orphan.stack
             });
@@ -110,16 +112,16 @@ impl<K: Kernel> Owner<K> {
             );
             return Ok(());
         }
-        let mut vlans: BTreeSet<_> = self.desired.values().filter_map(|d| d.tenant.vlan).collect();
+        let mut segments: BTreeSet<_> = self.desired.values().filter_map(|d| d.tenant.segment()).collect();
         let mut ids: BTreeSet<_> = self.desired.values().map(|d| d.tenant.gid.get()).collect();
         for orphan in self.orphans.living() {
-            vlans.extend(&orphan.vlans);
+            segments.extend(&orphan.segments);
             ids.extend(orphan.ids.map(|ids| ids.get()));
             names.insert(orphan.name.clone());
         }
-        for vlan in self.kernel.port_vlans().await?.difference(&vlans) {
-            tracing::warn!(%vlan, "removing a leftover port");
-            self.kernel.sweep(*vlan).await?;
+        for at in self.kernel.ports().await?.difference(&segments) {
+            tracing::warn!(%at, "removing a leftover port");
+            self.kernel.sweep(*at).await?;
         }
         self.kernel.sweep_dead(&names, &ids)
     }
@@ -136,7 +138,7 @@ impl<K: Kernel> Owner<K> {
         // Those that waited for it.
         self.look_at_all();
         // Its row, which was kept for it, goes with the rows of nobody.
-        self.access_state = "not asked yet".into();
+        self.trunks.ask_again();
         Ok(())
     }
 }

@@ -1,6 +1,6 @@
 //! Tenants: add with everything checked before anything is touched, change, remove.
 
-use stackmap::{FlowRequest, GidRange, Invalid, LinkRequest, NicName, TenantName, TunnelSpec};
+use stackmap::{FlowRequest, GidRange, Invalid, LinkRequest, NicName, TenantName, TrunkIndex, TunnelSpec};
 use tokio::time::Instant;
 
 use super::errors::{chain, conflict, half_made, not_done, step_refused};
@@ -23,6 +23,7 @@ impl<K: Kernel> Owner<K> {
         }
         request.check()?;
         self.kernel.check_house(request).await?;
+        let trunk = self.trunk_for(request)?;
         let mut flow = FlowRequest::new(request.name.clone(), self.meta(1)?);
         flow.gid = request.gid.map(GidRange::new).transpose().map_err(|e| e.for_field("gid"))?;
         if let Some(device) = &request.device {
@@ -34,27 +35,29 @@ impl<K: Kernel> Owner<K> {
             }
             flow.link = LinkRequest::Nic(nic);
         } else {
-            flow.link = LinkRequest::Port { trunk: Default::default(), vlan: request.vlan };
+            flow.link = LinkRequest::Port { trunk, vlan: request.vlan };
         }
-        if !request.tunnels.is_empty() && self.access_state != "connected" {
-            self.reach_access().await;
-            if self.access_state != "connected" {
-                let cause = self.access_state.clone();
+        if !request.tunnels.is_empty() && !self.trunks.is_connected(trunk) {
+            self.reach_access(trunk).await;
+            if !self.trunks.is_connected(trunk) {
+                let cause = self.trunks.access(trunk).to_owned();
                 return Err(OpError::Failed { name: request.name.clone(), step: "access", cause });
             }
         }
-        let tunnels: Vec<_> = request.tunnels.iter().map(|t| self.with_local(t)).collect::<Result<_, _>>()?;
-        flow.sites = self.sites(&tunnels)?;
+        let tunnels: Vec<_> = request.tunnels.iter().map(|t| self.with_local(trunk, t)).collect::<Result<_, _>>()?;
+        flow.sites = self.sites(trunk, &tunnels)?;
         let placed = self.maps.plan(&flow).map_err(conflict)?;
-        let vlan = placed.lower.link.segment().map(|s| s.vlan);
+        let at = placed.lower.link.segment();
         let tenant = Tenant {
             name: request.name.clone(),
             stack: placed.upper.stack,
-            vlan,
+            vlan: at.map(|at| at.vlan),
+            trunk: at.and_then(|at| self.trunks.carried(at.trunk)),
+            trunk_number: at.map(|at| at.trunk).unwrap_or_default(),
             gid: placed.upper.gid,
             device: request.device.clone().unwrap_or_else(|| placed.upper.stack.port_name()),
             whole_device: request.device.is_some(),
-            mac: vlan.map(|v| self.kernel.macs(v).0),
+            mac: at.map(|at| self.kernel.macs(at).0),
             addresses: request.addresses.clone(),
             tunnels,
             dns: request.dns.clone(),
@@ -71,15 +74,15 @@ impl<K: Kernel> Owner<K> {
         };
         flow.stack = Some(tenant.stack);
         flow.gid = Some(tenant.gid);
-        if let Some(vlan) = vlan {
-            flow.link = LinkRequest::Port { trunk: Default::default(), vlan: Some(vlan) };
+        if let Some(at) = at {
+            flow.link = LinkRequest::Port { trunk: at.trunk, vlan: Some(at.vlan) };
         }
         Ok((tenant, flow))
     }
 
     /// The tunnel with its local address said: a later change of the access server's addresses moves nobody.
-    pub(super) fn with_local(&self, tunnel: &TunnelSpec) -> Result<TunnelSpec, Invalid> {
-        let id = tunnel.resolve_among(&self.locals)?;
+    pub(super) fn with_local(&self, trunk: TrunkIndex, tunnel: &TunnelSpec) -> Result<TunnelSpec, Invalid> {
+        let id = tunnel.resolve_among(self.trunks.locals(trunk))?;
         TunnelSpec::new(id.kind(), id.remote(), Some(id.local()), id.key(), tunnel.prefixes().to_vec())
     }
 

@@ -4,22 +4,19 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::Owner;
 use super::heed::Heard;
-use super::{Owner, chain};
 use crate::kernel::{Kernel, KernelEvent, Whose};
-use crate::model::Repair;
 
-/// How long after the first event about the trunk it is looked at.
+/// How long after the first event about a trunk all of them are looked at.
 const PAUSE: Duration = Duration::from_millis(20);
 /// Least time between two looks at everything because events were lost: whoever can make the kernel tell much must not
 /// keep the daemon busy with all tenants.
 const OVERRUN_PAUSE: Duration = Duration::from_secs(10);
 
-/// What all tenants share.
+/// When what many tenants share is looked at.
 #[derive(Debug, Default)]
 pub(super) struct Commons {
-    /// Why the trunk is not as it should be.
-    pub(super) trunk: Option<String>,
     trunk_due: Option<Instant>,
     all_due: Option<Instant>,
     overrun_before: Option<Instant>,
@@ -98,7 +95,7 @@ impl<K: Kernel> Owner<K> {
             self.commons.trunk_due = Some(now);
         }
         if self.commons.trunk_due.take_if(|due| *due <= now).is_some() {
-            self.mend_trunk().await;
+            self.mend_trunks().await;
         }
     }
 
@@ -106,33 +103,6 @@ impl<K: Kernel> Owner<K> {
     pub(super) fn look_at_all(&mut self) {
         for name in self.desired.keys() {
             self.turns.last(name.clone());
-        }
-    }
-
-    /// Makes sure of the trunk; when something of it differed, every port may have to be bound again.
-    pub(super) async fn mend_trunk(&mut self) {
-        match self.kernel.mend_trunk().await {
-            Ok(found) => {
-                let recovered = self.commons.trunk.take().is_some();
-                if !found.is_empty() || recovered {
-                    let words = found.join("; ");
-                    tracing::warn!(words, "the trunk was repaired");
-                    let mut event = self.event("repaired", None, format!("{words}; done: trunk"));
-                    let steps = vec!["trunk".to_owned()];
-                    self.write_down_repair(None, &found, &steps);
-                    event.repair = Some(Repair { found, steps });
-                    self.handle.publish(event);
-                    self.look_at_all();
-                }
-            }
-            Err(error) => {
-                let cause = chain(&error);
-                if self.commons.trunk.as_ref() != Some(&cause) {
-                    tracing::error!(cause, "the trunk cannot be repaired");
-                    self.tell("trunk-lost", None, cause.clone());
-                }
-                self.commons.trunk = Some(cause);
-            }
         }
     }
 }

@@ -11,16 +11,21 @@ use crate::model::*;
 
 impl<K: Kernel> Owner<K> {
     pub(super) async fn add_tunnel(&mut self, name: &TenantName, tunnel: TunnelSpec) -> Result<Tenant, OpError> {
-        if self.access_state != "connected" {
-            self.reach_access().await;
+        let trunk = self.changeable(name)?.trunk_number;
+        if !self.trunks.is_connected(trunk) {
+            self.reach_access(trunk).await;
         }
-        if self.locals.is_empty() {
+        if self.trunks.locals(trunk).is_empty() {
             // Never reached: which address the tunnel ends at nobody can say.
-            return Err(OpError::Failed { name: name.clone(), step: "access", cause: self.access_state.clone() });
+            return Err(OpError::Failed {
+                name: name.clone(),
+                step: "access",
+                cause: self.trunks.access(trunk).to_owned(),
+            });
         }
         let generation = self.changeable(name)?.generation + 1;
-        let tunnel = self.with_local(&tunnel)?;
-        let site = Site::new(self.tunnel_id(&tunnel)?, tunnel.prefixes().to_vec())?;
+        let tunnel = self.with_local(trunk, &tunnel)?;
+        let site = Site::new(self.tunnel_id(trunk, &tunnel)?, tunnel.prefixes().to_vec())?;
         let id = *site.tunnel();
         let mut tunnels = self.changeable(name)?.tunnels.clone();
         tunnels.retain(|t| !same_tunnel(t, &tunnel));
@@ -47,9 +52,10 @@ impl<K: Kernel> Owner<K> {
 
     pub(super) async fn remove_tunnel(&mut self, name: &TenantName, tunnel: &TunnelSpec) -> Result<Tenant, OpError> {
         let unknown = || OpError::Unknown { what: "tunnel", name: tunnel.to_string() };
+        let trunk = self.changeable(name)?.trunk_number;
         let found = self.changeable(name)?.tunnels.iter().find(|t| same_tunnel(t, tunnel)).cloned();
         let found = found.ok_or_else(unknown)?;
-        let id = self.tunnel_id(&found)?;
+        let id = self.tunnel_id(trunk, &found)?;
         let result = self
             .change(name, move |tenant| {
                 tenant.tunnels.retain(|t| t != &found);

@@ -70,13 +70,16 @@ impl<K: Kernel> Owner<K> {
     }
 
     pub(super) fn status(&self) -> DaemonStatus {
+        let trunks = self.trunk_status();
+        let first = trunks.first().cloned().unwrap_or_default();
         DaemonStatus {
             instance: self.instance.clone(),
             version: env!("CARGO_PKG_VERSION").into(),
-            trunk: self.trunk.clone(),
-            access: self.access_state.clone(),
+            trunk: first.device,
+            access: first.access,
             tenants: self.desired.len(),
-            trunk_cause: self.commons.trunk.clone(),
+            trunk_cause: first.cause,
+            trunks,
             half_done: self.failures.keys().map(|n| n.to_string()).collect(),
             store: store_status(&self.store.health()),
             orphans: self.orphans.words(),

@@ -9,18 +9,20 @@ mod copy;
 mod mark;
 mod schema;
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, params};
 use sha2::{Digest, Sha256};
-use stackmap::TenantName;
+use stackmap::{TenantName, TrunkIndex};
 use tokio::sync::watch;
 
 use super::{Change, Copying, Desired, Expect, Health, Home, Revision, Snapshot, Store, StoreError, Trouble, Write};
 use crate::audit::{AuditRow, Entry, Outcome, Query};
 use crate::control::Who;
 use crate::fault;
+use crate::trunks::Known;
 pub use copy::{CopyError, read_copy};
 use mark::{Mark, Marked};
 pub use schema::SCHEMA;
@@ -143,6 +145,45 @@ impl SqliteStore {
         self.revision.send_replace(next);
         self.health.warning = Some(warning);
         Ok(())
+    }
+
+    /// Names of the trunks by number; empty as long as none was ever kept.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn trunks(&self) -> Result<Known, StoreError> {
+        let failed = |source| statement("read", "the trunks", source);
+        let text = schema::words(&self.db, schema::TRUNKS).map_err(failed)?;
+        let path = || self.path.display().to_string();
+        let read = |text: String| {
+            let words = |error| format!("the numbers of the trunks do not parse: {error}");
+            let read = serde_json::from_str::<BTreeMap<u16, String>>(&text);
+            read.map_err(|error| StoreError::Broken { path: path(), words: words(error) })
+        };
+        let known = text.map_or_else(|| Ok(BTreeMap::new()), read)?;
+        Ok(known.into_iter().map(|(number, name)| (TrunkIndex(number), name)).collect())
+    }
+
+    /// Keeps names of trunks by number.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn keep_trunks(&mut self, known: &Known) -> Result<(), StoreError> {
+        if self.trunks()? == *known {
+            return Ok(());
+        }
+        let known: BTreeMap<u16, &String> = known.iter().map(|(number, name)| (number.get(), name)).collect();
+        let text = serde_json::to_string(&known).unwrap_or_default();
+        let further = known.len() > 1;
+        if further {
+            schema::raise_for_trunks(&self.db, &self.path)?;
+        }
+        self.write("write", "the trunks", None, |tx, _| {
+            let failed = |source| statement("write", "the trunks", source);
+            schema::set_words(tx, schema::TRUNKS, &text).map_err(failed)?;
+            if further { schema::set_for_trunks(tx).map_err(failed) } else { Ok(()) }
+        })
+        .map(drop)
     }
 
     /// Where it lies.

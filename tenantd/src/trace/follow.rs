@@ -11,6 +11,7 @@ use super::{Direction, Hop, HopCounter, HopState, Question, Trace, TraceProtocol
 use crate::access::{AccessLook, LookSite};
 use crate::model::{Filter, FilterRule, Protocol, Verdict};
 use crate::net::ask::Routed;
+use crate::net::room::port_name;
 
 /// Follows the flow through the facts.
 pub(super) fn follow(question: &Question, direction: Direction, facts: &Facts) -> Trace {
@@ -132,6 +133,15 @@ impl Walk<'_> {
 
     fn stack_address(&self) -> IpAddr {
         ends(self.question, self.direction).1
+    }
+
+    fn segment(&self) -> String {
+        self.facts.tenant.segment().map(|at| at.to_string()).unwrap_or_default()
+    }
+
+    /// Name of the port in the patch room.
+    fn near(&self) -> String {
+        self.facts.tenant.segment().map(port_name).unwrap_or_default()
     }
 
     fn vlan(&self) -> u16 {
@@ -267,7 +277,7 @@ impl Walk<'_> {
             Ok(room) => room,
             Err(said) => return said,
         };
-        let vlan = self.vlan();
+        let (vlan, near) = (self.vlan(), self.near());
         let Some(row) = room.look.to_port else {
             let packets = room.look.trunk_drops.get(&DropReason::UnknownVlan).copied().unwrap_or(0);
             return Said::ends(format!("no port has the tag {vlan}"))
@@ -275,10 +285,10 @@ impl Walk<'_> {
                 .differs(format!("the tenant's port should have it ({})", self.lower()));
         };
         let Some(port) = &room.port else {
-            return Said::ends(format!("device p{vlan} is not in the patch room")).differs(self.lower());
+            return Said::ends(format!("device {near} is not in the patch room")).differs(self.lower());
         };
         if row.port != port.index {
-            return Said::ends(format!("frames with the tag go to device {}, which is not p{vlan}", row.port))
+            return Said::ends(format!("frames with the tag go to device {}, which is not {near}", row.port))
                 .differs(self.lower());
         }
         let drop = |reason: DropReason| {
@@ -298,9 +308,9 @@ impl Walk<'_> {
             return counted(Said::ends(words), DropReason::TooLong);
         }
         if !port.up {
-            return Said::ends(format!("device p{vlan} is down"));
+            return Said::ends(format!("device {near} is down"));
         }
-        let said = Said::ok(format!("p{vlan}, for {}, MTU {}", mac(row.mac), row.mtu));
+        let said = Said::ok(format!("{near}, for {}, MTU {}", mac(row.mac), row.mtu));
         match room.look.counters.drops.get(&DropReason::FloodRx) {
             Some(packets) if *packets > 0 => said.counted("port_flood_rx", *packets),
             _ => said,
@@ -309,7 +319,7 @@ impl Walk<'_> {
 
     fn lower(&self) -> String {
         let tenant = &self.facts.tenant;
-        format!("the tables say ({}, {}) <-> vlan{}", tenant.stack, tenant.device, self.vlan())
+        format!("the tables say ({}, {}) <-> {}", tenant.stack, tenant.device, self.segment())
     }
 
     fn device_in(&self) -> Said {
@@ -507,24 +517,24 @@ impl Walk<'_> {
             Ok(room) => room,
             Err(said) => return said,
         };
-        let (vlan, look) = (self.vlan(), &room.look);
+        let (vlan, near, look) = (self.vlan(), self.near(), &room.look);
         let device = stack.device.as_ref();
         if let Some(device) = device.filter(|device| !device.up || !device.running) {
-            let which = if device.up { format!("p{vlan}") } else { self.facts.tenant.device.clone() };
+            let which = if device.up { near } else { self.facts.tenant.device.clone() };
             return Said::ends(format!("device {which} is down"));
         }
         if room.port.is_none() {
-            return Said::ends(format!("device p{vlan} is not in the patch room")).differs(self.lower());
+            return Said::ends(format!("device {near} is not in the patch room")).differs(self.lower());
         }
         if !look.port_attached {
-            return Said::ends(format!("no program is on p{vlan}: frames go nowhere"));
+            return Said::ends(format!("no program is on {near}: frames go nowhere"));
         }
         let counted = |said: Said, reason: DropReason| {
             said.counted(format!("port_{}", reason.name()), look.counters.drops.get(&reason).copied().unwrap_or(0))
         };
         let Some(row) = &look.from_port else {
             let packets = look.room_drops.get(&DropReason::NoPort).copied().unwrap_or(0);
-            return Said::ends(format!("device p{vlan} has no row"))
+            return Said::ends(format!("device {near} has no row"))
                 .counted("port_no_port", packets)
                 .differs(self.lower());
         };

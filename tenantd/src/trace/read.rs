@@ -46,8 +46,8 @@ pub(crate) async fn trace(question: Question, parts: Parts) -> Trace {
         }
         None => None,
     };
-    let room = match parts.tenant.vlan {
-        Some(vlan) => Some(room(&parts, vlan).await),
+    let room = match parts.tenant.segment() {
+        Some(at) => Some(room(&parts, at).await),
         None => None,
     };
     let stack = stack.map(|visited| {
@@ -90,18 +90,18 @@ pub(crate) async fn trace(question: Question, parts: Parts) -> Trace {
 }
 
 /// The trunk, the port and their rows.
-async fn room(parts: &Parts, vlan: stackmap::Vlan) -> Result<RoomFacts, String> {
+async fn room(parts: &Parts, at: stackmap::Segment) -> Result<RoomFacts, String> {
     let (pin, trunk) = (parts.room_pin.clone(), parts.trunk.clone());
     let devices = tokio::task::spawn_blocking(move || -> Result<(Option<Device>, Option<Device>), String> {
         let room = NetNs::open(&pin).map_err(|error| chain(&error))?;
         let found = room.run(|| {
             let asker = Asker::open()?;
-            Ok::<_, io::Error>((asker.device(&trunk)?, asker.device(&port_name(vlan))?))
+            Ok::<_, io::Error>((asker.device(&trunk)?, asker.device(&port_name(at))?))
         });
         found.map_err(|error| chain(&error))?.map_err(|error| error.to_string())
     });
     let (trunk, port) = devices.await.map_err(|error| error.to_string())??;
-    let look = parts.room.look(vlan, port.as_ref().map(|port| port.index)).await.map_err(|error| chain(&error))?;
+    let look = parts.room.look(at, port.as_ref().map(|port| port.index)).await.map_err(|error| chain(&error))?;
     Ok(RoomFacts { trunk, port, look })
 }
 

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::PathBuf;
 
-use stackmap::{GidRange, MacAddr, StackIndex, TenantName, Vlan};
+use stackmap::{GidRange, MacAddr, Segment, StackIndex, TenantName, TrunkIndex};
 use vlan_rs::PortConfig;
 
 use crate::access::StatedRow;
@@ -18,8 +18,8 @@ pub struct Expected {
     pub stack: StackIndex,
     /// Its ids.
     pub ids: GidRange,
-    /// Its VLAN.
-    pub vlan: Option<Vlan>,
+    /// Its VLAN on its trunk.
+    pub at: Option<Segment>,
     /// The stack's device.
     pub device: String,
     /// The device's Ethernet address.
@@ -66,12 +66,14 @@ pub struct Gathered {
     pub room: RoomReader,
     /// Where the patch room is pinned.
     pub room_pin: PathBuf,
-    /// Name of the trunk's device in the patch room.
-    pub trunk: u32,
+    /// Numbers of the trunks' devices in the patch room.
+    pub trunks: BTreeMap<TrunkIndex, u32>,
     /// Rows of the guard, read from the kernel.
     pub guard: Vec<stack_guard::Row>,
-    /// The access server's socket, and as whom we speak there.
-    pub access: (PathBuf, String),
+    /// The sockets of the trunks' access servers.
+    pub access: Vec<(TrunkIndex, PathBuf)>,
+    /// As whom we speak there.
+    pub owner: String,
 }
 
 /// Where a process or a socket is: which network namespace.
@@ -193,32 +195,32 @@ pub(super) struct Facts {
     pub(super) stacks: HashMap<usize, Stack>,
     /// Devices of the patch room.
     pub(super) room: Vec<Device>,
-    /// Number of the trunk's device there.
-    pub(super) trunk: u32,
+    /// Numbers of the trunks' devices there.
+    pub(super) trunks: BTreeMap<TrunkIndex, u32>,
     /// Ports by device.
     pub(super) ports: Vec<PortConfig>,
     /// Ports by tag, for every VLAN of a tenant.
-    pub(super) tags: BTreeMap<Vlan, Option<PortConfig>>,
+    pub(super) tags: BTreeMap<Segment, Option<PortConfig>>,
     /// Rows of the guard.
     pub(super) guard: Vec<stack_guard::Row>,
-    /// Rows of ours at the access server, or why they are not known.
-    pub(super) access: Result<Vec<StatedRow>, String>,
+    /// Rows of ours at the access server of each trunk, or why they are not known.
+    pub(super) access: BTreeMap<TrunkIndex, Result<Vec<StatedRow>, String>>,
     /// Processes and sockets.
     pub(super) census: Census,
 }
 
 impl Facts {
     /// Nothing read yet.
-    pub(super) fn new(me: i32, trunk: u32) -> Self {
+    pub(super) fn new(me: i32, trunks: BTreeMap<TrunkIndex, u32>) -> Self {
         Self {
             me,
             stacks: HashMap::new(),
             room: Vec::new(),
-            trunk,
+            trunks,
             ports: Vec::new(),
             tags: BTreeMap::new(),
             guard: Vec::new(),
-            access: Ok(Vec::new()),
+            access: BTreeMap::new(),
             census: Census::default(),
         }
     }

@@ -54,7 +54,7 @@ pub enum LookError {
 /// [`LookError`]: something could not be read at all. What is merely missing is a disagreement, not an error.
 pub async fn look(gathered: Gathered) -> Result<Verification, LookError> {
     let started = Instant::now();
-    let mut facts = Facts::new(std::process::id().cast_signed(), gathered.trunk);
+    let mut facts = Facts::new(std::process::id().cast_signed(), gathered.trunks.clone());
     let spaces = Spaces::open(&gathered)?;
     let visits = tokio::task::spawn_blocking(move || {
         // On a thread that ends afterwards: it goes from stack to stack.
@@ -64,11 +64,13 @@ pub async fn look(gathered: Gathered) -> Result<Verification, LookError> {
     let (visits, spaces, gathered) = visits.await.map_err(io::Error::other).map_err(LookError::Processes)?;
     (facts.room, facts.stacks) = visits?;
     facts.ports = gathered.room.ports().await?;
-    for vlan in gathered.expected.iter().filter_map(|tenant| tenant.vlan) {
-        facts.tags.insert(vlan, gathered.room.bound(vlan).await?);
+    for at in gathered.expected.iter().filter_map(|tenant| tenant.at) {
+        facts.tags.insert(at, gathered.room.bound(at).await?);
     }
     facts.guard.clone_from(&gathered.guard);
-    facts.access = stated(&gathered).await;
+    for (trunk, socket) in &gathered.access {
+        facts.access.insert(*trunk, stated(socket, &gathered.owner).await);
+    }
     let known = spaces.known(&gathered.expected, &facts)?;
     let census = tokio::task::spawn_blocking(move || process::census(&known)).await;
     facts.census = census.map_err(io::Error::other).and_then(|census| census).map_err(LookError::Processes)?;
@@ -80,9 +82,8 @@ pub async fn look(gathered: Gathered) -> Result<Verification, LookError> {
 }
 
 /// On a connection of our own: the owner's is busy with what it does.
-async fn stated(gathered: &Gathered) -> Result<Vec<crate::access::StatedRow>, String> {
-    let (socket, owner) = &gathered.access;
-    let mut client = AccessClient::new(socket, owner.clone());
+async fn stated(socket: &Path, owner: &str) -> Result<Vec<crate::access::StatedRow>, String> {
+    let mut client = AccessClient::new(socket, owner.to_owned());
     client.stated().await.map_err(|error| crate::owner::chain(&error))
 }
 

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use stackmap::{Segment, TrunkIndex};
 use vlan_rs::PortConfig;
 
 use super::Check;
@@ -63,14 +64,14 @@ pub(super) fn ports(expected: &[Expected], facts: &Facts) -> Check {
         let stack = facts.stacks.get(&number);
         let inside = stack.and_then(|stack| stack.devices.iter().find(|device| device.name == tenant.device));
         let leads_here = |device: &&Device| device.leads == Some(Place::Stack(number));
-        if let Some(vlan) = tenant.vlan {
-            let name = port_name(vlan);
+        if let Some(at) = tenant.at {
+            let name = port_name(at);
             let near = facts.room.iter().find(|device| device.name == name);
             known.extend(near.map(|device| device.index));
             if !tenant.removing {
                 check.belong += 1;
                 let subject = format!("port {name}");
-                let table = format!("({}, {}) <-> vlan{vlan}", tenant.stack, tenant.device);
+                let table = format!("({}, {}) <-> {at}", tenant.stack, tenant.device);
                 if let Some(wrong) = pair(near, inside, number, expected) {
                     // The one that does lead there, under whatever name.
                     let others = facts.room.iter().filter(leads_here).filter(|device| device.name != name);
@@ -104,7 +105,8 @@ pub(super) fn ports(expected: &[Expected], facts: &Facts) -> Check {
         }
     }
     for device in &facts.room {
-        if device.loopback || device.index == facts.trunk || known.contains(&device.index) {
+        if device.loopback || facts.trunks.values().any(|trunk| *trunk == device.index) || known.contains(&device.index)
+        {
             continue;
         }
         let whose = match device.leads {
@@ -116,7 +118,7 @@ pub(super) fn ports(expected: &[Expected], facts: &Facts) -> Check {
         }
         let leads = device.leads.map_or_else(String::new, |place| format!(", its other end {}", place.words(expected)));
         let subject = format!("device {} in the patch room", device.name);
-        check.differ(whose, subject, "the trunk and the tenants' ports", format!("it is there{leads}"));
+        check.differ(whose, subject, "the trunks and the tenants' ports", format!("it is there{leads}"));
     }
     check
 }
@@ -160,19 +162,19 @@ fn port_words(port: &PortConfig) -> String {
 pub(super) fn tags(expected: &[Expected], facts: &Facts) -> Check {
     let mut check = Check::new("tags");
     check.looked_at = facts.ports.len();
-    let mut vlans = BTreeMap::new();
+    let mut owners = BTreeMap::new();
     for tenant in expected {
-        let (Some(vlan), Some(wanted)) = (tenant.vlan, &tenant.port) else { continue };
-        vlans.insert(vlan.get(), tenant);
+        let (Some(at), Some(wanted)) = (tenant.at, &tenant.port) else { continue };
+        owners.insert((wanted.trunk, wanted.vid.get()), (at, tenant));
         if tenant.removing {
             continue;
         }
         check.belong += 1;
-        let subject = format!("tag vlan{vlan}");
-        let device = facts.room.iter().find(|device| device.name == port_name(vlan)).map(|device| device.index);
+        let subject = format!("tag {at}");
+        let device = facts.room.iter().find(|device| device.name == port_name(at)).map(|device| device.index);
         let row = facts.ports.iter().find(|row| row.tag() == wanted.tag() && Some(row.ifindex) == device);
         let Some(row) = row else {
-            let table = format!("({}, {}) <-> vlan{vlan}", tenant.stack, tenant.device);
+            let table = format!("({}, {}) <-> {at}", tenant.stack, tenant.device);
             let is = match facts.ports.iter().find(|row| row.tag() == wanted.tag()) {
                 Some(row) => format!("the row is of another device: {}", port_words(row)),
                 None => "no row of the data path has the tag".into(),
@@ -185,7 +187,7 @@ pub(super) fn tags(expected: &[Expected], facts: &Facts) -> Check {
         if *row != wanted {
             check.differ([tenant], subject.clone(), port_words(&wanted), port_words(row));
         }
-        match facts.tags.get(&vlan) {
+        match facts.tags.get(&at) {
             Some(Some(by_tag)) if by_tag.ifindex == row.ifindex => {}
             Some(Some(by_tag)) => {
                 let is = format!("frames with the tag go to device {}", by_tag.ifindex);
@@ -196,56 +198,65 @@ pub(super) fn tags(expected: &[Expected], facts: &Facts) -> Check {
     }
     let mut tags = BTreeMap::new();
     for row in &facts.ports {
-        let vid = row.vid.get();
-        let whose = vlans.get(&vid).copied();
-        if let Some(other) = tags.insert((row.trunk, vid), row.ifindex) {
+        let (trunk, vid) = (row.trunk, row.vid.get());
+        let (at, whose) = owners.get(&(trunk, vid)).copied().unzip();
+        let number = facts.trunks.iter().find(|(_, device)| **device == trunk).map(|(number, _)| number.get());
+        let of = match number {
+            Some(0) => String::new(),
+            Some(number) => format!("trunk{number}/"),
+            None => format!("device {trunk}, "),
+        };
+        let subject = at.map_or_else(|| format!("tag {of}vlan{vid}"), |at| format!("tag {at}"));
+        if let Some(other) = tags.insert((trunk, vid), row.ifindex) {
             let is = format!("devices {other} and {} have it", row.ifindex);
-            check.differ(whose, format!("tag vlan{vid}"), "one port a tag", is);
+            check.differ(whose, subject, "one port a tag", is);
         } else if whose.is_none() {
-            check.differ([], format!("tag vlan{vid}"), "no tenant has it", port_words(row));
+            check.differ([], subject, "no tenant has it", port_words(row));
         }
     }
     check
 }
 
-/// The access server's rows against the access table.
+/// The rows of every trunk's access server against the access table.
 pub(super) fn tunnels(expected: &[Expected], facts: &Facts) -> Check {
     let mut check = Check::new("tunnels");
-    let wanted = expected.iter().filter(|tenant| !tenant.removing).filter_map(|t| Some((t, t.access.as_ref()?)));
-    let rows = match &facts.access {
+    for (trunk, rows) in &facts.access {
+        let on: Vec<&Expected> = expected.iter().filter(|t| t.at.is_some_and(|at| at.trunk == *trunk)).collect();
+        tunnels_of(*trunk, &on, rows, &mut check);
+    }
+    check
+}
+
+fn tunnels_of(trunk: TrunkIndex, on: &[&Expected], rows: &Result<Vec<StatedRow>, String>, check: &mut Check) {
+    let subject = |row: &StatedRow| format!("tunnels of {}", Segment { trunk, vlan: row.vlan });
+    let wanted = on.iter().filter(|tenant| !tenant.removing).filter_map(|t| Some((*t, t.access.as_ref()?)));
+    let rows = match rows {
         Ok(rows) => rows,
         Err(why) => {
             for (tenant, row) in wanted {
                 check.belong += row.tunnels.len();
-                check.differ(
-                    [tenant],
-                    format!("tunnels of vlan{}", row.vlan),
-                    row.words(),
-                    format!("not known: {why}"),
-                );
+                check.differ([tenant], subject(row), row.words(), format!("not known: {why}"));
             }
-            return check;
+            return;
         }
     };
-    check.looked_at = rows.iter().map(|row| row.tunnels.len()).sum();
+    check.looked_at += rows.iter().map(|row| row.tunnels.len()).sum::<usize>();
     let stated: BTreeMap<u16, &StatedRow> = rows.iter().map(|row| (row.vlan.get(), row)).collect();
     for (tenant, row) in wanted {
         check.belong += row.tunnels.len();
-        let subject = format!("tunnels of vlan{}", row.vlan);
         match stated.get(&row.vlan.get()) {
             Some(there) if there.is_as(row) => {}
-            Some(there) => check.differ([tenant], subject, row.words(), there.words()),
-            None => check.differ([tenant], subject, row.words(), "the access server has no row of ours"),
+            Some(there) => check.differ([tenant], subject(row), row.words(), there.words()),
+            None => check.differ([tenant], subject(row), row.words(), "the access server has no row of ours"),
         }
     }
     for row in rows {
-        let known = expected.iter().find(|t| t.vlan == Some(row.vlan));
+        let known = on.iter().copied().find(|t| t.at.is_some_and(|at| at.vlan == row.vlan));
         if known.is_some_and(|tenant| tenant.access.is_some() || tenant.removing) {
             continue;
         }
-        check.differ(known, format!("tunnels of vlan{}", row.vlan), "none", row.words());
+        check.differ(known, subject(row), "none", row.words());
     }
-    check
 }
 
 fn guard_words(row: &stack_guard::Row) -> String {

@@ -4,7 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use stackmap::{GidRange, MacAddr, StackIndex, Vlan};
+use stackmap::{GidRange, MacAddr, Segment, StackIndex, TrunkIndex, Vlan};
 use vlan_rs::{Layer, PortConfig, RateLimit};
 
 use super::facts::{Census, Device, Expected, Facts, Member, Place, SeatedInit, Seen, Stack};
@@ -13,6 +13,14 @@ use crate::access::{StatedRow, StatedTunnel};
 
 const ME: i32 = 99;
 const TRUNK: u32 = 2;
+
+fn at(n: usize) -> Segment {
+    Segment { trunk: TrunkIndex(0), vlan: vlan(n) }
+}
+
+fn rows(facts: &mut Facts) -> &mut Vec<StatedRow> {
+    facts.access.get_mut(&TrunkIndex(0)).unwrap().as_mut().unwrap()
+}
 
 fn vlan(n: usize) -> Vlan {
     Vlan::new(600 + n as u16).unwrap()
@@ -67,7 +75,7 @@ fn expected(n: usize) -> Expected {
         name: ["acme", "bcme", "ccme"][n].parse().unwrap(),
         stack: StackIndex(n as u32),
         ids: GidRange::new(guard(n).gids_start).unwrap(),
-        vlan: Some(vlan(n)),
+        at: Some(at(n)),
         device: format!("dev{n}"),
         mac: Some(mac(n)),
         owns_network: false,
@@ -106,7 +114,7 @@ fn device(index: u32, name: &str, peer: u32, leads: Place) -> Device {
 /// Three tenants of which everything is right.
 fn world() -> (Vec<Expected>, Facts) {
     let tenants: Vec<Expected> = (0..3).map(expected).collect();
-    let mut facts = Facts::new(ME, TRUNK);
+    let mut facts = Facts::new(ME, BTreeMap::from([(TrunkIndex(0), TRUNK)]));
     facts.room.push(device(TRUNK, "trunk", 3, Place::Host));
     facts.room.push(Device { index: 1, name: "lo".into(), loopback: true, ..Device::default() });
     for n in 0..3 {
@@ -116,11 +124,11 @@ fn world() -> (Vec<Expected>, Facts) {
         let devices = vec![Device { index: 1, name: "lo".into(), loopback: true, ..Device::default() }, inside];
         facts.stacks.insert(n, Stack { inode: 70 + n as u64, cookie: 50 + n as u64, devices });
         facts.ports.push(port(n));
-        facts.tags.insert(vlan(n), Some(port(n)));
+        facts.tags.insert(at(n), Some(port(n)));
         facts.guard.push(guard(n));
         facts.census.members.extend([member(n, 100 + n as i32), member(n, 200 + n as i32)]);
     }
-    facts.access = Ok((0..3).map(stated).collect());
+    facts.access.insert(TrunkIndex(0), Ok((0..3).map(stated).collect()));
     // The daemon: netlink sockets in every stack.
     let sockets = (0..3).map(|n| Seen { inode: n as u64, family: libc::AF_NETLINK, place: Place::Stack(n) }).collect();
     facts.census.members.push(Member {
@@ -300,12 +308,12 @@ fn ports() {
 fn tags() {
     let lost = |_: &mut Vec<Expected>, facts: &mut Facts| {
         facts.ports.remove(1);
-        facts.tags.insert(vlan(1), None);
+        facts.tags.insert(at(1), None);
     };
     finds(lost, "tags", &["bcme"], &["tag vlan601", "no row of the data path has the tag"]);
-    let way_in = |_: &mut Vec<Expected>, facts: &mut Facts| drop(facts.tags.insert(vlan(1), None));
+    let way_in = |_: &mut Vec<Expected>, facts: &mut Facts| drop(facts.tags.insert(at(1), None));
     finds(way_in, "tags", &["bcme"], &["device 11", "frames with the tag go nowhere"]);
-    let stolen = |_: &mut Vec<Expected>, facts: &mut Facts| drop(facts.tags.insert(vlan(1), Some(port(2))));
+    let stolen = |_: &mut Vec<Expected>, facts: &mut Facts| drop(facts.tags.insert(at(1), Some(port(2))));
     finds(stolen, "tags", &["bcme"], &["device 11", "frames with the tag go to device 12"]);
     let address = |_: &mut Vec<Expected>, facts: &mut Facts| facts.ports[1].mac = [2, 9, 9, 9, 9, 9];
     finds(address, "tags", &["bcme"], &["MAC 02:00:00:00:00:02", "MAC 02:09:09:09:09:09"]);
@@ -317,13 +325,15 @@ fn tags() {
 
 #[test]
 fn tunnels() {
-    let lost = |_: &mut Vec<Expected>, facts: &mut Facts| facts.access = Ok(vec![stated(0), stated(2)]);
+    let lost = |_: &mut Vec<Expected>, facts: &mut Facts| {
+        drop(facts.access.insert(TrunkIndex(0), Ok(vec![stated(0), stated(2)])))
+    };
     finds(lost, "tunnels", &["bcme"], &["ipip:198.51.100.2", "no row of ours"]);
     let changed = |_: &mut Vec<Expected>, facts: &mut Facts| {
-        facts.access.as_mut().unwrap()[1].tunnels[0].remote = "198.51.100.66".parse().unwrap();
+        rows(facts)[1].tunnels[0].remote = "198.51.100.66".parse().unwrap();
     };
     finds(changed, "tunnels", &["bcme"], &["ipip:198.51.100.2", "ipip:198.51.100.66"]);
-    let extra = |_: &mut Vec<Expected>, facts: &mut Facts| facts.access.as_mut().unwrap().push(stated(9));
+    let extra = |_: &mut Vec<Expected>, facts: &mut Facts| rows(facts).push(stated(9));
     finds(extra, "tunnels", &[], &["tunnels of vlan609"]);
     let away = |expected: &mut Vec<Expected>, facts: &mut Facts| {
         expected.truncate(1);
@@ -333,9 +343,40 @@ fn tunnels() {
         facts.ports.truncate(1);
         facts.guard.truncate(1);
         facts.census = Census::default();
-        facts.access = Err("cannot be reached".into());
+        facts.access.insert(TrunkIndex(0), Err("cannot be reached".into()));
     };
     finds(away, "tunnels", &["acme"], &["not known: cannot be reached"]);
+}
+
+#[test]
+fn the_same_vlan_on_another_trunk_is_another_one() {
+    const SECOND: u32 = 3;
+    let there = Segment { trunk: TrunkIndex(1), ..at(0) };
+    // The second tenant's VLAN is the first one's number, on the second trunk.
+    let moved = |expected: &mut Vec<Expected>, facts: &mut Facts| {
+        let row = PortConfig { trunk: SECOND, vid: port(0).vid, ..port(1) };
+        expected[1].at = Some(there);
+        expected[1].port = Some(PortConfig { ifindex: 0, mtu: 0, ..row.clone() });
+        expected[1].access = Some(StatedRow { vlan: vlan(0), ..stated(1) });
+        facts.trunks.insert(there.trunk, SECOND);
+        facts.room.push(device(SECOND, "trunk-1", 4, Place::Host));
+        facts.room.iter_mut().filter(|d| d.name == format!("p{}", vlan(1))).for_each(|d| d.name = "p1-600".into());
+        facts.ports.iter_mut().filter(|found| found.ifindex == row.ifindex).for_each(|found| *found = row.clone());
+        facts.tags.insert(there, Some(row));
+        rows(facts).remove(1);
+        facts.access.insert(there.trunk, Ok(vec![StatedRow { vlan: vlan(0), ..stated(1) }]));
+    };
+    let (mut expected, mut facts) = world();
+    moved(&mut expected, &mut facts);
+    let found = compare(&expected, &facts);
+    assert!(found.checks.iter().all(|check| check.disagree.is_empty()), "{found:?}");
+    let swapped = |expected: &mut Vec<Expected>, facts: &mut Facts| {
+        moved(expected, facts);
+        let one = facts.access.remove(&TrunkIndex(0));
+        let other = facts.access.remove(&there.trunk);
+        facts.access.extend([(TrunkIndex(0), other.unwrap()), (there.trunk, one.unwrap())]);
+    };
+    finds(swapped, "tunnels", &["acme"], &["tunnels of vlan600"]);
 }
 
 #[test]
@@ -362,8 +403,8 @@ fn what_goes_away_is_no_drift() {
     facts.stacks.remove(&1);
     facts.room.retain(|device| device.name != "p601");
     facts.ports.remove(1);
-    facts.tags.insert(vlan(1), None);
-    facts.access.as_mut().unwrap().remove(1);
+    facts.tags.insert(at(1), None);
+    rows(&mut facts).remove(1);
     facts.guard.remove(1);
     facts.census.members.retain(|member| !member.ids.contains(&1));
     expected[1].removing = true;

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use stackmap::{Invalid, MacAddr, TenantName, Vlan};
+use stackmap::{Invalid, MacAddr, Segment, TenantName, TrunkIndex};
 use tenant_init::protocol::ServiceState;
 use tokio::sync::oneshot;
 
@@ -20,7 +20,7 @@ use crate::limits::Limits;
 use crate::metrics::{Readers, Seated};
 use crate::model::{Counters, Filter, ServiceRequest, ShareRequest, Tenant, TenantRequest};
 use crate::net::link::{self, NetlinkError};
-use crate::net::room::port_vlan;
+use crate::net::room::port_segment;
 use crate::net::watch::Changed;
 use crate::plan::{Action, Actual};
 use crate::refusals::TenantRefusals;
@@ -34,19 +34,22 @@ const COUNT_DEADLINE: Duration = Duration::from_secs(5);
 const LIST_DEADLINE: Duration = Duration::from_secs(2);
 
 impl Steps for World {
-    async fn port_vlans(&self) -> Result<BTreeSet<Vlan>, StepError> {
-        let mut found: BTreeSet<_> = self.room.vlans().await?.into_iter().collect();
+    async fn ports(&self) -> Result<BTreeSet<Segment>, StepError> {
+        let mut found: BTreeSet<_> = self.room.segments().await?.into_iter().collect();
         let links = self.room.work(|inside| link::list(&inside.netlink)).await?;
         // One that leads nowhere is not ours, whatever it is called.
         let ports = links.iter().filter(|(_, link)| link.across.is_some());
-        found.extend(ports.filter_map(|(name, _)| port_vlan(name)));
+        found.extend(ports.filter_map(|(name, _)| port_segment(name)));
         Ok(found)
     }
 
-    async fn sweep(&mut self, vlan: Vlan) -> Result<(), StepError> {
-        self.room.unbind(vlan).await?;
-        self.free_class(vlan).await?;
-        Ok(self.room.delete_port(vlan).await?)
+    async fn sweep(&mut self, at: Segment) -> Result<(), StepError> {
+        // Of a trunk that is not said any more only devices can be left.
+        if self.room.trunk(at.trunk).is_ok() {
+            self.room.unbind(at).await?;
+            self.free_class(at).await?;
+        }
+        Ok(self.room.delete_port(at).await?)
     }
 
     fn expect_many(&mut self, many: bool) {
@@ -73,8 +76,9 @@ impl Steps for World {
         self.whose_is(changed)
     }
 
-    async fn mend_trunk(&mut self) -> Result<Vec<String>, StepError> {
-        Ok(self.room.mend_trunk(&self.here).await?)
+    async fn mend_trunks(&mut self) -> Vec<(TrunkIndex, Result<Vec<String>, StepError>)> {
+        let mended = self.room.mend_trunks(&self.here).await;
+        mended.into_iter().map(|(number, found)| (number, found.map_err(StepError::from))).collect()
     }
 
     fn close_door(&mut self, name: &TenantName) {
@@ -124,30 +128,32 @@ impl Steps for World {
 }
 
 impl Access for World {
-    async fn access_status(&mut self) -> Result<AccessStatus, AccessError> {
-        self.access.status().await
+    async fn access_status(&mut self, trunk: TrunkIndex) -> Result<AccessStatus, AccessError> {
+        self.access.of(trunk)?.status().await
     }
 
-    async fn state_all(&mut self, tenants: &[Tenant]) -> Result<(), AccessError> {
-        let rows: Vec<_> = tenants.iter().filter_map(|tenant| self.row_of(tenant)).collect();
-        self.access.replace_all(&rows).await
+    async fn state_all(&mut self, trunk: TrunkIndex, tenants: &[Tenant]) -> Result<(), AccessError> {
+        let rows: Vec<_> = tenants.iter().filter_map(|tenant| self.row_of(trunk, tenant)).collect();
+        self.access.of(trunk)?.replace_all(&rows).await
     }
 
-    async fn withdraw_others(&mut self, tenants: &[Tenant]) -> Result<(), AccessError> {
-        let wanted = tenants.iter().filter_map(|tenant| self.row_of(tenant)).map(|row| row.vlan()).collect();
-        self.access.delete_others(&wanted).await
+    async fn withdraw_others(&mut self, trunk: TrunkIndex, tenants: &[Tenant]) -> Result<(), AccessError> {
+        let wanted = tenants.iter().filter_map(|tenant| self.row_of(trunk, tenant)).map(|row| row.vlan()).collect();
+        self.access.of(trunk)?.delete_others(&wanted).await
     }
 }
 
 impl World {
-    fn row_of(&self, tenant: &Tenant) -> Option<Row> {
-        self.access.row(tenant, self.macs(tenant.vlan?).1)
+    /// The row that a trunk's access server has to have of a tenant; none of one that is on another trunk.
+    fn row_of(&self, trunk: TrunkIndex, tenant: &Tenant) -> Option<Row> {
+        let at = tenant.segment().filter(|at| at.trunk == trunk)?;
+        self.access.row(tenant, self.macs(at).1)
     }
 }
 
 impl Rules for World {
-    fn macs(&self, vlan: Vlan) -> (MacAddr, MacAddr) {
-        self.macs(vlan)
+    fn macs(&self, at: Segment) -> (MacAddr, MacAddr) {
+        self.macs(at)
     }
 
     async fn card_is_here(&self, name: &str) -> Result<bool, NetlinkError> {

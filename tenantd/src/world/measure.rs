@@ -6,9 +6,9 @@ use stackmap::TenantName;
 
 use super::World;
 use crate::metrics::{Readers, Seated};
-use crate::net::room::FAR_END;
 use crate::store::Desired;
 use crate::trace::Parts;
+use crate::trunks::TrunkSpec;
 
 impl World {
     /// A tenant's living init and stack.
@@ -20,15 +20,19 @@ impl World {
     /// What a trace starts from.
     pub(crate) fn trace_parts(&self, desired: &Desired, failure: Option<String>) -> Parts {
         let tenant = desired.tenant.clone();
+        let spec = self.room.specs().find(|spec| spec.number == tenant.trunk_number);
         Parts {
             removing: desired.removing,
             failure,
             seat: self.seated(&tenant.name),
-            gateway_mac: tenant.vlan.map(|vlan| self.macs(vlan).1),
+            gateway_mac: tenant.segment().map(|at| self.macs(at).1),
             room: self.room.reader(),
             room_pin: self.config.run_dir.join("patchroom"),
-            trunk: self.config.trunk.clone().unwrap_or_else(|| FAR_END.to_owned()),
-            access: ((&self.config.access).into(), format!("tenantd/{}", self.config.instance)),
+            trunk: spec.map(TrunkSpec::far).unwrap_or_default(),
+            access: (
+                spec.map(|spec| spec.access.clone()).unwrap_or_default(),
+                format!("tenantd/{}", self.config.instance),
+            ),
             cgroups: self.cgroups.clone(),
             control: self.control_socket(&tenant.name),
             tenant,

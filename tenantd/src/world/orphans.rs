@@ -7,12 +7,13 @@ use std::fs;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 
-use stackmap::{GidRange, StackIndex, TenantName, Vlan};
+use stackmap::{GidRange, Segment, StackIndex, TenantName};
 use tenant_init::client::Client;
 
 use super::{END_DEADLINE, StepError, World};
 use crate::net::link::{self, Link};
 use crate::net::ns::NetNs;
+use crate::net::room::port_segment;
 
 /// A tenant that lives, or has files, and that the store does not know.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,7 +29,7 @@ pub struct Orphan {
     /// Its stack, as its port is called in it.
     pub stack: Option<StackIndex>,
     /// The VLANs whose ports lead into its stack.
-    pub vlans: BTreeSet<Vlan>,
+    pub segments: BTreeSet<Segment>,
     /// Directory of its files, if there are some.
     pub files: Option<String>,
 }
@@ -54,7 +55,11 @@ impl Orphan {
             let files = self.files.as_deref().unwrap_or_default();
             return format!("{name}: files in {files} belong to no tenant; keep them, or remove the directory");
         }
-        let vlans: Vec<String> = self.vlans.iter().map(|vlan| format!(", vlan {vlan}")).collect();
+        let of = |at: &Segment| match at.trunk.get() {
+            0 => format!(", vlan {}", at.vlan),
+            trunk => format!(", vlan {} of trunk number {trunk}", at.vlan),
+        };
+        let vlans: Vec<String> = self.segments.iter().map(of).collect();
         format!(
             "{name}: {} processes{} live and the store does not know the tenant; nothing of it is touched: bring the \
              store back, or end it with: tenantd remove-tenant {name} --force",
@@ -86,7 +91,7 @@ impl World {
                 init: None,
                 ids: None,
                 stack: None,
-                vlans: BTreeSet::new(),
+                segments: BTreeSet::new(),
                 files: Some(self.files(name)).filter(|dir| dir.exists()).map(|dir| dir.display().to_string()),
             };
             // Where no cgroup tells, its init does.
@@ -109,11 +114,10 @@ impl World {
         let Ok(stack) = NetNs::open(Path::new(&format!("/proc/{init}/ns/net"))) else { return Ok(()) };
         let inside = link::list(&stack.netlink()?)?;
         for (name, near) in self.room.work(|inside| link::list(&inside.netlink)).await? {
-            let Some(vlan) = name.strip_prefix('p').and_then(|n| n.parse::<u16>().ok()) else { continue };
-            let Ok(vlan) = Vlan::new(vlan) else { continue };
+            let Some(at) = port_segment(&name) else { continue };
             let far = inside.iter().find(|(_, far)| leads(far, &near) && leads(&near, far));
             if let Some((device, _)) = far {
-                orphan.vlans.insert(vlan);
+                orphan.segments.insert(at);
                 let number = device.strip_prefix("dev").map(|n| format!("inet{n}"));
                 orphan.stack = number.and_then(|stack| stack.parse().ok()).or(orphan.stack);
             }
@@ -160,10 +164,10 @@ impl World {
     /// # Errors
     /// The step that failed; it can be asked for again.
     pub(super) async fn end_orphan(&mut self, orphan: &Orphan) -> Result<(), StepError> {
-        for vlan in &orphan.vlans {
-            self.room.unbind(*vlan).await?;
-            self.free_class(*vlan).await?;
-            self.room.delete_port(*vlan).await?;
+        for at in &orphan.segments {
+            self.room.unbind(*at).await?;
+            self.free_class(*at).await?;
+            self.room.delete_port(*at).await?;
         }
         self.cgroups.remove(&orphan.name, END_DEADLINE)?;
         if let Some(ids) = orphan.ids {

@@ -3,12 +3,12 @@
 
 use std::collections::HashMap;
 
-use stackmap::{TenantName, Vlan};
+use stackmap::{Segment, TenantName};
 
 use super::World;
 use crate::kernel::Whose;
 use crate::net::link::Link;
-use crate::net::room::{FAR_END, port_vlan};
+use crate::net::room::port_segment;
 use crate::net::watch::{self, Changed, Place};
 
 /// What is known of tenants' places.
@@ -17,28 +17,28 @@ pub(super) struct Places {
     of: HashMap<TenantName, Known>,
     spaces: HashMap<i32, TenantName>,
     ports: HashMap<u32, TenantName>,
-    vlans: HashMap<Vlan, TenantName>,
+    segments: HashMap<Segment, TenantName>,
 }
 
 #[derive(Debug, Clone, Copy)]
 struct Known {
-    vlan: Vlan,
+    at: Segment,
     space: Option<i32>,
     port: Option<u32>,
 }
 
 impl Places {
     /// A tenant's port was read. One that is not there says nothing of the stack: its number stays.
-    pub(super) fn found(&mut self, name: &TenantName, vlan: Vlan, port: Option<&Link>) {
+    pub(super) fn found(&mut self, name: &TenantName, at: Segment, port: Option<&Link>) {
         let before = self.of.get(name).copied();
         let space =
             port.map_or_else(|| before.and_then(|known| known.space), |port| port.across.map(|across| across.space));
-        let known = Known { vlan, space, port: port.map(|port| port.index) };
+        let known = Known { at, space, port: port.map(|port| port.index) };
         if before.is_some_and(|before| (before.space, before.port) == (known.space, known.port)) {
             return;
         }
         self.forget(name);
-        self.vlans.insert(vlan, name.clone());
+        self.segments.insert(at, name.clone());
         self.spaces.extend(known.space.map(|space| (space, name.clone())));
         self.ports.extend(known.port.map(|port| (port, name.clone())));
         self.of.insert(name.clone(), known);
@@ -47,7 +47,7 @@ impl Places {
     /// A tenant is gone.
     pub(super) fn forget(&mut self, name: &TenantName) {
         let Some(known) = self.of.remove(name) else { return };
-        self.vlans.remove(&known.vlan);
+        self.segments.remove(&known.at);
         // A number may have become another one's meanwhile.
         self.spaces.retain_own(known.space, name);
         self.ports.retain_own(known.port, name);
@@ -80,15 +80,19 @@ impl World {
     pub(super) fn whose_is(&self, changed: &Changed) -> Whose {
         let tenant = |found: Option<&TenantName>| found.map_or(Whose::Nobody, |name| Whose::Tenant(name.clone()));
         match (changed.place, changed.device.as_deref()) {
-            (Place::Room, _) if changed.index == self.room.trunk.room_ifindex => Whose::Trunk,
-            (Place::Room, Some(FAR_END)) => Whose::Trunk,
+            (Place::Room, _)
+                if changed.index != 0 && self.room.devices().values().any(|index| *index == changed.index) =>
+            {
+                Whose::Trunk
+            }
+            (Place::Room, Some(device)) if self.room.specs().any(|spec| spec.far() == device) => Whose::Trunk,
             (Place::Room, device) => {
-                let named = device.and_then(port_vlan).and_then(|vlan| self.places.vlans.get(&vlan));
+                let named = device.and_then(port_segment).and_then(|at| self.places.segments.get(&at));
                 tenant(named.or_else(|| self.places.ports.get(&changed.index)))
             }
             (Place::Numbered(space), device) => match self.places.spaces.get(&space) {
                 Some(name) => Whose::Tenant(name.clone()),
-                None if device.is_some_and(|device| device == self.room.near) => Whose::Trunk,
+                None if self.room.specs().any(|spec| device == Some(spec.near.as_str())) => Whose::Trunk,
                 None => Whose::Nobody,
             },
         }

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::os::fd::AsFd;
 
 use ipnet::IpNet;
-use stackmap::Vlan;
+use stackmap::Segment;
 
 use super::{PROBE_DEADLINE, StepError, World, differences, rates};
 use crate::access::{AccessError, StoredRow};
@@ -24,36 +24,40 @@ use crate::plan::{Part, answered_prefixes, asks_neighbours, stack_plan};
 
 impl World {
     pub(super) async fn state_access(&mut self, tenant: &Tenant) -> Result<(), StepError> {
-        let Some(vlan) = tenant.vlan else { return Ok(()) };
-        let gateway = self.macs(vlan).1;
+        let Some(at) = tenant.segment() else { return Ok(()) };
+        let gateway = self.macs(at).1;
         if let Some(row) = self.access.row(tenant, gateway) {
-            let stored = self.access.put(&row).await?;
-            self.inner_mtu.insert(vlan, stored.mtu);
+            let stored = self.access.of(at.trunk)?.put(&row).await?;
+            self.inner_mtu.insert(at, stored.mtu);
         }
         Ok(())
     }
 
-    /// MTU of a port whose longest inner packet is `inner` bytes: never more than the trunk carries with a tag.
-    pub(super) fn port_mtu(&self, inner: u32) -> u32 {
-        inner.min(self.room.trunk.mtu.saturating_sub(4)).max(1280)
+    /// MTU of a port whose longest inner packet is `inner` bytes: never more than its trunk carries with a tag.
+    pub(super) fn port_mtu(&self, at: Segment, inner: u32) -> Result<u32, PatchError> {
+        Ok(inner.min(self.room.trunk(at.trunk)?.mtu.saturating_sub(4)).max(1280))
     }
 
     pub(super) async fn wanted_mtu(&mut self, tenant: &Tenant, otherwise: u32) -> Result<u32, StepError> {
-        let Some(vlan) = tenant.vlan else { return Ok(otherwise) };
-        if let Some(inner) = self.inner_mtu.get(&vlan) {
-            return Ok(self.port_mtu(*inner));
+        let Some(at) = tenant.segment() else { return Ok(otherwise) };
+        if let Some(inner) = self.inner_mtu.get(&at) {
+            return Ok(self.port_mtu(at, *inner)?);
         }
-        let stored = match self.stored(tenant, vlan).await {
+        let stored = match self.stored(tenant, at).await {
             Err(error) if error.is_away() => return Ok(otherwise),
             answer => answer?,
         };
-        Ok(self.inner_of(tenant, stored.as_ref()).map_or(otherwise, |inner| self.port_mtu(inner)))
+        match self.inner_of(tenant, at, stored.as_ref())? {
+            Some(inner) => Ok(self.port_mtu(at, inner)?),
+            None => Ok(otherwise),
+        }
     }
 
     /// The VLAN's row at the access server. A tenant without tunnels needs none, and no server either: the other end of
     /// the trunk may be somebody else's.
-    pub(super) async fn stored(&mut self, tenant: &Tenant, vlan: Vlan) -> Result<Option<StoredRow>, AccessError> {
-        let stored = if self.among_many { self.access.get_recent(vlan).await } else { self.access.get(vlan).await };
+    pub(super) async fn stored(&mut self, tenant: &Tenant, at: Segment) -> Result<Option<StoredRow>, AccessError> {
+        let (many, server) = (self.among_many, self.access.of(at.trunk)?);
+        let stored = if many { server.get_recent(at.vlan).await } else { server.get(at.vlan).await };
         match stored {
             Err(AccessError::Unreachable { .. }) if tenant.tunnels.is_empty() => Ok(None),
             other => other,
@@ -62,19 +66,25 @@ impl World {
 
     /// Longest packet in bytes that passes beyond the trunk; `None` when only a row not stated yet will tell. Without
     /// tunnels the trunk is the limit, unless somebody else stated some for the VLAN.
-    pub(super) fn inner_of(&self, tenant: &Tenant, stored: Option<&StoredRow>) -> Option<u32> {
+    pub(super) fn inner_of(
+        &self,
+        tenant: &Tenant,
+        at: Segment,
+        stored: Option<&StoredRow>,
+    ) -> Result<Option<u32>, PatchError> {
         if !tenant.tunnels.is_empty() {
-            return stored.map(|row| row.mtu);
+            return Ok(stored.map(|row| row.mtu));
         }
+        let trunk = self.room.trunk(at.trunk)?.mtu;
         let others = stored.filter(|row| !self.access.is_ours(row));
-        Some(others.map_or(self.room.trunk.mtu, |row| row.mtu))
+        Ok(Some(others.map_or(trunk, |row| row.mtu)))
     }
 
     pub(super) async fn add_port(&mut self, tenant: &Tenant) -> Result<(), StepError> {
-        let Some(vlan) = tenant.vlan else { return Ok(()) };
+        let Some(at) = tenant.segment() else { return Ok(()) };
         let mtu = self.wanted_mtu(tenant, 1280).await?;
         let stack = self.seat_of(&tenant.name)?.netns()?;
-        let (near, device, mac) = (port_name(vlan), tenant.device.clone(), tenant.mac);
+        let (near, device, mac) = (port_name(at), tenant.device.clone(), tenant.mac);
         let asked = device.clone();
         let far = self.in_stack(tenant, move |netlink| Ok(link::find(netlink, &asked)?)).await?;
         let add = self.room.work(move |inside| {
@@ -95,8 +105,8 @@ impl World {
         Ok(add.await?)
     }
 
-    pub(super) fn port_row(&self, tenant: &Tenant, vlan: Vlan, ifindex: u32, mtu: u32) -> PortRow {
-        let (server, gateway_mac) = self.macs(vlan);
+    pub(super) fn port_row(&self, tenant: &Tenant, at: Segment, ifindex: u32, mtu: u32) -> PortRow {
+        let (server, gateway_mac) = self.macs(at);
         let mut answer = answered_prefixes(&tenant.tunnels);
         let asks = asks_neighbours(&tenant.tunnels);
         if !asks {
@@ -106,17 +116,20 @@ impl World {
         answer.sort();
         answer.dedup();
         let mac = tenant.mac.unwrap_or(server);
-        PortRow { ifindex, vlan, mac, gateway_mac, mtu, asks, answer, class: rates::class(tenant, vlan) }
+        PortRow { ifindex, at, mac, gateway_mac, mtu, asks, answer, class: rates::class(tenant, at.vlan) }
     }
 
     /// The port's row, program and rates; `inner` is the longest inner packet, where it is known.
     pub(super) fn bound_is(
         &self,
         tenant: &Tenant,
-        vlan: Vlan,
+        at: Segment,
         found: &PortFacts,
         inner: Option<u32>,
     ) -> Result<Part, StepError> {
+        if let Err(lost) = self.room.check_trunk(at.trunk) {
+            return Ok(Part::Wrong(vec![lost.to_string()]));
+        }
         let Some(row) = &found.row else { return Ok(Part::Missing) };
         let Some(port) = found.link.as_ref().filter(|port| port.across.is_some()) else {
             return Ok(Part::Wrong(vec!["the port's row leads to no port".into()]));
@@ -124,23 +137,24 @@ impl World {
         let Some(inner) = inner else {
             return Ok(Part::Wrong(vec!["the MTU of the port is not known yet".into()]));
         };
-        let wanted = self.port_row(tenant, vlan, port.index, self.port_mtu(inner)).config(&self.room)?;
+        let wanted = self.port_row(tenant, at, port.index, self.port_mtu(at, inner)?).config(&self.room)?;
         let mut differ = differences::port(row, &wanted);
         differ.extend(rates::differences(tenant, found)?);
         if !port.up {
-            differ.push(format!("port {} is down", port_name(vlan)));
+            differ.push(format!("port {} is down", port_name(at)));
         }
         if !found.program {
-            differ.push(format!("the program of port {} is missing", port_name(vlan)));
+            differ.push(format!("the program of port {} is missing", port_name(at)));
         }
         Ok(Part::of(differ))
     }
 
     pub(super) async fn bind(&mut self, tenant: &Tenant) -> Result<(), StepError> {
-        let Some(vlan) = tenant.vlan else { return Ok(()) };
-        let there = self.room.look(vlan).await?;
-        let port = there.link.ok_or_else(|| StepError::NoDevice(port_name(vlan)))?;
-        self.places.found(&tenant.name, vlan, Some(&port));
+        let Some(at) = tenant.segment() else { return Ok(()) };
+        self.room.check_trunk(at.trunk)?;
+        let there = self.room.look(at).await?;
+        let port = there.link.ok_or_else(|| StepError::NoDevice(port_name(at)))?;
+        self.places.found(&tenant.name, at, Some(&port));
         let mtu = self.wanted_mtu(tenant, port.mtu).await?;
         if port.mtu != mtu {
             self.room.work(move |inside| link::set_mtu(&inside.netlink, port.index, mtu)).await?;
@@ -150,15 +164,15 @@ impl World {
         }
         // A stack that died took its port along, but not the port's row.
         if there.row.is_some_and(|there| there.ifindex != port.index) {
-            self.room.unbind(vlan).await?;
+            self.room.unbind(at).await?;
         }
-        let row = self.port_row(tenant, vlan, port.index, mtu);
-        self.hold_rates(tenant, vlan, port.index).await?;
+        let row = self.port_row(tenant, at, port.index, mtu);
+        self.hold_rates(tenant, at, port.index).await?;
         fault::point("bind.rates");
         self.room.bind(row.config(&self.room)?).await?;
         fault::point("bind.row");
         if tenant.limits.rate_out.is_none() {
-            self.free_class(vlan).await?;
+            self.free_class(at).await?;
         }
         Ok(())
     }
@@ -169,7 +183,7 @@ impl World {
         otherwise: u32,
     ) -> Result<stack::StackPlan, StepError> {
         let mtu = self.wanted_mtu(tenant, otherwise).await?;
-        Ok(stack_plan(tenant, tenant.vlan.map(|v| self.macs(v).1), mtu))
+        Ok(stack_plan(tenant, tenant.segment().map(|at| self.macs(at).1), mtu))
     }
 
     pub(super) async fn configure(&mut self, tenant: &Tenant) -> Result<(), StepError> {
@@ -215,14 +229,16 @@ impl World {
 
     /// Who asks the tenant's first address; none for a card given whole.
     async fn prober(&mut self, tenant: &Tenant) -> Result<Option<Prober>, StepError> {
-        let (Some(vlan), Some(address)) = (tenant.vlan, tenant.addresses.first()) else { return Ok(None) };
-        let (server_mac, gateway_mac) = self.macs(vlan);
-        let mut question = Question { ifindex: 0, vlan: Some(vlan), target: address.addr(), server_mac, gateway_mac };
-        if let Some(near) = self.room.trunk.near_ifindex {
+        let (Some(at), Some(address)) = (tenant.segment(), tenant.addresses.first()) else { return Ok(None) };
+        self.room.check_trunk(at.trunk)?;
+        let (server_mac, gateway_mac) = self.macs(at);
+        let mut question =
+            Question { ifindex: 0, vlan: Some(at.vlan), target: address.addr(), server_mac, gateway_mac };
+        if let Some(near) = self.room.trunk(at.trunk)?.near_ifindex {
             return Ok(Some(Prober::open(Question { ifindex: near, ..question })?));
         }
         // The trunk is a card: what is sent on it leaves the machine, so the port's own end asks.
-        let port = self.room.device(vlan).await?.ok_or_else(|| StepError::NoDevice(port_name(vlan)))?;
+        let port = self.room.device(at).await?.ok_or_else(|| StepError::NoDevice(port_name(at)))?;
         question = Question { ifindex: port.index, vlan: None, ..question };
         let runtime = tokio::runtime::Handle::current();
         let opened = self.room.ns.run(|| {

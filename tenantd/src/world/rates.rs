@@ -1,6 +1,6 @@
 //! Bandwidth of a tenant: a discipline on its port for what goes towards it, a class of the trunk for what comes from it.
 
-use stackmap::{Invalid, Vlan};
+use stackmap::{Invalid, Segment, Vlan};
 
 use super::{StepError, World};
 use crate::limits::{BitRate, Limits};
@@ -41,7 +41,8 @@ pub(super) fn differences(tenant: &Tenant, found: &PortFacts) -> Result<Vec<Stri
 
 impl World {
     /// Before the port's row names the class: it has to be there.
-    pub(super) async fn hold_rates(&self, tenant: &Tenant, vlan: Vlan, port: u32) -> Result<(), StepError> {
+    pub(super) async fn hold_rates(&self, tenant: &Tenant, at: Segment, port: u32) -> Result<(), StepError> {
+        let trunk = self.room.trunk(at.trunk)?.room_ifindex;
         let (towards, from) = (rate(tenant.limits.rate_in)?, rate(tenant.limits.rate_out)?);
         let hold = self.room.work(move |inside| {
             match towards {
@@ -49,7 +50,7 @@ impl World {
                 None => qdisc::clear_towards(&inside.netlink, port)?,
             }
             match from {
-                Some(rate) => qdisc::limit_from(&inside.netlink, inside.trunk, vlan.get(), rate),
+                Some(rate) => qdisc::limit_from(&inside.netlink, trunk, at.vlan.get(), rate),
                 None => Ok(()),
             }
         });
@@ -57,8 +58,13 @@ impl World {
     }
 
     /// After the port's row names it no more.
-    pub(super) async fn free_class(&self, vlan: Vlan) -> Result<(), StepError> {
-        let free = self.room.work(move |inside| qdisc::clear_from(&inside.netlink, inside.trunk, vlan.get()));
+    pub(super) async fn free_class(&self, at: Segment) -> Result<(), StepError> {
+        if self.room.check_trunk(at.trunk).is_err() {
+            // A class ends with its device.
+            return Ok(());
+        }
+        let trunk = self.room.trunk(at.trunk)?.room_ifindex;
+        let free = self.room.work(move |inside| qdisc::clear_from(&inside.netlink, trunk, at.vlan.get()));
         free.await.map_err(named)
     }
 }

@@ -41,26 +41,27 @@ impl World {
             expected,
             room: self.room.reader(),
             room_pin: self.config.run_dir.join("patchroom"),
-            trunk: self.room.trunk.room_ifindex,
+            trunks: self.room.devices(),
             guard: self.guard.kernel_rows().map_err(stack_guard::PutError::from)?,
-            access: ((&self.config.access).into(), format!("tenantd/{}", self.config.instance)),
+            access: self.room.specs().map(|spec| (spec.number, spec.access.clone())).collect(),
+            owner: format!("tenantd/{}", self.config.instance),
         })
     }
 
     fn expect(&self, listed: &Listed<'_>, layout: &Layout) -> Result<Expected, StepError> {
         let Desired { tenant, removing, .. } = listed.desired;
         let seat = self.seats.get(&tenant.name);
-        let port = match tenant.vlan {
+        let port = match tenant.segment() {
             // Device and MTU are the kernel's to say.
-            Some(vlan) => Some(self.port_row(tenant, vlan, 0, 0).config(&self.room)?),
+            Some(at) => Some(self.port_row(tenant, at, 0, 0).config(&self.room)?),
             None => None,
         };
-        let gateway = tenant.vlan.map(|vlan| self.macs(vlan).1);
+        let gateway = tenant.segment().map(|at| self.macs(at).1);
         Ok(Expected {
             name: tenant.name.clone(),
             stack: tenant.stack,
             ids: tenant.gid,
-            vlan: tenant.vlan,
+            at: tenant.segment(),
             device: tenant.device.clone(),
             mac: tenant.mac,
             owns_network: tenant.owns_network(),

@@ -8,7 +8,7 @@ use std::panic::resume_unwind;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use stackmap::{Invalid, MacAddr, MacRole, TenantName, TrunkIndex, Vlan};
+use stackmap::{Invalid, MacAddr, MacRole, Segment, TenantName, TrunkIndex, Vlan};
 use tenant_init::protocol::{RunState, ServiceState};
 use tenant_init::service::ServiceSpec;
 use tokio::sync::{oneshot, watch};
@@ -454,10 +454,12 @@ impl Machine {
 }
 
 impl Steps for FakeKernel {
-    async fn port_vlans(&self) -> Result<BTreeSet<Vlan>, StepError> {
-        self.shared.call(true, injected, |m| Ok(m.room.keys().chain(m.rows.keys()).copied().collect()))
+    async fn ports(&self) -> Result<BTreeSet<Segment>, StepError> {
+        let on = |vlan: &Vlan| Segment { trunk: TrunkIndex::default(), vlan: *vlan };
+        self.shared.call(true, injected, |m| Ok(m.room.keys().chain(m.rows.keys()).map(on).collect()))
     }
-    async fn sweep(&mut self, vlan: Vlan) -> Result<(), StepError> {
+    async fn sweep(&mut self, at: Segment) -> Result<(), StepError> {
+        let vlan = at.vlan;
         self.shared.call(true, injected, |m| {
             // Nobody else makes ports here: what a removal leaves to the sweep it has forgotten.
             if m.rows.remove(&vlan).is_some() || m.room.contains_key(&vlan) {
@@ -503,8 +505,8 @@ impl Steps for FakeKernel {
         let owner = |name: &String| name.parse().map_or(Whose::Nobody, Whose::Tenant);
         changed.device.as_ref().map_or(Whose::Nobody, owner)
     }
-    async fn mend_trunk(&mut self) -> Result<Vec<String>, StepError> {
-        self.shared.call(true, injected, |_| Ok(Vec::new()))
+    async fn mend_trunks(&mut self) -> Vec<(TrunkIndex, Result<Vec<String>, StepError>)> {
+        vec![(TrunkIndex::default(), self.shared.call(true, injected, |_| Ok(Vec::new())))]
     }
     fn close_door(&mut self, name: &TenantName) {
         self.doors.remove(name);
@@ -517,11 +519,11 @@ impl Steps for FakeKernel {
 }
 
 impl Access for FakeKernel {
-    async fn access_status(&mut self) -> Result<AccessStatus, AccessError> {
+    async fn access_status(&mut self, _: TrunkIndex) -> Result<AccessStatus, AccessError> {
         let here = IpAddr::V4(Ipv4Addr::new(203, 0, 113, 1));
         self.shared.call(true, away, |m| if m.away { Err(away()) } else { Ok(AccessStatus { local: vec![here] }) })
     }
-    async fn state_all(&mut self, tenants: &[Tenant]) -> Result<(), AccessError> {
+    async fn state_all(&mut self, _: TrunkIndex, tenants: &[Tenant]) -> Result<(), AccessError> {
         self.shared.call(true, away, |m| {
             if m.away {
                 return Err(away());
@@ -541,7 +543,7 @@ impl Access for FakeKernel {
             Ok(())
         })
     }
-    async fn withdraw_others(&mut self, tenants: &[Tenant]) -> Result<(), AccessError> {
+    async fn withdraw_others(&mut self, _: TrunkIndex, tenants: &[Tenant]) -> Result<(), AccessError> {
         let wanted: BTreeSet<_> = tenants.iter().filter(|t| !t.tunnels.is_empty()).filter_map(|t| t.vlan).collect();
         self.shared.call(true, away, |m| {
             if m.away {
@@ -554,8 +556,8 @@ impl Access for FakeKernel {
 }
 
 impl Rules for FakeKernel {
-    fn macs(&self, vlan: Vlan) -> (MacAddr, MacAddr) {
-        ends(vlan)
+    fn macs(&self, at: Segment) -> (MacAddr, MacAddr) {
+        ends(at.vlan)
     }
     async fn card_is_here(&self, _: &str) -> Result<bool, NetlinkError> {
         Ok(false)

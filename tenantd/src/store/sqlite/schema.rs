@@ -12,8 +12,11 @@ use rusqlite::{Connection, OpenFlags, OptionalExtension, Transaction, Transactio
 use super::{PATIENCE, Revision, checksum, open_failed};
 use crate::store::{Home, StoreError};
 
-/// Schema of the database file; a file with a higher one is refused.
-pub const SCHEMA: i64 = 2;
+/// The newest schema that this program knows; a file with a higher one is refused. It is [`BASE`] with tenants on further
+/// trunks: a program that does not know of trunks would take their VLANs for those of the first.
+pub const SCHEMA: i64 = 3;
+/// The schema of a store as long as no tenant needs a newer one.
+const BASE: i64 = 2;
 
 /// The store's last revision.
 const REVISION: &str = "revision";
@@ -24,12 +27,14 @@ pub(super) const COMPACTED: &str = "compacted";
 pub(super) const ID: &str = "id";
 /// The machine and the instance it is of, as JSON.
 pub(super) const HOME: &str = "home";
+/// Names of the trunks by number, as JSON.
+pub(super) const TRUNKS: &str = "trunks";
 
 /// One step: from the schema of its place in the list to the next one.
 type Step = fn(&Transaction<'_>) -> rusqlite::Result<()>;
 
 /// From nothing to 1, from 1 to 2, and so on; a step is never changed once a program with it was given out.
-const STEPS: [Step; SCHEMA as usize] = [tenants, revisions];
+const STEPS: [Step; BASE as usize] = [tenants, revisions];
 
 /// The first schema.
 fn tenants(tx: &Transaction<'_>) -> rusqlite::Result<()> {
@@ -129,7 +134,7 @@ pub(super) fn set_revision(tx: &Transaction<'_>, revision: Revision) -> rusqlite
     set_meta(tx, REVISION, revision.0)
 }
 
-/// Open the database, or make it, and bring it to [`SCHEMA`]. One of another home than `ours` is left as it is.
+/// Open the database, or make it, and bring it to [`BASE`]. One of another home than `ours` is left as it is.
 pub(super) fn open(path: &Path, ours: Option<&Home>) -> Result<Connection, StoreError> {
     let open = |source| open_failed(path, source);
     let mode = |source| StoreError::Mode { path: path.display().to_string(), source };
@@ -151,12 +156,12 @@ pub(super) fn open(path: &Path, ours: Option<&Home>) -> Result<Connection, Store
     db.pragma_update(None, "journal_mode", "WAL").map_err(open)?;
     db.pragma_update(None, "synchronous", "FULL").map_err(open)?;
     let found = version(&db).map_err(open)?;
-    if (1..SCHEMA).contains(&found) {
+    if (1..BASE).contains(&found) {
         put_aside(&db, path, found)?;
     }
     bring_forward(&mut db, found).map_err(open)?;
-    if found < SCHEMA {
-        tracing::info!(path = %path.display(), schema = SCHEMA, "the store has a new schema");
+    if found < BASE {
+        tracing::info!(path = %path.display(), schema = BASE, "the store has a new schema");
     }
     Ok(db)
 }
@@ -233,6 +238,17 @@ pub(super) fn home(db: &Connection) -> rusqlite::Result<Option<Home>> {
 
 pub(super) fn version(db: &Connection) -> rusqlite::Result<i64> {
     db.pragma_query_value(None, "user_version", |row| row.get(0))
+}
+
+/// Before further trunks are kept: the database as it is is put aside, for the program before this one.
+pub(super) fn raise_for_trunks(db: &Connection, path: &Path) -> Result<(), StoreError> {
+    let found = version(db).map_err(|source| open_failed(path, source))?;
+    if found < SCHEMA { put_aside(db, path, found) } else { Ok(()) }
+}
+
+/// With further trunks kept, programs that know of none are kept out.
+pub(super) fn set_for_trunks(tx: &Transaction<'_>) -> rusqlite::Result<()> {
+    tx.pragma_update(None, "user_version", SCHEMA)
 }
 
 fn migrate(db: &mut Connection, number: i64, step: Step) -> rusqlite::Result<()> {

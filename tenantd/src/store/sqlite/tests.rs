@@ -94,6 +94,31 @@ fn a_migration_that_is_cut_begins_again() {
 }
 
 #[test]
+fn further_trunks_keep_older_programs_out() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("t.db");
+    let schema = |path: &Path| rows_of(path).0;
+    let known = |names: &[&str]| (0..).map(TrunkIndex).zip(names.iter().map(ToString::to_string)).collect::<Known>();
+    let mut store = open(&path);
+    assert_eq!(store.trunks().unwrap(), Known::new());
+    // One is what older programs have: the way back stays open.
+    store.keep_trunks(&known(&["eth1"])).unwrap();
+    assert_eq!((store.trunks().unwrap(), schema(&path)), (known(&["eth1"]), 2));
+    let revision = store.health().revision;
+    store.keep_trunks(&known(&["eth1", "west"])).unwrap();
+    assert_eq!((schema(&path), schema(&dir.path().join("t.db.schema-2"))), (SCHEMA, 2));
+    assert_eq!(store.health().revision, revision, "nobody's tenants changed");
+    drop(store);
+    // Again, and by a backup: the same, and no further copy.
+    let mut store = open(&path);
+    assert_eq!(store.trunks().unwrap(), known(&["eth1", "west"]));
+    store.keep_trunks(&known(&["eth1", "west", "south"])).unwrap();
+    assert!(!dir.path().join("t.db.schema-2-2").exists());
+    let copied = store.backup().unwrap().make().unwrap();
+    read_copy(&copied).unwrap();
+}
+
+#[test]
 fn a_newer_schema_is_refused_and_left_alone() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("t.db");
