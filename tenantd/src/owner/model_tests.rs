@@ -8,14 +8,14 @@ mod fake;
 mod history;
 mod machine;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use proptest::test_runner::{Config, TestCaseError, TestError, TestRunner};
-use stackmap::TenantName;
+use stackmap::{TenantName, TrunkIndex};
 use tokio::task::JoinHandle;
 
-use self::fake::{FakeKernel, Killed, Shared, ends};
+use self::fake::{FakeKernel, Killed, Shared, TRUNKS, ends};
 use self::history::{Op, Tampering};
 use super::{Owner, Parts};
 use crate::control::{Handle, OpError};
@@ -92,7 +92,8 @@ impl Game {
             Op::Wait(seconds) => tokio::time::sleep(Duration::from_secs(*seconds)).await,
             Op::Access { away, refuses } => {
                 let mut machine = self.shared.machine();
-                (machine.away, machine.refuses) = (*away, *refuses);
+                let away = TRUNKS.into_iter().zip(*away).filter(|(_, away)| *away).map(|(trunk, _)| trunk);
+                (machine.away, machine.refuses) = (away.collect(), *refuses);
             }
             Op::Told(about) => {
                 let changed =
@@ -116,7 +117,7 @@ impl Game {
         self.shared.faults().disarm();
         {
             let mut machine = self.shared.machine();
-            (machine.away, machine.refuses) = (false, None);
+            (machine.away, machine.refuses) = (BTreeSet::new(), None);
             for init in machine.houses.values_mut().filter_map(|house| house.init.as_mut()) {
                 init.silent = false;
             }
@@ -129,7 +130,7 @@ impl Game {
             return fail(format!("{} is still being removed", gone.tenant.name));
         }
         let tenants: Vec<_> = stored.values().map(|desired| desired.tenant.clone()).collect();
-        let found = self.shared.machine().differences(&tenants, |vlan| ends(vlan).1);
+        let found = self.shared.machine().differences(&tenants, |at| ends(at).1);
         if !found.is_empty() {
             return fail(found.join("\n"));
         }
@@ -157,16 +158,16 @@ impl Game {
 fn daemon(shared: &Shared) -> (Handle, tokio::sync::mpsc::Sender<KernelEvent>, JoinHandle<()>) {
     let (handle, inbox) = Handle::new();
     let (ended_in, ended) = tokio::sync::mpsc::channel(64);
-    let trunk = TrunkSpec {
-        number: Default::default(),
-        name: "trunk".into(),
+    let trunk = |number, name: &str| TrunkSpec {
+        number: TrunkIndex(number),
+        name: name.into(),
         card: None,
-        near: "trunk-model".into(),
-        access: "/run/access.sock".into(),
+        near: format!("near-{name}"),
+        access: format!("/run/{name}.sock").into(),
     };
     let parts = Parts {
         instance: "model".into(),
-        trunks: vec![trunk],
+        trunks: vec![trunk(0, "trunk"), trunk(1, "west")],
         store: Box::new(shared.open_store()),
         kernel: FakeKernel::new(shared.clone()),
         events: ended,
@@ -251,16 +252,16 @@ fn tamper(shared: &Shared, name: &TenantName, tampering: Tampering) -> Option<i3
     let mut machine = shared.machine();
     match tampering {
         Tampering::KillInit => return machine.init_dies(name),
-        Tampering::DeletePort => machine.port_goes(tenant.vlan?),
+        Tampering::DeletePort => machine.port_goes(tenant.segment()?),
         Tampering::RenameDevice => {
             // The port still leads into the stack, but nothing there has the device's name.
             let init = machine.init(name)?;
             (init.device, init.stack) = (None, None);
         }
-        Tampering::DeleteRow => drop(machine.rows.remove(&tenant.vlan?)),
-        Tampering::ChangeRow => machine.rows.get_mut(&tenant.vlan?)?.mtu -= 1,
+        Tampering::DeleteRow => drop(machine.rows.remove(&tenant.segment()?)),
+        Tampering::ChangeRow => machine.rows.get_mut(&tenant.segment()?)?.mtu -= 1,
         Tampering::DeleteGuard => drop(machine.guard.remove(&tenant.gid.get())),
-        Tampering::DeleteAccess => drop(machine.access.remove(&tenant.vlan?)),
+        Tampering::DeleteAccess => drop(machine.access.remove(&tenant.segment()?)),
         Tampering::DeleteAddress => drop(machine.init(name)?.stack.as_mut()?.addresses.pop_first()),
         Tampering::DeleteRoute => drop(machine.init(name)?.stack.as_mut()?.routes.pop_last()),
         Tampering::Filter => machine.init(name)?.filter.default = Verdict::Drop,

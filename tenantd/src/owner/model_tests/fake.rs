@@ -8,7 +8,7 @@ use std::panic::resume_unwind;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use stackmap::{Invalid, MacAddr, MacRole, Segment, TenantName, TrunkIndex, Vlan};
+use stackmap::{Invalid, MacAddr, MacRole, Segment, TenantName, TrunkIndex};
 use tenant_init::protocol::{RunState, ServiceState};
 use tenant_init::service::ServiceSpec;
 use tokio::sync::{oneshot, watch};
@@ -223,8 +223,11 @@ impl FakeKernel {
     }
 }
 
-pub(super) fn ends(vlan: Vlan) -> (MacAddr, MacAddr) {
-    let of = |role| MacAddr::derive("model", TrunkIndex::default(), vlan, role);
+/// Trunks of the machine.
+pub(super) const TRUNKS: [TrunkIndex; 2] = [TrunkIndex(0), TrunkIndex(1)];
+
+pub(super) fn ends(at: Segment) -> (MacAddr, MacAddr) {
+    let of = |role| MacAddr::derive("model", at.trunk, at.vlan, role);
     (of(MacRole::Server), of(MacRole::Gateway))
 }
 
@@ -263,13 +266,13 @@ impl FakeKernel {
         actual.names = house.names.as_ref() == Some(&tenant.dns);
         let row = m.guard.get(&tenant.gid.get());
         actual.guard = part(row.is_some(), row == house.init.as_ref().map(|init| &init.cookie));
-        if let Some(vlan) = tenant.vlan {
-            let pair = m.room.get(&vlan);
+        if let Some(at) = tenant.segment() {
+            let pair = m.room.get(&at);
             actual.port = pair.is_some();
-            let bound = m.rows.get(&vlan);
+            let bound = m.rows.get(&at);
             actual.bound = part(bound.is_some(), bound == pair.map(|pair| Row::of(tenant, *pair)).as_ref());
-            actual.access_away = m.away && (desired.removing || !tenant.tunnels.is_empty());
-            let row = m.access.get(&vlan);
+            actual.access_away = m.away.contains(&at.trunk) && (desired.removing || !tenant.tunnels.is_empty());
+            let row = m.access.get(&at);
             if actual.access_away {
                 actual.access = if desired.removing { Part::Right } else { Part::Missing };
             } else {
@@ -280,7 +283,7 @@ impl FakeKernel {
         if let Some(init) = &house.init {
             actual.init = true;
             actual.device = init.device.is_some();
-            let wanted = stack_plan(tenant, tenant.vlan.map(|vlan| ends(vlan).1), mtu(tenant));
+            let wanted = stack_plan(tenant, tenant.segment().map(|at| ends(at).1), mtu(tenant));
             actual.stack = part(init.stack.is_some(), init.stack.as_ref() == Some(&wanted));
             actual.filter = part(init.filter != Filter::default(), init.filter == tenant.filter);
             if init.filter == tenant.filter {
@@ -322,23 +325,23 @@ impl FakeKernel {
                     m.init(name).ok_or_else(no_init)?.services.insert(service.clone(), wanted.clone());
                 }
             }
-            Action::WithdrawAccess if m.away => return Err(away().into()),
-            Action::WithdrawAccess => tenant.vlan.map_or((), |vlan| drop(m.access.remove(&vlan))),
+            Action::WithdrawAccess if m.away.contains(&tenant.trunk_number) => return Err(away().into()),
+            Action::WithdrawAccess => tenant.segment().map_or((), |at| drop(m.access.remove(&at))),
             Action::StateAccess => {
-                let Some(vlan) = tenant.vlan else { return Ok(()) };
-                if m.away {
+                let Some(at) = tenant.segment() else { return Ok(()) };
+                if m.away.contains(&at.trunk) {
                     return Err(away().into());
                 }
-                if m.refuses == Some(vlan) {
+                if m.refuses == Some(at) {
                     return Err(refused("no").into());
                 }
-                if m.access.get(&vlan).is_some_and(|row| row.generation > tenant.generation) {
+                if m.access.get(&at).is_some_and(|row| row.generation > tenant.generation) {
                     return Err(refused("generation: older than what was stated").into());
                 }
-                m.access.insert(vlan, AccessRow { generation: tenant.generation, tunnels: tenant.tunnels.clone() });
+                m.access.insert(at, AccessRow { generation: tenant.generation, tunnels: tenant.tunnels.clone() });
             }
-            Action::Unbind => tenant.vlan.map_or((), |vlan| drop(m.rows.remove(&vlan))),
-            Action::DeletePort => tenant.vlan.map_or((), |vlan| m.port_goes(vlan)),
+            Action::Unbind => tenant.segment().map_or((), |at| drop(m.rows.remove(&at))),
+            Action::DeletePort => tenant.segment().map_or((), |at| m.port_goes(at)),
             Action::ReturnDevice | Action::GiveDevice | Action::OpenDoor | Action::Forget => {}
             Action::EndInit => drop(m.init_dies(name)),
             Action::Unguard => drop(m.guard.remove(&tenant.gid.get())),
@@ -365,22 +368,22 @@ impl FakeKernel {
             }
             Action::Filter => m.init(name).ok_or_else(no_init)?.filter.clone_from(&tenant.filter),
             Action::AddPort => {
-                let Some(vlan) = tenant.vlan else { return Ok(()) };
+                let Some(at) = tenant.segment() else { return Ok(()) };
                 let pair = m.number();
-                if m.init(name).ok_or_else(no_init)?.device.is_some() || m.room.contains_key(&vlan) {
+                if m.init(name).ok_or_else(no_init)?.device.is_some() || m.room.contains_key(&at) {
                     m.violation(format!("{name}: a second port"));
                     return Err(StepError::Watch(io::ErrorKind::AlreadyExists.into()));
                 }
-                m.room.insert(vlan, pair);
+                m.room.insert(at, pair);
                 m.init(name).ok_or_else(no_init)?.device = Some(pair);
             }
             Action::Bind => {
-                let Some(vlan) = tenant.vlan else { return Ok(()) };
-                let pair = *m.room.get(&vlan).ok_or_else(|| StepError::NoDevice(format!("p{vlan}")))?;
-                m.rows.insert(vlan, Row::of(tenant, pair));
+                let Some(at) = tenant.segment() else { return Ok(()) };
+                let pair = *m.room.get(&at).ok_or_else(|| StepError::NoDevice(format!("port of {at}")))?;
+                m.rows.insert(at, Row::of(tenant, pair));
             }
             Action::Configure => {
-                let plan = stack_plan(tenant, tenant.vlan.map(|vlan| ends(vlan).1), mtu(tenant));
+                let plan = stack_plan(tenant, tenant.segment().map(|at| ends(at).1), mtu(tenant));
                 let init = m.init(name).ok_or_else(no_init)?;
                 if init.device.is_none() {
                     return Err(StepError::NoDevice(tenant.device.clone()));
@@ -388,9 +391,9 @@ impl FakeKernel {
                 init.stack = Some(plan);
             }
             Action::Probe => {
-                let Some(vlan) = tenant.vlan else { return Ok(()) };
-                let pair = m.room.get(&vlan).copied();
-                let bound = m.rows.get(&vlan).map(|row| row.pair);
+                let Some(at) = tenant.segment() else { return Ok(()) };
+                let pair = m.room.get(&at).copied();
+                let bound = m.rows.get(&at).map(|row| row.pair);
                 let init = m.init(name).ok_or_else(no_init)?;
                 if pair.is_none() || pair != bound || init.device != pair || init.stack.is_none() {
                     m.violation(format!("{name}: a probe that nobody can answer"));
@@ -455,17 +458,15 @@ impl Machine {
 
 impl Steps for FakeKernel {
     async fn ports(&self) -> Result<BTreeSet<Segment>, StepError> {
-        let on = |vlan: &Vlan| Segment { trunk: TrunkIndex::default(), vlan: *vlan };
-        self.shared.call(true, injected, |m| Ok(m.room.keys().chain(m.rows.keys()).map(on).collect()))
+        self.shared.call(true, injected, |m| Ok(m.room.keys().chain(m.rows.keys()).copied().collect()))
     }
     async fn sweep(&mut self, at: Segment) -> Result<(), StepError> {
-        let vlan = at.vlan;
         self.shared.call(true, injected, |m| {
             // Nobody else makes ports here: what a removal leaves to the sweep it has forgotten.
-            if m.rows.remove(&vlan).is_some() || m.room.contains_key(&vlan) {
-                m.violation(format!("the port or the row of vlan {vlan} was left to the sweep"));
+            if m.rows.remove(&at).is_some() || m.room.contains_key(&at) {
+                m.violation(format!("the port or the row of {at} was left to the sweep"));
             }
-            m.port_goes(vlan);
+            m.port_goes(at);
             Ok(())
         })
     }
@@ -506,7 +507,7 @@ impl Steps for FakeKernel {
         changed.device.as_ref().map_or(Whose::Nobody, owner)
     }
     async fn mend_trunks(&mut self) -> Vec<(TrunkIndex, Result<Vec<String>, StepError>)> {
-        vec![(TrunkIndex::default(), self.shared.call(true, injected, |_| Ok(Vec::new())))]
+        TRUNKS.map(|number| (number, self.shared.call(true, injected, |_| Ok(Vec::new())))).into()
     }
     fn close_door(&mut self, name: &TenantName) {
         self.doors.remove(name);
@@ -519,37 +520,45 @@ impl Steps for FakeKernel {
 }
 
 impl Access for FakeKernel {
-    async fn access_status(&mut self, _: TrunkIndex) -> Result<AccessStatus, AccessError> {
-        let here = IpAddr::V4(Ipv4Addr::new(203, 0, 113, 1));
-        self.shared.call(true, away, |m| if m.away { Err(away()) } else { Ok(AccessStatus { local: vec![here] }) })
+    async fn access_status(&mut self, trunk: TrunkIndex) -> Result<AccessStatus, AccessError> {
+        // Each access server has an address of its own.
+        let here = IpAddr::V4(Ipv4Addr::new(203, 0, 113, 1 + trunk.get() as u8));
+        let status = AccessStatus { local: vec![here] };
+        self.shared.call(true, away, |m| if m.away.contains(&trunk) { Err(away()) } else { Ok(status) })
     }
-    async fn state_all(&mut self, _: TrunkIndex, tenants: &[Tenant]) -> Result<(), AccessError> {
+    async fn state_all(&mut self, trunk: TrunkIndex, tenants: &[Tenant]) -> Result<(), AccessError> {
         self.shared.call(true, away, |m| {
-            if m.away {
+            if m.away.contains(&trunk) {
                 return Err(away());
             }
             let wanted: Vec<_> = tenants.iter().filter(|t| !t.tunnels.is_empty()).collect();
-            let older =
-                |t: &&Tenant| t.vlan.and_then(|v| m.access.get(&v)).is_some_and(|row| row.generation > t.generation);
-            if wanted.iter().any(|t| t.vlan.is_some() && t.vlan == m.refuses) || wanted.iter().any(older) {
+            if wanted.iter().any(|t| t.segment().is_some_and(|at| at.trunk != trunk)) {
+                m.violation(format!("rows of another trunk are stated at that of trunk {trunk}"));
+            }
+            let older = |t: &&Tenant| {
+                t.segment().and_then(|at| m.access.get(&at)).is_some_and(|row| row.generation > t.generation)
+            };
+            let refused_here = |t: &&Tenant| t.segment().is_some() && t.segment() == m.refuses;
+            if wanted.iter().any(refused_here) || wanted.iter().any(older) {
                 return Err(refused("one of the rows"));
             }
-            m.access.clear();
+            m.access.retain(|at, _| at.trunk != trunk);
             for tenant in wanted {
-                if let Some(vlan) = tenant.vlan {
-                    m.access.insert(vlan, AccessRow { generation: tenant.generation, tunnels: tenant.tunnels.clone() });
+                if let Some(at) = tenant.segment() {
+                    m.access.insert(at, AccessRow { generation: tenant.generation, tunnels: tenant.tunnels.clone() });
                 }
             }
             Ok(())
         })
     }
-    async fn withdraw_others(&mut self, _: TrunkIndex, tenants: &[Tenant]) -> Result<(), AccessError> {
-        let wanted: BTreeSet<_> = tenants.iter().filter(|t| !t.tunnels.is_empty()).filter_map(|t| t.vlan).collect();
+    async fn withdraw_others(&mut self, trunk: TrunkIndex, tenants: &[Tenant]) -> Result<(), AccessError> {
+        let wanted: BTreeSet<_> =
+            tenants.iter().filter(|t| !t.tunnels.is_empty()).filter_map(Tenant::segment).collect();
         self.shared.call(true, away, |m| {
-            if m.away {
+            if m.away.contains(&trunk) {
                 return Err(away());
             }
-            m.access.retain(|vlan, _| wanted.contains(vlan));
+            m.access.retain(|at, _| at.trunk != trunk || wanted.contains(at));
             Ok(())
         })
     }
@@ -557,7 +566,7 @@ impl Access for FakeKernel {
 
 impl Rules for FakeKernel {
     fn macs(&self, at: Segment) -> (MacAddr, MacAddr) {
-        ends(at.vlan)
+        ends(at)
     }
     async fn card_is_here(&self, _: &str) -> Result<bool, NetlinkError> {
         Ok(false)

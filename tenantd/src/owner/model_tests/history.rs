@@ -1,7 +1,7 @@
 //! What can happen, generated: commands of operators, faults, tampering, outages.
 
 use proptest::prelude::*;
-use stackmap::{TenantName, Vlan};
+use stackmap::{Segment, TenantName, TrunkIndex, Vlan};
 
 use super::fake::Fault;
 use crate::change::Change;
@@ -17,8 +17,9 @@ pub(super) enum Op {
     Kill,
     Wait(u64),
     Access {
-        away: bool,
-        refuses: Option<Vlan>,
+        /// Of each trunk.
+        away: [bool; 2],
+        refuses: Option<Segment>,
     },
     Tamper(TenantName, Tampering),
     /// The kernel tells that something of a tenant changed, true or not; none: it told more than could be heard.
@@ -124,10 +125,11 @@ fn tunnel() -> impl Strategy<Value = String> {
 }
 
 fn add() -> impl Strategy<Value = Command> {
-    let vlan = prop::option::of(600_u16..603);
-    (name(), vlan, prop::option::weighted(0.7, tunnel())).prop_map(|(name, vlan, tunnel)| {
+    let (vlan, west) = (prop::option::of(600_u16..603), any::<bool>());
+    (name(), vlan, west, prop::option::weighted(0.7, tunnel())).prop_map(|(name, vlan, west, tunnel)| {
         let tunnels: Vec<_> = tunnel.iter().map(String::as_str).collect();
-        Command::Add(Box::new(request(name.as_str(), vlan, &["192.168.1.1/24"], &tunnels)))
+        let asked = request(name.as_str(), vlan, &["192.168.1.1/24"], &tunnels);
+        Command::Add(Box::new(TenantRequest { trunk: west.then(|| "west".to_owned()), ..asked }))
     })
 }
 
@@ -200,7 +202,10 @@ fn fault() -> impl Strategy<Value = Fault> {
 }
 
 fn op() -> impl Strategy<Value = Op> {
-    let refuses = prop::option::weighted(0.3, 600_u16..603).prop_map(|vlan| vlan.and_then(|vlan| Vlan::new(vlan).ok()));
+    let refuses = prop::option::weighted(0.3, (0_u16..2, 600_u16..603)).prop_map(|at| {
+        let (trunk, vlan) = at?;
+        Some(Segment { trunk: TrunkIndex(trunk), vlan: Vlan::new(vlan).ok()? })
+    });
     prop_oneof![
         8 => command().prop_map(Op::Command),
         5 => (0_u32..14, fault()).prop_map(|(calls, fault)| Op::Fault(calls, fault)),
@@ -208,7 +213,7 @@ fn op() -> impl Strategy<Value = Op> {
         1 => Just(Op::Kill),
         2 => prop::option::weighted(0.8, name()).prop_map(Op::Told),
         1 => (1_u64..40).prop_map(Op::Wait),
-        1 => (any::<bool>(), refuses).prop_map(|(away, refuses)| Op::Access { away, refuses }),
+        1 => (any::<[bool; 2]>(), refuses).prop_map(|(away, refuses)| Op::Access { away, refuses }),
     ]
 }
 

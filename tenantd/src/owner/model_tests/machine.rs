@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use stackmap::{TenantName, TunnelSpec, Vlan};
+use stackmap::{Segment, TenantName, TrunkIndex, TunnelSpec};
 
 use crate::limits::Limits;
 use crate::model::{Filter, ServiceRequest, ShareMount, Tenant};
@@ -21,16 +21,16 @@ const TRUNK: u32 = 1500;
 #[derive(Debug, Default)]
 pub(super) struct Machine {
     pub(super) houses: BTreeMap<TenantName, House>,
-    /// Ports in the patch room, by VLAN: the number of the pair.
-    pub(super) room: BTreeMap<Vlan, u64>,
-    pub(super) rows: BTreeMap<Vlan, Row>,
+    /// Ports in the patch room, by VLAN on its trunk: the number of the pair.
+    pub(super) room: BTreeMap<Segment, u64>,
+    pub(super) rows: BTreeMap<Segment, Row>,
     /// First group id to the cookie of the stack.
     pub(super) guard: BTreeMap<u32, u64>,
-    pub(super) access: BTreeMap<Vlan, AccessRow>,
-    /// The access server does not answer.
-    pub(super) away: bool,
-    /// It refuses every row of this VLAN.
-    pub(super) refuses: Option<Vlan>,
+    pub(super) access: BTreeMap<Segment, AccessRow>,
+    /// Trunks whose access server does not answer.
+    pub(super) away: BTreeSet<TrunkIndex>,
+    /// The row that is refused.
+    pub(super) refuses: Option<Segment>,
     /// Steps taken for each tenant, but opening its door.
     pub(super) steps: BTreeMap<TenantName, Vec<String>>,
     pub(super) violations: Vec<String>,
@@ -117,8 +117,8 @@ impl Machine {
     }
 
     /// Both ends of a port go together.
-    pub(super) fn port_goes(&mut self, vlan: Vlan) {
-        let Some(pair) = self.room.remove(&vlan) else { return };
+    pub(super) fn port_goes(&mut self, at: Segment) {
+        let Some(pair) = self.room.remove(&at) else { return };
         for init in self.houses.values_mut().filter_map(|house| house.init.as_mut()) {
             if init.device == Some(pair) {
                 (init.device, init.stack) = (None, None);
@@ -127,7 +127,7 @@ impl Machine {
     }
 
     /// Where the machine is not exactly what these tenants ask for; nothing of anybody else may be there.
-    pub(super) fn differences(&self, tenants: &[Tenant], macs: impl Fn(Vlan) -> stackmap::MacAddr) -> Vec<String> {
+    pub(super) fn differences(&self, tenants: &[Tenant], macs: impl Fn(Segment) -> stackmap::MacAddr) -> Vec<String> {
         let mut found = self.violations.clone();
         let mut differ = |name: &TenantName, part: &str, right: bool| {
             if !right {
@@ -151,27 +151,27 @@ impl Machine {
             differ(name, "services", init.services == services);
             let shares: BTreeSet<_> = init.shares.iter().collect();
             differ(name, "shares", shares == tenant.shares.iter().collect() && shares.len() == init.shares.len());
-            let Some(vlan) = tenant.vlan else { continue };
-            let pair = self.room.get(&vlan);
+            let Some(at) = tenant.segment() else { continue };
+            let pair = self.room.get(&at);
             differ(name, "port", pair.is_some() && pair == init.device.as_ref());
-            differ(name, "row", self.rows.get(&vlan) == pair.map(|pair| Row::of(tenant, *pair)).as_ref());
-            let stack = crate::plan::stack_plan(tenant, Some(macs(vlan)), mtu(tenant));
+            differ(name, "row", self.rows.get(&at) == pair.map(|pair| Row::of(tenant, *pair)).as_ref());
+            let stack = crate::plan::stack_plan(tenant, Some(macs(at)), mtu(tenant));
             differ(name, "stack", init.stack.as_ref() == Some(&stack));
             let row = AccessRow { generation: tenant.generation, tunnels: tenant.tunnels.clone() };
             let wanted = (!tenant.tunnels.is_empty()).then_some(row);
-            differ(name, "access", self.access.get(&vlan) == wanted.as_ref());
+            differ(name, "access", self.access.get(&at) == wanted.as_ref());
         }
         let names: BTreeSet<_> = tenants.iter().map(|t| &t.name).collect();
-        let vlans: BTreeSet<_> = tenants.iter().filter_map(|t| t.vlan).collect();
+        let segments: BTreeSet<_> = tenants.iter().filter_map(Tenant::segment).collect();
         let gids: BTreeSet<_> = tenants.iter().map(|t| t.gid.get()).collect();
         let left =
             |what: &str, things: Vec<String>| things.into_iter().map(|t| format!("left over: {what} {t}")).collect();
         let found_left: [Vec<String>; 5] = [
             left("house", self.houses.keys().filter(|n| !names.contains(n)).map(|n| n.to_string()).collect()),
-            left("port", self.room.keys().filter(|v| !vlans.contains(v)).map(|v| v.to_string()).collect()),
-            left("row", self.rows.keys().filter(|v| !vlans.contains(v)).map(|v| v.to_string()).collect()),
+            left("port", self.room.keys().filter(|v| !segments.contains(v)).map(|v| v.to_string()).collect()),
+            left("row", self.rows.keys().filter(|v| !segments.contains(v)).map(|v| v.to_string()).collect()),
             left("guard row", self.guard.keys().filter(|g| !gids.contains(g)).map(|g| g.to_string()).collect()),
-            left("access row", self.access.keys().filter(|v| !vlans.contains(v)).map(|v| v.to_string()).collect()),
+            left("access row", self.access.keys().filter(|v| !segments.contains(v)).map(|v| v.to_string()).collect()),
         ];
         found.extend(found_left.into_iter().flatten());
         found
