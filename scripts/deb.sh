@@ -45,6 +45,8 @@ for unit in tenantd.service tenantd.socket access-server.service; do
     put 644 "packaging/$unit" "usr/lib/systemd/system/$unit"
 done
 put 644 packaging/sysusers.conf usr/lib/sysusers.d/tenantd.conf
+put 644 packaging/networkd.network usr/lib/systemd/network/10-tenantd.network
+put 644 packaging/networkmanager.conf usr/lib/NetworkManager/conf.d/10-tenantd.conf
 put 644 packaging/tenantd.toml etc/tenantd/tenantd.toml
 put 644 packaging/access-server.default etc/default/access-server
 

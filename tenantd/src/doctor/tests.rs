@@ -205,7 +205,22 @@ fn the_preemption_model_is_found_where_the_kernel_says_it() {
 
 #[test]
 fn network_managers_that_would_take_the_trunk_are_named() {
-    let cases: [(&str, &str, &str, &str, bool); 16] = [
+    let cases: [(&str, &str, &str, &str, bool); 18] = [
+        // What the package brings.
+        (
+            "NetworkManager",
+            "usr/lib/NetworkManager/conf.d/10-tenantd.conf",
+            include_str!("../../../packaging/networkmanager.conf"),
+            "manager-networkmanager",
+            false,
+        ),
+        (
+            "systemd-network",
+            "usr/lib/systemd/network/10-tenantd.network",
+            include_str!("../../../packaging/networkd.network"),
+            "manager-systemd-networkd",
+            false,
+        ),
         ("NetworkManager", "etc/NetworkManager/x", "", "manager-networkmanager", true),
         (
             "NetworkManager",
