@@ -35,14 +35,16 @@ bench: ## Speed against a raw veth pair and the by-hand kernel way, and the floo
 	cargo build --release --workspace --examples --bins
 	$(BIN)/bench --plot docs/scale.svg
 
-soak: ## Long forms of the transfers and of the hostile customer, the version before, thousands of tenants (root; about three quarters of an hour)
+soak: ## Long forms of the transfers and of the hostile customer, the version before, thousands of tenants (root; about an hour)
 	scripts/deps.sh test
 	cargo build --release --workspace
 	scripts/previous.sh
 	cargo test --release -p system-tests --test system -- upgrade::
 	FULL=1 cargo test --release -p tenantd --test power_cut
+	HISTORIES=30000 cargo test --release -p tenantd --lib -- model_tests
 	FULL=1 cargo test --release -p system-tests --test system -- large::
 	FULL=1 cargo test --release -p system-tests --test system -- hostile::
+	FULL=1 cargo test --release -p system-tests --test system -- declare::
 	FULL=1 cargo test --release -p system-tests --test system -- kill_points::
 	FULL=1 cargo test --release -p system-tests --test system -- scale::
 	FULL=1 cargo test --release -p system-tests --test system -- churn::

@@ -23,6 +23,8 @@ use crate::scale::{Process, median, name, request};
 const AT_ONCE: usize = 8;
 /// Kernel memory that may be more than before, KiB: the kernel keeps some for the next ones.
 const KEPT: i64 = 32 * 1024;
+/// Memory of the daemon that may be more than before, KiB: what its allocator keeps.
+const DAEMON_KEPT: i64 = 8 * 1024;
 
 pub(crate) fn trials() -> Vec<Trial> {
     vec![trial("churn::nothing_is_left", TENANTS, || {
@@ -35,7 +37,7 @@ pub(crate) fn trials() -> Vec<Trial> {
 fn rows(world: &World) -> Result<String> {
     let count = "find /sys/fs/bpf -type f | sort | while read -r pin; do \
                  kind=$(bpftool -j map show pinned $pin 2>/dev/null | sed 's/.*\"type\":\"\\([a-z_]*\\)\".*/\\1/'); \
-                 case $kind in hash|lpm_trie) echo $pin $(bpftool -j map dump pinned $pin | grep -o '\"key\"' | wc -l);; esac; done";
+                 case $kind in *hash|lpm_trie) echo $pin $(bpftool -j map dump pinned $pin | grep -o '\"key\"' | wc -l);; esac; done";
     world.ok("server", &["sh", "-c", count])
 }
 
@@ -71,7 +73,7 @@ fn check(world: &World) -> Result<()> {
     for n in 0..warm {
         round(&mut api, n)?;
     }
-    let (before, memory) = (Before::of(world, &daemon)?, kernel_memory()?);
+    let (before, memory, resident) = (Before::of(world, &daemon)?, kernel_memory()?, daemon.resident()?);
     let ping = Pinging::start(world, &site.host(), SERVER_INNER_V4, 1000)?;
     let (started, mut most) = (Instant::now(), memory);
     for n in warm..warm + many {
@@ -100,6 +102,8 @@ fn check(world: &World) -> Result<()> {
         most - memory,
         daemon.resident()?
     );
+    let grown = daemon.resident()? - resident;
+    ensure!(grown <= DAEMON_KEPT, "the daemon has {grown} KiB more than before");
     settled.map(drop)
 }
 

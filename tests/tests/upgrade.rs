@@ -121,8 +121,8 @@ impl<'a> Live<'a> {
             let tenant = site.tenant();
             let beat = "n=0; while :; do n=$((n+1)); echo \"beat $n\"; sleep 0.01; done";
             world.ok("server", &["tenantd", "add-service", &tenant, "beat", "--", "/bin/sh", "-c", beat])?;
-            let stream = ["tenantd", "add-service", &tenant, "stream", "--", "/usr/bin/python3", "-c", STREAM, "serve"];
-            world.ok("server", &stream)?;
+            let stream = ["tenantd", "add-service", &tenant, "stream", "--ready", "tcp:7077", "--", "/usr/bin/python3"];
+            world.ok("server", &[&stream[..], &["-c", STREAM, "serve"]].concat())?;
             inits.push(init_pid(world, &tenant)?);
             for server in [SERVER_INNER_V4, SERVER_INNER_V6] {
                 reachable(world, &site.host(), server, Duration::from_secs(5))?;

@@ -175,7 +175,7 @@ fn changes(facts: &Facts, key: &str, found: u64, needed: u64) -> Vec<Change> {
 fn open_files(facts: &Facts, tenants: u64) -> Finding {
     let needed = 256 + FILES_A_TENANT * tenants;
     let whose = if facts.daemon.is_some() { "the daemon's" } else { "this shell's" };
-    let why = "the daemon holds descriptors of each tenant's init, stack and sockets";
+    let why = "the daemon holds descriptors of each tenant's init and sockets";
     let words = format!("{needed} for {tenants} tenants (256 and {FILES_A_TENANT} a tenant)");
     let Some(found) = facts.files else {
         return Finding::new("open-files", "not known", words, why).is(Severity::Note);
