@@ -11,6 +11,9 @@ pub const VARIABLE: &str = "ACCESS_SERVER_FAULT";
 /// All of them, in the order in which a start, a request and an end pass them.
 pub const POINTS: &[Point] = &[
     Point::new("start.locked", "the lock is held; nothing is loaded"),
+    Point::new("carry.copied", "the rows of one more table of an older version are copied; its pin is the old one"),
+    Point::new("carry.beside", "one more new table is pinned beside the old one"),
+    Point::new("carry.carried", "one more new table has the old one's pin; the programs that run have the old ones"),
     Point::new("attach.one", "the programs are on one more device; N of them"),
     Point::new("start.open", "the data path runs; its rows are not used by anybody"),
     Point::new("start.read", "the rows are read back and follow the network; nobody is answered"),
@@ -29,6 +32,26 @@ pub const POINTS: &[Point] = &[
     Point::new("detach.programs", "no device has our programs; the pins are there"),
     Point::new("stop.begun", "the daemon was told to end; its socket is there"),
 ];
+
+/// Tables whose rows the programs only read or change in place: those that a later version may make longer.
+const LENGTHENABLE: &[&str] = &[
+    "tunnels",
+    "tunnels_out",
+    "vlans",
+    "vlan_metas",
+    "prefixes",
+    "paths",
+    "path_states",
+    "locals",
+    "traffic",
+    "buckets",
+];
+
+/// The tables that have longer rows than this version's: none, unless the process was asked to take itself for a later one.
+#[must_use]
+pub fn longer_rows() -> &'static [&'static str] {
+    if fault_point::longer() { LENGTHENABLE } else { &[] }
+}
 
 /// Arms what the environment asks for.
 ///

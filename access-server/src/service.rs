@@ -134,7 +134,7 @@ fn open_table(config: &DaemonConfig, found: &Found) -> anyhow::Result<impl Table
         role,
         wans: found.wans.iter().map(|wan| wan.ifindex).collect(),
         locals: config.locals.clone(),
-        longer_rows: &[],
+        longer_rows: fault::longer_rows(),
     };
     datapath::check_beside(&config).context("cannot stand beside another instance")?;
     KernelTable::open(config).context("cannot start the data path")

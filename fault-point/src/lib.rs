@@ -5,12 +5,13 @@
 //! one list a program, so a test walks through all of it; a name that is not in the list refuses the start.
 //!
 //! ```text
-//! NAME[:N][:error][:asked]   at the N-th pass (1 when not said) end the process, or have the step fail
-//! record[:asked]             write every pass to standard error as `fault-point NAME`
+//! NAME[:N][:error][:asked][:longer]   at the N-th pass (1 when not said) end the process, or have the step fail
+//! record[:asked][:longer]             write every pass to standard error as `fault-point NAME`
 //! ```
 //!
 //! `asked`: passes count from the first request that changes something ([`asked`]), so that the work of a start, whatever
-//! it has to mend, does not use up the count.
+//! it has to mend, does not use up the count. `longer`: the process takes itself for the version after this one, whose
+//! tables have longer rows ([`longer`]), so that an upgrade can be ended in its middle before there is a next version.
 
 use std::fmt;
 use std::sync::OnceLock;
@@ -59,7 +60,7 @@ pub enum ArmError {
         known: Vec<&'static str>,
     },
     /// A word that means nothing.
-    #[error("{variable}: {word:?} refused: a fault point is NAME[:N][:error][:asked], N at least 1")]
+    #[error("{variable}: {word:?} refused: a fault point is NAME[:N][:error][:asked][:longer], N at least 1")]
     Word {
         /// Where it was asked for.
         variable: String,
@@ -115,6 +116,7 @@ struct Fault {
     name: Option<String>,
     left: AtomicU32,
     error: bool,
+    longer: bool,
     counting: AtomicBool,
 }
 
@@ -138,18 +140,19 @@ fn parse(variable: &str, text: &str, points: &[Point]) -> Result<Fault, ArmError
     let variable = variable.to_owned();
     let mut words = text.split(':');
     let name = words.next().unwrap_or_default();
-    let (mut left, mut error, mut counting) = (1, false, true);
+    let (mut left, mut error, mut longer, mut counting) = (1, false, false, true);
     for word in words {
         match (word, word.parse::<u32>()) {
             ("error", _) => error = true,
             ("asked", _) => counting = false,
+            ("longer", _) => longer = true,
             (_, Ok(n @ 1..)) => left = n,
             _ => return Err(ArmError::Word { variable, word: word.to_owned() }),
         }
     }
     let (left, counting) = (AtomicU32::new(left), AtomicBool::new(counting));
     if name == "record" {
-        return Ok(Fault { name: None, left, error: false, counting });
+        return Ok(Fault { name: None, left, error: false, longer, counting });
     }
     match points.iter().find(|point| point.name == name) {
         None => {
@@ -157,7 +160,7 @@ fn parse(variable: &str, text: &str, points: &[Point]) -> Result<Fault, ArmError
             Err(ArmError::Unknown { variable, name: name.to_owned(), known })
         }
         Some(point) if error && !point.fails => Err(ArmError::CannotFail { variable, name: name.to_owned() }),
-        Some(_) => Ok(Fault { name: Some(name.to_owned()), left, error, counting }),
+        Some(_) => Ok(Fault { name: Some(name.to_owned()), left, error, longer, counting }),
     }
 }
 
@@ -195,6 +198,12 @@ pub fn asked() {
     {
         fault.counting.store(true, Ordering::Release);
     }
+}
+
+/// Whether the process shall take itself for the version after this one, with longer rows in its tables.
+#[must_use]
+pub fn longer() -> bool {
+    ARMED.load(Ordering::Relaxed) && FAULT.get().is_some_and(|fault| fault.longer)
 }
 
 #[cold]
@@ -276,12 +285,14 @@ mod tests {
         assert!(!fault.passed("store.put"));
         assert!(fault.error && fault.counting.load(Ordering::Relaxed));
         assert!(!parse("FAULT", "store.put:asked", POINTS).unwrap().counting.load(Ordering::Relaxed));
+        assert!(!fault.longer && parse("FAULT", "record:longer", POINTS).unwrap().longer);
     }
 
     #[test]
     fn what_is_not_armed_does_nothing() {
         point("store.put");
         asked();
+        assert!(!longer());
         assert_eq!(check("store.put"), Ok(()));
         assert_eq!(step("port", Moment::Before), Ok(()));
     }

@@ -17,6 +17,7 @@ use crate::layout::{self, CarryError, Found};
 use crate::limits::LimitError;
 use crate::skel::guard::types::{event, guard_row, owner_row, refusal_row, stack_row};
 use crate::skel::guard::{GuardSkelBuilder, OpenGuardSkel};
+use crate::steps::passed;
 use crate::tables::{Table, TableError};
 use crate::task;
 
@@ -258,6 +259,7 @@ pub(crate) fn load(options: &OpenOptions) -> Result<Loaded, OpenError> {
     for map in &pinned {
         if let Some(Start::Older(old)) = starts.get(map.name()) {
             layout::copy(old, map)?;
+            passed("guards.copied");
         }
     }
     // The guard's row is written before its pin, so a pinned guard is never a blank one.
@@ -266,7 +268,10 @@ pub(crate) fn load(options: &OpenOptions) -> Result<Loaded, OpenError> {
         let pin = dir.join(map.name());
         match starts.get(map.name()) {
             Some(Start::Fresh) => map.pin(&pin).map_err(load_error("pin", Some(&pin)))?,
-            Some(Start::Older(_)) => layout::replace_pin(map, &pin)?,
+            Some(Start::Older(_)) => {
+                layout::replace_pin(map, &pin)?;
+                passed("guards.carried");
+            }
             Some(Start::Adopted) | None => {}
         }
     }
@@ -283,6 +288,7 @@ pub(crate) fn load(options: &OpenOptions) -> Result<Loaded, OpenError> {
         &mut progs.guard_watch,
     ] {
         replaced += usize::from(attach(program, &cgroup, dir)?);
+        passed("guards.replaced");
     }
     Ok(Loaded {
         stacks: handle(&skel.maps.stacks)?,

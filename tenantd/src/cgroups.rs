@@ -19,6 +19,7 @@ mod disk;
 mod end;
 mod knobs;
 mod layout;
+mod stray;
 #[cfg(test)]
 mod tests;
 mod usage;
@@ -387,6 +388,24 @@ impl Cgroups {
         self.dirs(tenant).any(|dir| dir.is_dir())
     }
 
+    /// Whether one of the directories of a tenant that lives has nobody in it: somebody removed it, and it is a new one.
+    #[must_use]
+    pub fn is_deserted(&self, tenant: &TenantName) -> bool {
+        self.counting(tenant).any(|(_, dir)| stray::is_deserted(&dir))
+    }
+
+    /// Brings the processes of the tenant whose init this is into all of its directories. What they hold stays on the account
+    /// on which it is.
+    ///
+    /// # Errors
+    /// A process cannot be moved: a directory has fewer places than there are processes, for example.
+    pub fn bring_back(&self, tenant: &TenantName, init: i32) -> Result<(), CgroupError> {
+        for (_, dir) in self.counting(tenant) {
+            Self::move_into(&dir, || Ok(stray::with_init(init)))?;
+        }
+        Ok(())
+    }
+
     fn read(&self, tenant: &TenantName) -> Result<Limits, CgroupError> {
         let mut limits = Limits::default();
         if let Ok(home) = &self.cpu {
@@ -667,12 +686,16 @@ impl Cgroups {
     /// Moves the tenant's processes into a directory of its own that is new; whether there were any. Each move waits for
     /// an RCU grace period, but nobody lives yet when a tenant is made with its limits.
     fn bring_in(&self, tenant: &TenantName, dir: &Path) -> Result<bool, CgroupError> {
+        Self::move_into(dir, || self.processes(tenant))
+    }
+
+    fn move_into(dir: &Path, who: impl Fn() -> Result<BTreeSet<i32>, CgroupError>) -> Result<bool, CgroupError> {
         let error = |source| CgroupError::Read { path: dir.to_owned(), source };
         let mut moved = false;
         // A process may fork while we look: again until a look finds nobody new.
         for _ in 0..KILL_ROUNDS {
             let inside = end::processes(dir).map_err(error)?;
-            let outside: Vec<i32> = self.processes(tenant)?.difference(&inside).copied().collect();
+            let outside: Vec<i32> = who()?.difference(&inside).copied().collect();
             if outside.is_empty() {
                 break;
             }

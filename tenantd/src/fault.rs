@@ -85,6 +85,29 @@ pub const STEPS: &[Point] = around![
     "service",
 ];
 
+/// Tables whose rows the programs only read or change in place: those that a later version may make longer.
+const LENGTHENABLE: &[&str] = &[
+    "room",
+    "ports_by_tag",
+    "ports_by_ifindex",
+    "trunks",
+    "answers",
+    "traffic_by_slot",
+    "rates_by_slot",
+    "limits_by_slot",
+    "guard",
+    "stacks",
+    "owners_by_cgroup",
+    "owners_by_gids",
+    "connections",
+];
+
+/// The tables that have longer rows than this version's: none, unless the process was asked to take itself for a later one.
+#[must_use]
+pub fn longer_rows() -> &'static [&'static str] {
+    if fault_point::longer() { LENGTHENABLE } else { &[] }
+}
+
 /// All of them: the daemon's own, those around its steps, and those inside the verbs of its data path and guard.
 #[must_use]
 pub fn points() -> Vec<Point> {

@@ -215,6 +215,9 @@ impl World {
             // A removal that was killed has left them.
             actual.limits = Part::Wrong(vec!["some of its cgroups are missing".into()]);
         }
+        if actual.init && actual.limits.is_right() && self.cgroups.is_deserted(&tenant.name) {
+            actual.limits = Part::Wrong(vec!["its processes are not in all of its cgroups".into()]);
+        }
         actual.guard = self.guard_is(tenant)?;
         let room = match tenant.segment() {
             Some(at) => Some(self.room.look(at).await?),

@@ -1,5 +1,5 @@
-//! What goes wrong around the daemon: a full or read-only disk, no descriptors left, two daemons at once, names that are
-//! taken, directories and pins that vanish, a store that is lost or older than the machine. Each: words that name it, nothing
+//! What goes wrong around the daemon: a full or read-only disk, no descriptors and no memory left, two daemons at once,
+//! names that are taken, tenants of which somebody deleted a piece, directories and pins that vanish, a store that is lost or older than the machine. Each: words that name it, nothing
 //! lost, no packet of a tenant, `status` says it, and all is well when the cause is gone.
 
 use std::fs;
@@ -23,6 +23,8 @@ pub(crate) fn trials() -> Vec<Trial> {
     vec![
         trial("faults::state_directory", NEEDS, || in_world("fltstate", state_directory)),
         trial("faults::descriptors", NEEDS, || in_world("fltfds", descriptors)),
+        trial("faults::out_of_memory", NEEDS, || in_world("fltmem", out_of_memory)),
+        trial("faults::pieces_deleted_by_hand", NEEDS, || in_world("fltpieces", pieces)),
         trial("faults::two_daemons_at_once", NEEDS, || in_world("flttwo", two_at_once)),
         trial("faults::names_and_pins", NEEDS, || in_world("fltnames", names_and_pins)),
         trial("faults::run_directory_emptied", NEEDS, || in_world("fltrun", run_directory_emptied)),
@@ -130,6 +132,118 @@ fn descriptors(world: &World) -> Result<()> {
     ask("POST", "/v1/tenants").with(add("extra", 700)).granted(hand.socket())?;
     ask("DELETE", "/v1/tenants/extra?force=true").granted(hand.socket())?;
     becomes(world, &before, "an add afterwards, taken back")
+}
+
+/// The daemon alone has this little memory more than it has taken already, in KiB: from what ends an add at its first step to
+/// what is enough.
+const MEMORY: [u32; 9] = [64, 96, 128, 192, 256, 384, 512, 1024, 16384];
+
+/// The kernel ends the daemon in the middle of an add, wherever it asks for a page too many.
+fn out_of_memory(world: &World) -> Result<()> {
+    let hand = Hand::tenantd(world)?;
+    let up = hand.up("")?;
+    ask("POST", "/v1/tenants").with(add("extra", 700)).granted(hand.socket())?;
+    ask("DELETE", "/v1/tenants/extra?force=true").granted(hand.socket())?;
+    let before = now(world)?;
+    up.kill()?;
+    let version1 = world.path("/sys/fs/cgroup/memory").exists();
+    let (dir, limit) = match version1 {
+        true => ("/sys/fs/cgroup/memory/little", "memory.limit_in_bytes"),
+        false => ("/sys/fs/cgroup/little", "memory.max"),
+    };
+    let mut ends = Vec::new();
+    let mut enough = 0;
+    for kib in MEMORY {
+        let mark = hand.log().len();
+        let mut up = hand.up("record:asked")?;
+        let pid = crate::kill9::pid(world, "tenantd")?.context("no tenantd")?;
+        // What it has already stays where it is counted: the limit is for what comes.
+        sh(world, &format!("mkdir {dir}; echo {kib}K >{dir}/{limit}; echo {pid} >{dir}/cgroup.procs"))?;
+        let answer = ask("POST", "/v1/tenants").with(add("extra", 700)).of(hand.socket())?;
+        match answer {
+            None => {
+                let code = up.end(Duration::from_secs(10))?;
+                ensure!(code == 137, "with {kib} KiB the daemon ends with {code}");
+                let log = hand.log();
+                let last = log[mark..].lines().filter_map(|line| line.strip_prefix("fault-point ")).next_back();
+                ends.push(format!("{kib} KiB: after {}", last.unwrap_or("nothing")));
+            }
+            Some((status, answer)) => {
+                // What was refused is told with words; it need not be the daemon that the kernel ends.
+                ensure!(status < 500 || answer.to_string().contains("emory"), "with {kib} KiB: {status} {answer}");
+                enough += 1;
+                up.kill()?;
+            }
+        }
+        eventually("its cgroup is empty", Duration::from_secs(5), || sh(world, &format!("rmdir {dir}")).ok())?;
+        let up = hand.up("")?;
+        let there = ask("GET", "/v1/tenants/extra").of(hand.socket())?.is_some_and(|(status, _)| status == 200);
+        if there {
+            eventually("what was recorded is done", Duration::from_secs(10), || {
+                let status = ask("GET", "/v1/tenants/extra/status").granted(hand.socket()).ok()?;
+                (status["state"] == "ready").then_some(())
+            })?;
+            ask("DELETE", "/v1/tenants/extra?force=true").granted(hand.socket())?;
+        }
+        becomes(world, &before, &format!("after an add with {kib} KiB"))?;
+        up.kill()?;
+    }
+    println!("ended by the kernel {ends:?}");
+    let inside = ends.iter().filter(|end| !end.ends_with("nothing")).count();
+    ensure!(inside >= 2, "the kernel ended no add in its middle: {ends:?}");
+    ensure!(enough >= 1, "16 MiB are not enough for an add");
+    let _up = hand.up("")?;
+    Ok(())
+}
+
+/// Pieces of a living tenant that somebody deletes while no daemon runs, and how: the next start puts them back.
+const PIECES: [(&str, &str); 7] = [
+    ("its port", "$ROOM ip link del p700"),
+    ("its port's program", "$ROOM tc qdisc del dev p700 clsact"),
+    ("its address", "nsenter -t $INIT -n ip address flush dev $DEV scope global"),
+    (
+        "its row at the access server",
+        "$ASK 'http://t/v1/vlans/700' -o /run/lab/row; owner=$(python3 -c 'import json; \
+         print(json.load(open(\"/run/lab/row\"))[\"owner\"])'); $ASK -X DELETE \"http://t/v1/vlans/700?owner=$owner\"",
+    ),
+    ("the sockets of its own API", "rm -r /run/tenantd/main/tenants/extra.api"),
+    ("its name servers", "rm /run/lab/state/tenants/extra/etc/resolv.conf"),
+    (
+        "its cgroups",
+        "for d in $(find /sys/fs/cgroup -depth -type d -path '*/tenant-extra*'); do for p in $(cat $d/cgroup.procs); do \
+         for up in .. ../.. ../../..; do echo $p >$d/$up/cgroup.procs 2>/dev/null && break; done; done; rmdir $d; done",
+    ),
+];
+
+fn pieces(world: &World) -> Result<()> {
+    let hand = Hand::tenantd(world)?;
+    let mut up = hand.up("")?;
+    let site = world.options().site(1);
+    let body = json!({"name": "extra", "vlan": 700, "addresses": ["192.168.1.1/24"], "dns": ["192.168.1.53"],
+                      "tunnels": [site.server_tunnel(world.options().outer)], "limits": {"processes": 300, "memory": "300M"}});
+    ask("POST", "/v1/tenants").with(body).granted(hand.socket())?;
+    let nap = json!({"name": "nap", "command": ["/bin/sleep", "7000000"]});
+    ask("POST", "/v1/tenants/extra/services").with(nap).granted(hand.socket())?;
+    let shown = ask("GET", "/v1/tenants/extra").granted(hand.socket())?;
+    let device = shown["device"].as_str().context("no device")?.to_owned();
+    std::thread::sleep(Duration::from_millis(200));
+    let before = now(world)?;
+    let of_extra = || ask("GET", "/v1/tenants/extra/status").granted(hand.socket());
+    for (piece, script) in PIECES {
+        let init = of_extra()?["init_pid"].as_i64().context("no init")?;
+        up.kill()?;
+        let names = format!(
+            "INIT={init}; DEV={device}; ROOM='nsenter --net=/run/tenantd/main/patchroom'; \
+             ASK='curl -sf --unix-socket /run/access-server/main/api.sock'"
+        );
+        sh(world, &format!("{names}; {script}")).with_context(|| format!("delete {piece}"))?;
+        up = hand.up("")?;
+        becomes(world, &before, &format!("without {piece}"))?;
+        let now = of_extra()?["init_pid"].as_i64();
+        ensure!(now == Some(init), "{piece}: another init, {now:?} instead of {init}");
+    }
+    ask("DELETE", "/v1/tenants/extra?force=true").granted(hand.socket())?;
+    Ok(())
 }
 
 /// At the same moment, with one run directory and with several: one lives, the others say who.

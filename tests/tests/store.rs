@@ -51,13 +51,18 @@ fn in_world(stem: &str, test: fn(&World) -> Result<()>) -> Result<()> {
     explain(&world, check())
 }
 
+/// Runs a script in the world's own directory: the machine's other directories belong to all worlds that stand.
 fn sh(world: &World, script: &str) -> Result<String> {
-    world.ok("server", &["sh", "-ec", script])
+    world.ok("server", &["sh", "-ec", &in_files(script)])
+}
+
+fn in_files(script: &str) -> String {
+    format!("mkdir -p /run/lab/files; cd /run/lab/files; {script}")
 }
 
 /// The words of a command that must fail.
 fn refused(world: &World, script: &str) -> Result<String> {
-    let output = world.exec("server", &["sh", "-ec", script])?;
+    let output = world.exec("server", &["sh", "-ec", &in_files(script)])?;
     ensure!(!output.status.success(), "{script} succeeds: {}", String::from_utf8_lossy(&output.stdout));
     Ok(String::from_utf8_lossy(&output.stderr).into_owned())
 }
@@ -80,45 +85,44 @@ fn backed_up_and_restored(world: &World) -> Result<()> {
     ask("DELETE", "/v1/tenants/extra?force=true").granted(&tenantd_socket(world))?;
     add(world, "extra", 700)?;
     let (wanted, before) = (desired(world)?, now()?);
-    sh(world, "tenantd backup /tmp/b.db && cp /tmp/b.db /tmp/c.db && tenantd backup /tmp/b.db")?;
-    let mode = sh(world, "stat -c %a /tmp/b.db")?;
+    sh(world, "tenantd backup b.db && cp b.db c.db && tenantd backup b.db")?;
+    let mode = sh(world, "stat -c %a b.db")?;
     ensure!(mode.trim() == "600", "a backup has mode {mode}");
-    let read =
-        sh(world, "sqlite3 /tmp/b.db 'PRAGMA integrity_check; SELECT name FROM tenants WHERE name = \"extra\"'")?;
+    let read = sh(world, "sqlite3 b.db 'PRAGMA integrity_check; SELECT name FROM tenants WHERE name = \"extra\"'")?;
     ensure!(read.split_whitespace().eq(["ok", "extra"]), "sqlite3 reads {read}");
-    let said = sh(world, "tenantd restore /tmp/b.db")?;
+    let said = sh(world, "tenantd restore b.db")?;
     ensure!(said.contains("nothing to do"), "{said}");
 
     // One is changed, one is added, one is removed.
     sh(world, "tenantd set-address extra 192.168.8.1/24 192.168.7.1/24; tenantd set-dns extra 192.168.8.53")?;
     add(world, "later", 701)?;
     let changed = desired(world)?;
-    let said = sh(world, "tenantd restore /tmp/b.db --dry-run")?;
+    let said = sh(world, "tenantd restore b.db --dry-run")?;
     ensure!(said.contains("change  extra: addresses, dns") && said.contains("remove  later"), "{said}");
-    let said = refused(world, "tenantd restore /tmp/b.db")?;
+    let said = refused(world, "tenantd restore b.db")?;
     ensure!(said.contains("later") && said.contains("--prune"), "a tenant that is not in the backup is told as {said}");
     ensure!(desired(world)? == changed, "a refused restore changes something");
     // What is no backup of ours, or not whole.
     for (make, words) in [
-        ("head -c 8192 /dev/urandom > /tmp/x.db", "no SQLite database"),
-        ("head -c 20000 /tmp/b.db > /tmp/x.db", "backup"),
-        ("rm -f /tmp/x.db; sqlite3 /tmp/x.db 'CREATE TABLE tenants (name, body)'", "no store of tenantd"),
-        ("cp /tmp/b.db /tmp/x.db; sqlite3 /tmp/x.db 'PRAGMA user_version = 99'", "schema 99"),
+        ("head -c 8192 /dev/urandom > x.db", "no SQLite database"),
+        ("head -c 20000 b.db > x.db", "backup"),
+        ("rm -f x.db; sqlite3 x.db 'CREATE TABLE tenants (name, body)'", "no store of tenantd"),
+        ("cp b.db x.db; sqlite3 x.db 'PRAGMA user_version = 99'", "schema 99"),
         (
-            "cp /tmp/b.db /tmp/x.db; sqlite3 /tmp/x.db \"UPDATE tenants SET body = replace(body, '192.168.9.1', '192.168.9.7')\"",
+            "cp b.db x.db; sqlite3 x.db \"UPDATE tenants SET body = replace(body, '192.168.9.1', '192.168.9.7')\"",
             "damaged",
         ),
         (
-            "cp /tmp/b.db /tmp/x.db; sqlite3 /tmp/x.db \"UPDATE meta SET value = replace(value, 'main', 'lab') WHERE key = 'home'\"",
+            "cp b.db x.db; sqlite3 x.db \"UPDATE meta SET value = replace(value, 'main', 'lab') WHERE key = 'home'\"",
             "--accept-store",
         ),
     ] {
         sh(world, make)?;
-        let said = refused(world, "tenantd restore /tmp/x.db --prune")?;
+        let said = refused(world, "tenantd restore x.db --prune")?;
         ensure!(said.contains(words), "{make}: {said}");
     }
     ensure!(desired(world)? == changed, "a refused restore changes something");
-    let said = sh(world, "tenantd restore /tmp/b.db --prune")?;
+    let said = sh(world, "tenantd restore b.db --prune")?;
     ensure!(said.contains("before-restore"), "{said}");
     let same = || Some(()).filter(|()| now().is_ok_and(|found| found == before));
     if eventually("the kernel follows", Duration::from_secs(10), same).is_err() {
@@ -126,13 +130,13 @@ fn backed_up_and_restored(world: &World) -> Result<()> {
     }
     ensure!(desired(world)? == wanted, "after the restore {}", desired(world)?);
     // Added again when it was removed; and the way back from the restore is the copy made before it.
-    sh(world, "tenantd remove-tenant extra --force && tenantd restore /tmp/c.db")?;
+    sh(world, "tenantd remove-tenant extra --force && tenantd restore c.db")?;
     eventually("extra is back", Duration::from_secs(10), same)?;
     let kept = sh(world, &format!("sqlite3 {DATABASE}.before-restore 'SELECT name FROM tenants ORDER BY name'"))?;
     ensure!(kept.contains("later"), "what was there before is {kept}");
     let rows = sh(world, "tenantd audit extra")?;
     ensure!(rows.contains("restore") && rows.contains("set-address"), "{rows}");
-    sh(world, "tenantd remove-tenant extra --force; rm /tmp/[bcx].db")?;
+    sh(world, "tenantd remove-tenant extra --force; rm [bcx].db")?;
     Ok(())
 }
 
@@ -141,23 +145,20 @@ fn whole_or_not(world: &World) -> Result<()> {
     add(world, "extra", 700)?;
     add(world, "later", 701)?;
     let wanted = desired(world)?;
-    sh(
-        world,
-        "tenantd backup /tmp/b.db; tenantd set-address extra 192.168.8.1/24; tenantd set-dns later 192.168.8.53",
-    )?;
+    sh(world, "tenantd backup b.db; tenantd set-address extra 192.168.8.1/24; tenantd set-dns later 192.168.8.53")?;
     let changed = desired(world)?;
     // Full: a backup is taken all the same, nothing is restored.
     sh(world, "mount -o remount,size=$(( $(df --output=used -k /run/lab/state | tail -1) + 64 ))k /run/lab/state")?;
     sh(world, "head -c 64M /dev/zero > /run/lab/state/filler || true")?;
-    sh(world, "tenantd backup /tmp/full.db && sqlite3 /tmp/full.db 'PRAGMA integrity_check' && rm /tmp/full.db")?;
-    let said = refused(world, "tenantd restore /tmp/b.db")?;
+    sh(world, "tenantd backup full.db && sqlite3 full.db 'PRAGMA integrity_check' && rm full.db")?;
+    let said = refused(world, "tenantd restore b.db")?;
     ensure!(said.contains("full") || said.contains("No space"), "a full disk is told as {said}");
     sh(world, "rm /run/lab/state/filler; mount -o remount,size=50% /run/lab/state")?;
     ensure!(desired(world)? == changed, "a restore on a full disk changes something");
     let hand = Hand::tenantd(world)?;
     for (fault, expected) in [("store.put.before:1", &changed), ("store.put.after:1", &wanted)] {
         let up = hand.up(fault)?;
-        let said = refused(world, "tenantd restore /tmp/b.db")?;
+        let said = refused(world, "tenantd restore b.db")?;
         ensure!(said.contains("broke off"), "a daemon that was killed is told as {said}");
         up.killed()?;
         let _up = hand.up("")?;
@@ -172,14 +173,14 @@ fn whole_or_not(world: &World) -> Result<()> {
     eventually("what was restored is so", Duration::from_secs(10), ready)?;
     let addresses = sh(world, "tenantd exec extra -- ip -4 -o address show dev dev1")?;
     ensure!(addresses.contains("192.168.9.1/24") && !addresses.contains("192.168.8.1"), "{addresses}");
-    sh(world, "tenantd remove-tenant extra --force; tenantd remove-tenant later --force; rm /tmp/b.db")?;
+    sh(world, "tenantd remove-tenant extra --force; tenantd remove-tenant later --force; rm b.db")?;
     Ok(())
 }
 
 fn lost_and_elsewhere(world: &World) -> Result<()> {
     let quiet = world.options().site(0).tenant();
     let before = traces(world, &[])?;
-    sh(world, "tenantd backup /tmp/b.db")?;
+    sh(world, "tenantd backup b.db")?;
     // Lost altogether, and brought back while the daemon runs.
     let hand = Hand::tenantd(world)?;
     sh(world, &format!("rm {DATABASE}*"))?;
@@ -187,7 +188,7 @@ fn lost_and_elsewhere(world: &World) -> Result<()> {
     let status = ask("GET", "/v1/status").granted(hand.socket())?;
     let warning = status["store"]["warning"].as_str().context("no warning of another store")?;
     ensure!(warning.contains("another store") && status["orphans"].to_string().contains(&quiet), "{status}");
-    sh(world, "tenantd restore /tmp/b.db")?;
+    sh(world, "tenantd restore b.db")?;
     let known = || {
         let status = ask("GET", "/v1/status").granted(hand.socket()).ok()?;
         let ready = ask("GET", format!("/v1/tenants/{quiet}/status")).granted(hand.socket()).ok()?["state"] == "ready";
@@ -215,16 +216,16 @@ fn lost_and_elsewhere(world: &World) -> Result<()> {
     ensure!(rows.contains("accept-store") && rows.contains("other"), "{rows}");
     up.kill()?;
     // An older copy in its place, on the same run of the machine.
-    sh(world, &format!("mkdir /tmp/old; cp {DATABASE}* /tmp/old"))?;
+    sh(world, &format!("mkdir old; cp {DATABASE}* old"))?;
     let up = hand.up("")?;
     add(world, "extra", 700)?;
     ask("DELETE", "/v1/tenants/extra?force=true").granted(hand.socket())?;
     up.kill()?;
-    sh(world, &format!("rm {DATABASE}*; mv /tmp/old/tenantd.db* /run/lab/state; rmdir /tmp/old"))?;
+    sh(world, &format!("rm {DATABASE}*; mv old/tenantd.db* /run/lab/state; rmdir old"))?;
     let _up = hand.up("")?;
     let said = sh(world, "tenantd status")?;
     ensure!(said.contains("older than what was answered"), "{said}");
-    sh(world, "rm -rf /tmp/b.db /run/lab/state/tenants/extra")?;
+    sh(world, "rm -rf b.db /run/lab/state/tenants/extra")?;
     Ok(())
 }
 
@@ -243,7 +244,7 @@ fn held_and_asked(world: &World) -> Result<()> {
     let said = sh(world, "tenantd status")?;
     ensure!(said.contains("another process holds a lock"), "status says {said}");
     // Read it can be all the same.
-    sh(world, "tenantd audit && tenantd backup /tmp/b.db && rm /tmp/b.db")?;
+    sh(world, "tenantd audit && tenantd backup b.db && rm b.db")?;
     drop(words);
     foreign.wait()?;
     add(world, "extra", 700)?;

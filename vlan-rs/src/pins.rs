@@ -15,6 +15,7 @@ use crate::config::{MAX_TRUNKS, OpenOptions};
 use crate::layout::{self, CarryError, Found};
 use crate::skel::types::room_row;
 use crate::skel::{OpenVlanSkel, VlanSkelBuilder};
+use crate::steps::passed;
 use crate::tables::{Row, Table, TableError, answers, counters, limits, ports, rates, trunks};
 
 // SAFETY: plain numbers; the size asserted in room.h leaves no room for padding.
@@ -248,6 +249,7 @@ pub(crate) fn load(options: &OpenOptions) -> Result<Loaded, OpenError> {
     for map in &pinned {
         if let Some(Start::Older(old)) = starts.get(map.name()) {
             layout::copy(old, map)?;
+            passed("room.copied");
         }
     }
     // The room's row is written before its pin, so a pinned room is never a blank one.
@@ -257,7 +259,10 @@ pub(crate) fn load(options: &OpenOptions) -> Result<Loaded, OpenError> {
         let pin = dir.join(map.name());
         match starts.get(map.name()) {
             Some(Start::Fresh) => map.pin(&pin).map_err(load_error("pin", Some(&pin)))?,
-            Some(Start::Older(_)) => layout::replace_pin(map, &pin)?,
+            Some(Start::Older(_)) => {
+                layout::replace_pin(map, &pin)?;
+                passed("room.carried");
+            }
             Some(Start::Adopted) | None => {}
         }
     }

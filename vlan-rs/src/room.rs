@@ -298,7 +298,10 @@ impl Room {
                 continue;
             }
             match filter::attach(self.program(program), ifindex, self.filter_handle, false) {
-                Ok(()) => adoption.replaced.push(ifindex),
+                Ok(()) => {
+                    adoption.replaced.push(ifindex);
+                    steps::passed("room.replaced");
+                }
                 Err(e) => adoption.failed.push(e),
             }
         }

@@ -6,7 +6,11 @@ use std::sync::OnceLock;
 static WATCHER: OnceLock<fn(&'static str)> = OnceLock::new();
 
 /// The places, in the order in which a verb passes them: name, and what is done there.
-pub const STEPS: [(&str, &str); 6] = [
+pub const STEPS: [(&str, &str); 10] = [
+    ("room.copied", "the rows of one more table of an older version are copied; its pin is the old one"),
+    ("room.beside", "one more new table is pinned beside the old one"),
+    ("room.carried", "one more new table has the old one's pin; the programs that run have the old ones"),
+    ("room.replaced", "one more device has this version's program; others have the old one's"),
     ("port.limits", "a port's limits are written, nothing else of it"),
     ("port.row", "the row by which a port is known is written"),
     ("port.answers", "what a port answers is written, it has no program yet"),

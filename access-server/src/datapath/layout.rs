@@ -13,6 +13,8 @@ use std::path::Path;
 
 use libbpf_rs::{MapCore, MapFlags, MapHandle, MapMut, MapType, OpenMapMut};
 
+use crate::fault;
+
 /// A step of carrying a table over failed. The old table is still pinned, or the new one is whole.
 #[derive(Debug, thiserror::Error)]
 #[error("carry over the table {table}: {step}")]
@@ -91,6 +93,7 @@ pub(super) fn replace_pin(new: &mut MapMut<'_>, pin: &Path) -> Result<(), CarryE
         _ => {}
     }
     new.pin(beside).map_err(|e| CarryError::at(new, "pin the new table", e))?;
+    fault::point("carry.beside");
     std::fs::rename(beside, pin).map_err(|e| CarryError::at(new, "put it in the place of the old one", e))
 }
 

@@ -9,6 +9,7 @@ use super::layout::{self, CarryError, Found};
 use super::map::Map;
 use super::skel::{GatewayMaps, OpenGatewayMaps, types};
 use super::{DatapathConfig, LayoutDifference, OpenError};
+use crate::fault;
 
 /// The pinned maps: the only record of what this access server does.
 pub(super) struct Maps {
@@ -129,9 +130,11 @@ pub(super) fn carry(maps: &mut GatewayMaps<'_>, older: &Older, dir: &Path) -> Re
         loaded(maps).into_iter().filter_map(|(name, map)| Some((older.get(name)?, dir.join(name), map))).collect();
     for (old, _, map) in &changed {
         layout::copy(old, map)?;
+        fault::point("carry.copied");
     }
     for (_, path, map) in &mut changed {
         layout::replace_pin(map, path)?;
+        fault::point("carry.carried");
     }
     Ok(())
 }

@@ -224,7 +224,7 @@ impl PatchRoom {
         let (jobs, inbox) = mpsc::channel::<Job>();
         let (ready, opened) = tokio::sync::oneshot::channel();
         let room_ns = NetNs::open(pin)?;
-        let options = OpenOptions::new(bpf_dir);
+        let options = OpenOptions { longer_rows: fault::longer_rows(), ..OpenOptions::new(bpf_dir) };
         let thread = std::thread::Builder::new()
             .name("patch-room".into())
             .spawn(move || {

@@ -80,6 +80,12 @@ impl World {
 
     pub(super) fn limit(&self, tenant: &Tenant) -> Result<(), StepError> {
         self.cgroups.make(&tenant.name)?;
+        // Its directories were removed while it lives: without this its limits would hold nobody.
+        if let Some(seat) = self.seats.get(&tenant.name)
+            && self.cgroups.is_deserted(&tenant.name)
+        {
+            self.cgroups.bring_back(&tenant.name, seat.pid)?;
+        }
         Ok(self.cgroups.set(&tenant.name, &self.cgroups.with_defaults(&tenant.limits))?)
     }
 

@@ -11,6 +11,7 @@ use super::seat::Seat;
 use super::{OpenError, StepError, World};
 use crate::cgroups::Cgroups;
 use crate::control::Handle;
+use crate::fault;
 use crate::model::Tenant;
 use crate::owner::chain;
 use crate::plan::Part;
@@ -19,7 +20,7 @@ use crate::refusals;
 /// Opens the guard on the cgroup of version 2 that is asked about all sockets, and puts the list of devices on the
 /// instance's own directory.
 pub(super) fn open(cgroup: &Path, pins: &Path, cgroups: &Cgroups) -> Result<Guard, OpenError> {
-    let guard = Guard::open(&OpenOptions::new(cgroup, pins))?;
+    let guard = Guard::open(&OpenOptions { longer_rows: fault::longer_rows(), ..OpenOptions::new(cgroup, pins) })?;
     if !guard.adoption().half.is_empty() {
         tracing::warn!(stacks = guard.adoption().half.len(), "finished what was half done at the guard");
     }

@@ -1,14 +1,66 @@
 //! Operations and what undoes them: each leads from one state of a world to another and back.
 
-use anyhow::Result;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
 use serde_json::json;
 use system_tests::plan::{Options, SERVER_INNER_V4, SERVER_INNER_V6};
-use system_tests::world::World;
+use system_tests::world::{Running, World};
 
 use super::ask::{Ask, ask};
 
 /// The tenant to which everything is done.
 pub(crate) const VICTIM: &str = "victim";
+
+/// Those of which the numbers may change: operations make and remove them.
+pub(crate) const CHANGING: [&str; 5] = [VICTIM, "carded", "altered", "parting", "coming"];
+
+/// What is done.
+#[derive(Clone, Debug)]
+pub(crate) enum Deed {
+    /// One request.
+    Asked(Ask),
+    /// A declarative file is applied, and what it does not name is removed: many requests of one client, who waits for a
+    /// daemon that went away and goes on.
+    Applied(&'static str),
+    /// A backup is restored: one request, one write, and passes afterwards that nobody waits for.
+    Restored(&'static str),
+}
+
+impl Deed {
+    /// Begins it in a client of its own.
+    pub(crate) fn begin(&self, world: &World) -> Result<Running> {
+        match self {
+            Self::Asked(ask) => anyhow::bail!("{ask:?} is asked here"),
+            Self::Applied(file) => {
+                world.spawn("server", &["tenantd", "apply", "-f", file, "--prune", "--force", "--jobs", "1"])
+            }
+            Self::Restored(file) => world.spawn("server", &["tenantd", "restore", file, "--prune", "--force"]),
+        }
+    }
+
+    /// Does it, and it must be granted.
+    pub(crate) fn granted(&self, world: &World, socket: &Path) -> Result<()> {
+        match self {
+            Self::Asked(ask) => ask.granted(socket).map(drop),
+            _ => self.succeeds(self.begin(world)?),
+        }
+    }
+
+    /// Waits for a client that must reach its end.
+    pub(crate) fn succeeds(&self, client: Running) -> Result<()> {
+        let output = client.wait(Duration::from_secs(60))?;
+        let said = [output.stdout, output.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
+        ensure!(output.status.success(), "{self:?}: {} {}", said[0], said[1]);
+        Ok(())
+    }
+
+    /// Whether its client goes on by itself when the daemon is back.
+    pub(crate) fn goes_on(&self) -> bool {
+        matches!(self, Self::Applied(_))
+    }
+}
 
 /// An operation and the one that takes it back.
 pub(crate) struct Pair {
@@ -17,15 +69,19 @@ pub(crate) struct Pair {
     /// What is done before, undisturbed.
     pub(crate) before: Vec<Ask>,
     /// The operation.
-    pub(crate) there: Ask,
+    pub(crate) there: Deed,
     /// Takes it back.
-    pub(crate) back: Ask,
+    pub(crate) back: Deed,
     /// What is done afterwards, undisturbed.
     pub(crate) after: Vec<Ask>,
 }
 
 impl Pair {
     fn new(name: &'static str, there: Ask, back: Ask) -> Self {
+        Self::of(name, Deed::Asked(there), Deed::Asked(back))
+    }
+
+    fn of(name: &'static str, there: Deed, back: Deed) -> Self {
         Self { name, before: Vec::new(), there, back, after: Vec::new() }
     }
 
@@ -95,4 +151,32 @@ pub(crate) fn pairs(world: &World) -> Result<Vec<Pair>> {
         Pair::new("restart", restart(), restart()).before(service("rest")).after(no_service("rest")).after(remove),
         Pair::new("device", card, no_card),
     ])
+}
+
+/// One tenant is added, one is changed, one is removed; the others are the same. As a declarative file that says all, in
+/// which the first takes the last one's VLAN, and as a backup. Done while the daemon runs undisturbed.
+pub(crate) fn many_at_once(world: &World, socket: &Path) -> Result<Vec<Pair>> {
+    let sh = |script: &str| world.ok("server", &["sh", "-ec", script]);
+    let add = |name: &str, vlan: u16| {
+        let body = json!({"name": name, "vlan": vlan, "addresses": ["192.168.3.1/24"]});
+        ask("POST", "/v1/tenants").with(body).granted(socket)
+    };
+    let removed = |name: &str| ask("DELETE", format!("/v1/tenants/{name}?force=true")).granted(socket);
+    add("altered", 710)?;
+    ask("POST", "/v1/tenants/altered/services")
+        .with(json!({"name": "nap", "command": ["/bin/sleep", "7000000"]}))
+        .granted(socket)?;
+    add("parting", 711)?;
+    sh("tenantd export -o /run/lab/home.toml; tenantd backup /run/lab/home.db")?;
+    // A restore gives nobody what a tenant has that it removes: numbers of its own.
+    add("coming", 712)?;
+    removed("parting")?;
+    ask("PUT", "/v1/tenants/altered/addresses").with(json!(["192.168.4.1/24"])).granted(socket)?;
+    ask("PATCH", "/v1/tenants/altered/limits").with(json!({"processes": 300})).granted(socket)?;
+    sh("tenantd backup /run/lab/away.db; tenantd export | sed s/712/711/ >/run/lab/away.toml")?;
+    Deed::Restored("/run/lab/home.db").granted(world, socket)?;
+    let end = |name: &str| ask("DELETE", format!("/v1/tenants/{name}?force=true"));
+    let apply = Pair::of("apply", Deed::Applied("/run/lab/away.toml"), Deed::Applied("/run/lab/home.toml"));
+    let restore = Pair::of("restore", Deed::Restored("/run/lab/away.db"), Deed::Restored("/run/lab/home.db"));
+    Ok(vec![apply, restore.after(end("altered")).after(end("parting"))])
 }
