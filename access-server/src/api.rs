@@ -30,12 +30,13 @@ const BODY_LIMIT: usize = 32 << 20;
 #[derive(Debug, Clone)]
 pub struct Api {
     owner: mpsc::Sender<Event>,
+    scrape: metrics::Scrape,
 }
 
 impl Api {
     /// An API in front of the owner that receives from the other end of `owner`.
     pub fn new(owner: mpsc::Sender<Event>) -> Self {
-        Self { owner }
+        Self { owner, scrape: metrics::Scrape::default() }
     }
 
     /// The routes.

@@ -73,8 +73,7 @@ pub async fn serve(config: &DaemonConfig, extras: Extras) -> anyhow::Result<()> 
     stop_on_signal(owner.clone())?;
     let api = Api::new(owner.clone());
     if let Some(address) = config.metrics {
-        let metrics = tcp::bind(address).await.with_context(|| format!("metrics: cannot listen on {address}"))?;
-        tokio::spawn(tcp::serve(metrics, api.clone()));
+        tokio::spawn(tcp::serve(address, api.clone()));
     }
     let (api_end, api_ends) = oneshot::channel::<()>();
     // An error as well as a word ends the wait: both mean that we end.

@@ -177,11 +177,16 @@ pub struct AuditRow {
 pub struct Query {
     /// Of this tenant only.
     pub tenant: Option<TenantName>,
+    /// Only rows about the tenant that has the name now: an earlier one of that name was somebody else.
+    pub present: bool,
     /// After this number, oldest first; none: the newest rows.
     pub since: Option<u64>,
     /// How many at most.
     pub limit: usize,
 }
+
+/// The last row of a tenant: its name is free from here on.
+pub const FORGET: &str = "forget";
 
 impl Query {
     /// Rows when nobody says how many.

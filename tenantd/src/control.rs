@@ -196,6 +196,7 @@ pub struct Handle {
     events: broadcast::Sender<Event>,
     guest: Option<Guest>,
     scraper: Arc<Scraper>,
+    traces: Arc<measure::Traces>,
     who: Who,
 }
 
@@ -205,6 +206,8 @@ struct Guest {
     name: TenantName,
     /// One permit: the command that it may have in the owner's queue.
     turn: Arc<Semaphore>,
+    /// One permit: the flow that it may have followed.
+    trace: Arc<Semaphore>,
 }
 
 /// A command and who asked.
@@ -234,12 +237,14 @@ impl Handle {
         let (tenants, from_tenants) = mpsc::channel(1024);
         let (events, _) = broadcast::channel(1024);
         let inbox = Inbox { operators: from_operators, tenants: from_tenants };
-        (Self { operators, tenants, events, guest: None, who: Who::daemon(), scraper: Arc::default() }, inbox)
+        let (scraper, traces) = (Arc::default(), Arc::default());
+        (Self { operators, tenants, events, guest: None, who: Who::daemon(), scraper, traces }, inbox)
     }
 
     /// The same way to the owner, for the administrator of one tenant.
     pub(crate) fn for_tenant(&self, name: TenantName) -> Self {
-        Self { guest: Some(Guest { name, turn: Arc::new(Semaphore::new(1)) }), ..self.clone() }
+        let one = || Arc::new(Semaphore::new(1));
+        Self { guest: Some(Guest { name, turn: one(), trace: one() }), ..self.clone() }
     }
 
     /// The same way to the owner for one caller: whatever is asked through it is asked by that one.
@@ -401,6 +406,14 @@ impl Handle {
     ) -> bool {
         let queue = if self.guest.is_some() { &self.tenants } else { &self.operators };
         queue.try_send(self.asked(Command::Note { verb, tenant, after, outcome })).is_ok()
+    }
+    /// The same for what an operator must not get without a row: waits until the owner has room for it.
+    ///
+    /// # Errors
+    /// [`OpError::Closed`].
+    pub(crate) async fn note_surely(&self, verb: &'static str, outcome: AuditOutcome) -> Result<(), OpError> {
+        let note = Command::Note { verb, tenant: None, after: None, outcome };
+        self.operators.send(self.asked(note)).await.map_err(|_| OpError::Closed)
     }
     /// Who changed what.
     ///

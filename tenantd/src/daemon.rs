@@ -211,12 +211,8 @@ pub async fn run(config: Config) -> Result<(), RunError> {
         _ = terminate.recv() => return Ok(()),
         _ = interrupt.recv() => return Ok(()),
     };
-    let metrics = match config.metrics {
-        Some(address) => Some(crate::api::tcp::bind(address).await?),
-        None => None,
-    };
-    if let Some(metrics) = metrics {
-        tokio::spawn(crate::api::tcp::serve(metrics, handle.clone()));
+    if let Some(address) = config.metrics {
+        tokio::spawn(crate::api::tcp::serve(address, handle.clone()));
     }
     let (stop_owner, owner_stopped) = oneshot::channel();
     let (stop_api, api_stopped) = oneshot::channel::<()>();

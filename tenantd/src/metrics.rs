@@ -19,7 +19,7 @@ mod roster;
 mod tests;
 
 pub use catalogue::{Kind, Metric, document};
-pub(crate) use collect::Scraper;
+pub(crate) use collect::{FRESH, Scraper};
 pub use live::Live;
 pub(crate) use roster::{Enlisted, Roster};
 pub use roster::{Readers, Seated};

@@ -74,6 +74,9 @@ pub struct Trace {
     pub hops: Vec<Hop>,
     /// Counters of the places on the way, as they are now; names as in docs/drops.md, `port_in_packets` and its like.
     pub counters: BTreeMap<String, u64>,
+    /// Of them what belongs to no tenant, until it is said who sees the answer.
+    #[serde(skip)]
+    shared: BTreeMap<String, u64>,
     /// How long it took to find out, in microseconds.
     pub took_us: u64,
 }
@@ -136,6 +139,9 @@ pub struct HopCounter {
     pub name: String,
     /// Its value now.
     pub packets: u64,
+    /// It counts packets of every tenant's.
+    #[serde(skip)]
+    shared: bool,
 }
 
 impl Question {
@@ -211,9 +217,23 @@ impl std::fmt::Display for TraceProtocol {
 const OPERATORS: [&str; 5] = ["tunnel", "wan", "tag", "trunk", "port"];
 
 impl Trace {
-    /// As a tenant's own administrator may see it: without devices, addresses and programs of the host.
+    /// As the operator sees it: with what trunk and access server count for all tenants together.
+    #[must_use]
+    pub fn seen_from_outside(mut self) -> Self {
+        for (name, packets) in std::mem::take(&mut self.shared) {
+            *self.counters.entry(name).or_default() += packets;
+        }
+        self
+    }
+
+    /// As a tenant's own administrator may see it: without devices, addresses and programs of the host, and without what
+    /// is counted for all tenants together, which would tell of the others' traffic.
     #[must_use]
     pub fn seen_from_inside(mut self) -> Self {
+        self.shared.clear();
+        for hop in &mut self.hops {
+            hop.counter = hop.counter.take().filter(|counter| !counter.shared);
+        }
         for hop in self.hops.iter_mut().filter(|hop| OPERATORS.contains(&hop.place.as_str())) {
             hop.found = match hop.state {
                 HopState::Ok => "goes on".into(),

@@ -25,18 +25,29 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// Pause after a refused `accept`: we are out of descriptors.
 const BREATH: Duration = Duration::from_millis(100);
 
-/// Listens on an address of this host.
-///
-/// # Errors
-/// What the system says.
-pub(crate) async fn bind(address: SocketAddr) -> io::Result<TcpListener> {
-    TcpListener::bind(address).await
+/// How often an address is tried that cannot be listened on: its device comes later, or another program leaves.
+const AGAIN: Duration = Duration::from_secs(5);
+
+/// Answers on an address of this host for as long as it is polled. One that cannot be listened on is told and tried again:
+/// the data path does not wait for figures.
+pub(crate) async fn serve(address: SocketAddr, api: Api) {
+    let mut told = false;
+    let listener = loop {
+        match TcpListener::bind(address).await {
+            Ok(listener) => break listener,
+            Err(error) if !told => tracing::warn!(%address, %error, "metrics on TCP: cannot listen; tried every 5 s"),
+            Err(_) => {}
+        }
+        told = true;
+        tokio::time::sleep(AGAIN).await;
+    };
+    tracing::info!(%address, "metrics on TCP");
+    answer(listener, api).await;
 }
 
-/// Answers for as long as it is polled.
-pub(crate) async fn serve(listener: TcpListener, api: Api) {
+async fn answer(listener: TcpListener, api: Api) {
     let router = Router::new()
-        .route("/metrics", get(metrics::show))
+        .route("/metrics", get(metrics::show_anybody))
         .fallback(no_path)
         .method_not_allowed_fallback(no_method)
         .with_state(api);

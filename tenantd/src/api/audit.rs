@@ -32,6 +32,7 @@ pub(super) async fn read(
             return Err(Problem::new(ProblemKind::NotYours, detail));
         }
         asked.tenant = Some(own.clone());
+        asked.present = true;
     }
     let mut rows = handle.audit(asked).await?;
     if handle.tenant().is_some() {

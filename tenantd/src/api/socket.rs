@@ -62,14 +62,6 @@ pub enum ServeError {
         /// What the system said.
         source: io::Error,
     },
-    /// The address of the metrics cannot be listened on.
-    #[error("metrics: {address} refused: cannot listen there")]
-    Tcp {
-        /// The address.
-        address: std::net::SocketAddr,
-        /// What the system said.
-        source: io::Error,
-    },
     /// The listener failed.
     #[error("the listener failed")]
     Listen(#[source] io::Error),

@@ -16,7 +16,7 @@ use hyper_util::service::TowerToHyperService;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 
-use super::{ServeError, metrics, no_such_method, no_such_path};
+use super::{metrics, no_such_method, no_such_path};
 use crate::control::Handle;
 
 /// Connections that are answered at the same time; more wait in the kernel.
@@ -25,19 +25,29 @@ const CONNECTIONS: usize = 16;
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Pause after a refused `accept`: we are out of descriptors.
 const BREATH: Duration = Duration::from_millis(100);
+/// How often an address is tried that cannot be listened on: its device comes later, or another program leaves.
+const AGAIN: Duration = Duration::from_secs(5);
 
-/// Listens on an address of this host.
-///
-/// # Errors
-/// [`ServeError::Tcp`].
-pub(crate) async fn bind(address: SocketAddr) -> Result<TcpListener, ServeError> {
-    TcpListener::bind(address).await.map_err(|source| ServeError::Tcp { address, source })
+/// Answers on an address of this host for as long as it is polled. One that cannot be listened on is told and tried again:
+/// tenants do not wait for figures.
+pub(crate) async fn serve(address: SocketAddr, handle: Handle) {
+    let mut told = false;
+    let listener = loop {
+        match TcpListener::bind(address).await {
+            Ok(listener) => break listener,
+            Err(error) if !told => tracing::warn!(%address, %error, "metrics on TCP: cannot listen; tried every 5 s"),
+            Err(_) => {}
+        }
+        told = true;
+        tokio::time::sleep(AGAIN).await;
+    };
+    tracing::info!(%address, "metrics on TCP");
+    answer(listener, handle).await;
 }
 
-/// Answers for as long as it is polled.
-pub(crate) async fn serve(listener: TcpListener, handle: Handle) {
+async fn answer(listener: TcpListener, handle: Handle) {
     let router = Router::new()
-        .route("/metrics", get(metrics::show))
+        .route("/metrics", get(metrics::show_anybody))
         .fallback(no_such_path)
         .method_not_allowed_fallback(no_such_method)
         .with_state(handle);
@@ -68,4 +78,24 @@ pub(crate) async fn serve(listener: TcpListener, handle: Handle) {
 /// The client broke off before it was accepted.
 fn gone_already(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn an_address_that_is_taken_is_tried_again() {
+        let taken = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = taken.local_addr().unwrap();
+        let (handle, _inbox) = Handle::new();
+        let serving = tokio::spawn(serve(address, handle));
+        tokio::time::sleep(4 * AGAIN).await;
+        assert!(!serving.is_finished());
+        drop(taken);
+        tokio::time::sleep(2 * AGAIN).await;
+        assert!(tokio::net::TcpStream::connect(address).await.is_ok(), "nobody listens");
+        serving.abort();
+    }
 }

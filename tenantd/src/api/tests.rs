@@ -629,3 +629,21 @@ fn refusals_before_the_owner_are_in_the_audit_without_secrets_and_bounded() {
     assert_eq!(operators.len(), 1);
     assert!(operators[0]["reason"].is_null() && operators[0]["pid"].is_null(), "{operators:?}");
 }
+
+#[test]
+fn who_takes_passwords_is_in_the_audit() {
+    let s = fake::serve().acme();
+    s.get("/v1/export");
+    let rows = s.get("/v1/audit");
+    let row = &rows.as_array().unwrap()[0];
+    assert!(row["verb"] == "export" && row["result"] == "done" && row["origin"] == "operator", "{rows}");
+    assert_eq!(row["pid"], std::process::id());
+}
+
+#[test]
+fn a_trace_costs_a_tenant_as_much_as_a_change() {
+    let Inside(inside) = Inside::of(fake::serve().acme(), "acme");
+    let path = "/v1/tenants/acme/trace?from=x&to=y";
+    let too_many = (0..80).filter(|_| inside.refused(Method::GET, path, None).is(ProblemKind::TooMany)).count();
+    assert!((10..=20).contains(&too_many), "{too_many}");
+}

@@ -26,7 +26,7 @@ pub(super) async fn one(
     RawQuery(query): RawQuery,
 ) -> Result<Json<Trace>, Problem> {
     let trace = handle.trace(question(name, query.as_deref().unwrap_or_default())?).await?;
-    Ok(Json(if handle.tenant().is_some() { trace.seen_from_inside() } else { trace }))
+    Ok(Json(if handle.tenant().is_some() { trace.seen_from_inside() } else { trace.seen_from_outside() }))
 }
 
 fn question(name: TenantName, query: &str) -> Result<Question, Invalid> {

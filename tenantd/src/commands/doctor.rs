@@ -82,7 +82,7 @@ fn known(cx: &Context) -> Result<Option<Known>, Failure> {
             let status: DaemonStatus = status.parse()?;
             Ok(Some(Known { tenants, status, verified: ask(cx, "/v1/verify")? }))
         }
-        Err(ClientError::NotRunning(_) | ClientError::Connect { .. } | ClientError::NoPermission(_)) => Ok(None),
+        Err(ClientError::NotRunning(_) | ClientError::Connect { .. }) => Ok(None),
         Err(other) => Err(other.into()),
     }
 }

@@ -134,12 +134,18 @@ fn list<T: ToString>(values: impl IntoIterator<Item = T>) -> Option<String> {
     (!words.is_empty()).then(|| words.join(" "))
 }
 
-/// A service in one line. A password that is not that of `other` is told to be another.
+/// A service in one line. A password that is not that of `other` is told to be another. Any variable of the environment may
+/// be one, as the audit has it.
 fn words(service: &DeclaredService, other: Option<&DeclaredService>) -> String {
     let mut shown = service.clone();
+    let hide = |value: &mut String, theirs: Option<&String>| {
+        *value = if theirs.is_none_or(|theirs| theirs == value) { HIDDEN } else { OTHER }.to_owned();
+    };
     for (name, value) in shown.set.iter_mut().filter(|(name, _)| is_secret(name)) {
-        let same = other.is_none_or(|other| other.set.get(name).is_none_or(|theirs| theirs == value));
-        *value = if same { HIDDEN } else { OTHER }.to_owned();
+        hide(value, other.and_then(|other| other.set.get(name)));
+    }
+    for (name, value) in &mut shown.options.env {
+        hide(value, other.and_then(|other| other.options.env.get(name)));
     }
     serde_json::to_string(&shown).unwrap_or_default()
 }

@@ -185,6 +185,17 @@ fn passwords_are_not_shown_and_their_change_is() {
     let text = format!("{found:?}");
     assert!(!text.contains("secret-") && text.contains("another, not shown"), "{text}");
     assert!(changes(&tenant("x"), &tenant("x")).is_empty());
+    // Nor what is in the environment, where the audit shows none either.
+    let with = |word: &str| {
+        let mut service = DeclaredService { command: vec!["/bin/app".into()], ..DeclaredService::default() };
+        service.options.env.insert("TOKEN".into(), word.into());
+        DeclaredTenant { services: [("app".parse().unwrap(), service)].into(), ..DeclaredTenant::default() }
+    };
+    for before in [DeclaredTenant::default(), with("secret-one")] {
+        let text = format!("{:?}", changes(&before, &with("secret-two")));
+        assert!(!text.contains("secret-") && text.contains("TOKEN"), "{text}");
+    }
+    assert!(format!("{:?}", changes(&with("a"), &with("b"))).contains("another, not shown"));
 }
 
 prop_compose! {

@@ -2,7 +2,7 @@
 //! is not exactly as planned any more (a value changed since, a cgroup got a process) is refused by the kernel or here.
 
 use std::fs;
-use std::io;
+use std::io::{self, Write as _};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
@@ -117,6 +117,8 @@ enum MendError {
     },
     #[error("{key} is {found} now, and was {from} when this was planned")]
     Changed { key: String, found: String, from: u64 },
+    #[error("{key} is of the kernel that runs now, not of the machine at {root}")]
+    Running { key: String, root: PathBuf },
     #[error("somebody listens at {path}")]
     Listens { path: PathBuf },
 }
@@ -165,6 +167,10 @@ impl Mender {
 
     fn sysctl(&self, key: &str, from: u64, to: u64) -> Result<(), MendError> {
         let path = self.place.at(Path::new("/proc/sys").join(key));
+        let kind = nix::sys::statfs::statfs(&path).map_err(|e| failed("read", &path)(e.into()))?.filesystem_type();
+        if !self.place.is_here() && kind == nix::sys::statfs::PROC_SUPER_MAGIC {
+            return Err(MendError::Running { key: key.replace('/', "."), root: self.place.root.clone() });
+        }
         let found = fs::read_to_string(&path).map_err(failed("read", &path))?;
         if found.trim() != from.to_string() {
             return Err(MendError::Changed { key: key.replace('/', "."), found: found.trim().to_owned(), from });
@@ -188,8 +194,15 @@ impl Mender {
         if let Some(directory) = path.parent() {
             fs::create_dir_all(directory).map_err(failed("made", directory))?;
         }
-        fs::write(&beside, kept.join("\n") + "\n").map_err(failed("written", &beside))?;
-        fs::rename(&beside, path).map_err(failed("replaced", path))
+        // On the disk before it takes the other's place, or a power cut leaves an empty one.
+        let written = fs::File::create(&beside).and_then(|mut file| {
+            file.write_all((kept.join("\n") + "\n").as_bytes())?;
+            file.sync_all()
+        });
+        written.map_err(failed("written", &beside))?;
+        fs::rename(&beside, path).map_err(failed("replaced", path))?;
+        let directory = path.parent().unwrap_or(Path::new("/"));
+        fs::File::open(directory).and_then(|opened| opened.sync_all()).map_err(failed("synchronised", directory))
     }
 }
 

@@ -425,6 +425,20 @@ fn a_clock_that_is_wrong_is_told() {
 }
 
 #[test]
+fn the_kernel_that_runs_is_not_set_for_another_machine() {
+    let machine = Machine::new();
+    // A rescue mount with the running kernel's own /proc in it.
+    fs::create_dir_all(machine.place().at("/proc")).unwrap();
+    fs::remove_dir_all(machine.place().at("/proc")).unwrap();
+    std::os::unix::fs::symlink("/proc", machine.place().at("/proc")).unwrap();
+    let found: u64 = fs::read_to_string("/proc/sys/kernel/pid_max").unwrap().trim().parse().unwrap();
+    let change = Change::Sysctl { key: "kernel/pid_max".into(), from: found, to: found };
+    let mended = Mender::new(machine.place()).carry_out(vec![change]);
+    let error = mended[0].error.as_ref().unwrap();
+    assert!(error.contains("kernel.pid_max is of the kernel that runs now"), "{error}");
+}
+
+#[test]
 fn settings_are_set_now_and_kept_and_others_stay() {
     let machine = Machine::new();
     machine.file("proc/sys/kernel/pid_max", "1000\n");

@@ -1,7 +1,7 @@
 //! One scrape: the roster from the owner, everything else from the kernel beside it.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use axum::body::Bytes;
@@ -19,11 +19,14 @@ use crate::control::{Handle, OpError};
 /// roster before is taken, and its age is told.
 const PATIENCE: Duration = Duration::from_millis(500);
 
+/// How old an answer may be that somebody gets whom nobody knows: who asks without end costs one scrape a second.
+pub(crate) const FRESH: Duration = Duration::from_secs(1);
+
 /// Answers scrapes, one at a time.
 #[derive(Debug, Default)]
 pub(crate) struct Scraper {
     /// The last answer and when it was ready.
-    last: tokio::sync::Mutex<Option<(Instant, Bytes)>>,
+    last: Arc<tokio::sync::Mutex<Option<(Instant, Bytes)>>>,
     roster: Mutex<Option<(Instant, Roster)>>,
     ports: Ports,
     live: Live,
@@ -35,21 +38,35 @@ impl Scraper {
         &self.live
     }
 
-    /// The metrics as text. Who asks while an answer is being made gets that one.
+    /// The metrics as text, at most `old` before they were asked for. Who asks while an answer is being made gets that one.
     ///
     /// # Errors
     /// [`OpError::Closed`]; [`OpError::CannotMeasure`] when the owner has never answered.
-    pub(crate) async fn scrape(&self, handle: &Handle) -> Result<Bytes, OpError> {
+    pub(crate) async fn scrape(self: Arc<Self>, handle: &Handle, old: Duration) -> Result<Bytes, OpError> {
+        let handle = handle.clone();
+        self.clone().one_at_a_time(old, async move { self.make(&handle).await }).await
+    }
+
+    /// What `make` says, or the last answer. Made in a task of its own, which keeps the others waiting until it is through:
+    /// a client that breaks off stops neither the thread that reads the kernel nor lets the next one begin beside it.
+    async fn one_at_a_time(
+        self: Arc<Self>,
+        old: Duration,
+        make: impl Future<Output = Result<Bytes, OpError>> + Send + 'static,
+    ) -> Result<Bytes, OpError> {
         let asked = Instant::now();
-        let mut last = self.last.lock().await;
+        let mut last = self.last.clone().lock_owned().await;
         if let Some((ready, text)) = &*last
-            && *ready >= asked
+            && *ready + old >= asked
         {
             return Ok(text.clone());
         }
-        let text = self.make(handle).await?;
-        *last = Some((Instant::now(), text.clone()));
-        Ok(text)
+        let making = tokio::spawn(async move {
+            let text = make.await?;
+            *last = Some((Instant::now(), text.clone()));
+            Ok(text)
+        });
+        making.await.unwrap_or_else(|error| Err(OpError::CannotMeasure { cause: error.to_string() }))
     }
 
     async fn make(&self, handle: &Handle) -> Result<Bytes, OpError> {
@@ -159,4 +176,42 @@ fn measure(roster: Roster, room: Room, ports: &Ports, snapshot: &mut Snapshot) {
             enlisted,
         })
         .collect();
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn clients_that_break_off_do_not_make_several_measure_at_once() {
+        let scraper = Arc::new(Scraper::default());
+        let (running, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+        let measure = || {
+            let (running, most) = (running.clone(), most.clone());
+            async move {
+                most.fetch_max(running.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+                // As a thread that nobody can stop.
+                let working = tokio::spawn(tokio::time::sleep(Duration::from_secs(5)));
+                working.await.unwrap();
+                running.fetch_sub(1, Ordering::SeqCst);
+                Ok(Bytes::from_static(b"one"))
+            }
+        };
+        for _ in 0..20 {
+            let asked = scraper.clone().one_at_a_time(Duration::ZERO, measure());
+            assert!(tokio::time::timeout(Duration::from_millis(100), asked).await.is_err());
+        }
+        assert_eq!(most.load(Ordering::SeqCst), 1);
+        // The answer that nobody waited for is given to who asked meanwhile, and no other is made for it.
+        let never = async { panic!("an answer is there") };
+        assert_eq!(scraper.clone().one_at_a_time(Duration::ZERO, never).await.unwrap(), "one");
+        // On TCP also a little later; on the socket everybody gets a new one.
+        let never = async { panic!("an answer is there") };
+        assert_eq!(scraper.clone().one_at_a_time(Duration::from_secs(60), never).await.unwrap(), "one");
+        let new = async { Ok(Bytes::from_static(b"new")) };
+        assert_eq!(scraper.one_at_a_time(Duration::ZERO, new).await.unwrap(), "new");
+    }
 }

@@ -18,6 +18,8 @@ use stackmap::MacAddr;
 
 /// The longest answer: the kernel fills at most 32 KiB (`netlink_dump`).
 const ANSWER: usize = 1 << 15;
+/// Answers to one question at most. A tenant that may make addresses itself makes as many as it likes.
+const ANSWERS: usize = 4096;
 
 /// A device as packets meet it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -207,6 +209,10 @@ impl Asker {
                     NetlinkPayload::Error(error) => {
                         let errno = error.code.map_or(0, |code| -code.get());
                         return if errno == 0 { Ok(found) } else { Err(io::Error::from_raw_os_error(errno)) };
+                    }
+                    // The rest stays unread: who asked gives this way up.
+                    NetlinkPayload::InnerMessage(_) if found.len() >= ANSWERS => {
+                        return Err(io::Error::other(format!("more than {ANSWERS} answers")));
                     }
                     NetlinkPayload::InnerMessage(message) => found.push(message),
                     _ => {}

@@ -7,7 +7,7 @@ use serde_json::Value;
 use stackmap::TenantName;
 
 use super::{Owner, chain};
-use crate::audit::{Entry, Outcome, difference};
+use crate::audit::{Entry, FORGET, Outcome, difference};
 use crate::control::{Command, OpError, Who};
 use crate::kernel::Kernel;
 use crate::store::{Change, Desired, Expect, Revision, StoreError};
@@ -77,7 +77,7 @@ impl<K: Kernel> Owner<K> {
         let known = self.revision;
         let before = self.desired.get(name);
         let expect = before.map_or(Expect::Absent, Desired::expect);
-        let entry = Entry { verb: "forget", ..self.entry("forget", name, before, None) };
+        let entry = Entry { verb: FORGET, ..self.entry(FORGET, name, before, None) };
         let begun = Instant::now();
         let written = self.store.remove(name, expect, &entry);
         self.handle.live().stored("remove", begun.elapsed());

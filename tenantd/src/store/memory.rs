@@ -8,7 +8,7 @@ use stackmap::TenantName;
 use tokio::sync::watch;
 
 use super::{Change, Copying, Desired, Expect, Health, Home, Revision, Snapshot, Store, StoreError, Write};
-use crate::audit::{AuditResult, AuditRow, Entry, Outcome, Query};
+use crate::audit::{AuditResult, AuditRow, Entry, FORGET, Outcome, Query};
 
 /// A store in memory.
 #[derive(Debug, Clone)]
@@ -178,7 +178,11 @@ impl Store for MemoryStore {
     fn audit(&mut self, query: &Query) -> Result<Vec<AuditRow>, StoreError> {
         let state = self.state();
         let tenant = query.tenant.as_ref().map(TenantName::as_str);
-        let mine = state.audit.iter().filter(|row| tenant.is_none() || row.tenant.as_deref() == tenant);
+        let about = |row: &&AuditRow| tenant.is_none() || row.tenant.as_deref() == tenant;
+        let forgotten =
+            state.audit.iter().filter(about).filter(|row| query.present && row.verb == FORGET).map(|row| row.id);
+        let after = forgotten.max().unwrap_or(0);
+        let mine = state.audit.iter().filter(about).filter(|row| row.id > after);
         let mine: Vec<AuditRow> = match query.since {
             Some(since) => mine.filter(|row| row.id > since).take(query.limit).cloned().collect(),
             None => {

@@ -90,7 +90,10 @@ fn act(store: &mut dyn Store, act: &Act) -> String {
         }
         Act::Flush => told(store.flush()),
         Act::Since(revision) => told(store.since(Revision(*revision))),
-        Act::Audit(n, since, limit) => told(store.audit(&Query { tenant: n.map(name), since: *since, limit: *limit })),
+        Act::Audit(n, since, limit) => {
+            let query = Query { tenant: n.map(name), since: *since, limit: *limit, ..Query::default() };
+            told(store.audit(&query))
+        }
     }
 }
 

@@ -104,13 +104,24 @@ pub(super) enum SocketFacts {
     /// It was told not to.
     NoEcho,
     /// A socket.
-    Found { local: SocketAddr, listens: bool, holders: Vec<Holder> },
+    Found { local: SocketAddr, listens: bool, holders: Holders },
     /// Nobody.
     Nobody,
     /// It cannot be known.
     Unknown(String),
     /// Nobody was asked: the stack sends.
     NotAsked,
+}
+
+/// Processes that have the socket.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Holders {
+    /// Some of them; the one that init started first.
+    pub(super) known: Vec<Holder>,
+    /// How many were found.
+    pub(super) found: usize,
+    /// Nothing was left out: a tenant may have more processes and descriptors than one trace looks through.
+    pub(super) all: bool,
 }
 
 /// A process that has the socket.

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 
 use vlan_rs::DropReason;
 
-use super::facts::{Facts, FilterFacts, Holder, RoomFacts, SocketFacts, StackFacts};
+use super::facts::{Facts, FilterFacts, Holders, RoomFacts, SocketFacts, StackFacts};
 use super::{Direction, Hop, HopCounter, HopState, Question, Trace, TraceProtocol, Way};
 use crate::access::{AccessLook, LookSite};
 use crate::model::{Filter, FilterRule, Protocol, Verdict};
@@ -35,6 +35,7 @@ pub(super) fn follow(question: &Question, direction: Direction, facts: &Facts) -
         ends,
         hops: walk.hops,
         counters: counters(facts),
+        shared: shared(facts),
         took_us: 0,
     }
 }
@@ -69,7 +70,13 @@ impl Said {
     }
 
     fn counted(mut self, name: impl Into<String>, packets: u64) -> Self {
-        self.counter = Some(HopCounter { name: name.into(), packets });
+        self.counter = Some(HopCounter { name: name.into(), packets, shared: false });
+        self
+    }
+
+    /// By a counter that counts packets of every tenant's.
+    fn counted_of_all(mut self, name: impl Into<String>, packets: u64) -> Self {
+        self.counter = Some(HopCounter { name: name.into(), packets, shared: true });
         self
     }
 
@@ -184,7 +191,8 @@ impl Walk<'_> {
         let (address, vlan) = (self.site_address(), self.vlan());
         let drops = &look.counters.drops;
         let counted = |said: Said, name: &str| said.counted(format!("access_{name}"), count(drops, name));
-        let nobody = |said: Said, name: &str| said.counted(format!("access_{name}"), count(&look.unattributed, name));
+        let nobody =
+            |said: Said, name: &str| said.counted_of_all(format!("access_{name}"), count(&look.unattributed, name));
         let Some(site) = &look.site else {
             return if look.vlan_row {
                 let words =
@@ -281,7 +289,7 @@ impl Walk<'_> {
         let Some(row) = room.look.to_port else {
             let packets = room.look.trunk_drops.get(&DropReason::UnknownVlan).copied().unwrap_or(0);
             return Said::ends(format!("no port has the tag {vlan}"))
-                .counted("port_unknown_vlan", packets)
+                .counted_of_all("port_unknown_vlan", packets)
                 .differs(format!("the tenant's port should have it ({})", self.lower()));
         };
         let Some(port) = &room.port else {
@@ -535,7 +543,7 @@ impl Walk<'_> {
         let Some(row) = &look.from_port else {
             let packets = look.room_drops.get(&DropReason::NoPort).copied().unwrap_or(0);
             return Said::ends(format!("device {near} has no row"))
-                .counted("port_no_port", packets)
+                .counted_of_all("port_no_port", packets)
                 .differs(self.lower());
         };
         if row.vid.get() != vlan {
@@ -568,7 +576,7 @@ impl Walk<'_> {
             Ok(look) => {
                 let packets = count(&look.unattributed, "unknown_vlan");
                 let said = Said::ends(format!("the access server has no row for vlan{}", self.vlan()));
-                let said = said.counted("access_unknown_vlan", packets);
+                let said = said.counted_of_all("access_unknown_vlan", packets);
                 if self.facts.tenant.tunnels.is_empty() { said } else { said.differs("the tenant has tunnels") }
             }
             Err(said) => said,
@@ -631,10 +639,20 @@ fn refused(errno: i32, address: IpAddr, from: IpAddr) -> String {
     }
 }
 
-fn who(holders: &[Holder]) -> String {
-    let Some(first) = holders.first() else { return "a socket that no process of the tenant holds".into() };
+fn who(holders: &Holders) -> String {
+    let Some(first) = holders.known.first() else {
+        return match holders.all {
+            true => "a socket that no process of the tenant holds".into(),
+            false => "a socket of a process that was not found among so many".into(),
+        };
+    };
     let service = first.service.as_ref().map(|service| format!("service {service}, ")).unwrap_or_default();
-    let more = if holders.len() > 1 { format!(" and {} more", holders.len() - 1) } else { String::new() };
+    let more = match (holders.found.saturating_sub(1), holders.all) {
+        (0, true) => String::new(),
+        (0, false) => " and perhaps more".to_owned(),
+        (more, true) => format!(" and {more} more"),
+        (more, false) => format!(" and at least {more} more"),
+    };
     // A process calls itself what it likes.
     format!("{service}process {} ({}){more}", first.pid, first.command.escape_debug())
 }
@@ -672,26 +690,36 @@ fn by_rules(filter: &Filter, fits: impl Fn(&FilterRule) -> bool) -> (Verdict, Op
     (verdict, (verdict == Verdict::Drop).then_some(counter), words)
 }
 
-/// Every counter on the way that is not 0, and the traffic.
+/// Every counter on the way that is not 0, and the traffic: the tenant's own.
 fn counters(facts: &Facts) -> BTreeMap<String, u64> {
     let mut all = BTreeMap::new();
     if let Some(Ok(room)) = &facts.room {
         let port = &room.look.counters;
         all.extend([("port_in_packets".to_owned(), port.rx_packets), ("port_out_packets".to_owned(), port.tx_packets)]);
-        for (reason, packets) in port.drops.iter().chain(&room.look.trunk_drops).chain(&room.look.room_drops) {
-            *all.entry(format!("port_{}", reason.name())).or_default() += packets;
-        }
+        all.extend(port.drops.iter().map(|(reason, packets)| (format!("port_{}", reason.name()), *packets)));
     }
     if let Some(Ok(look)) = &facts.access {
         let counters = &look.counters;
         all.insert("access_in_packets".into(), counters.rx_packets);
         all.insert("access_out_packets".into(), counters.tx_packets);
-        for (reason, packets) in counters.drops.iter().chain(&look.unattributed) {
-            *all.entry(format!("access_{reason}")).or_default() += packets;
-        }
+        all.extend(counters.drops.iter().map(|(reason, packets)| (format!("access_{reason}"), *packets)));
     }
     if let Some(Ok(StackFacts { filter: FilterFacts::Ours { drops, .. }, .. })) = &facts.stack {
         all.extend(drops.iter().map(|(name, packets)| (name.clone(), *packets)));
+    }
+    all
+}
+
+/// What trunk, patch room and access server count of packets that could be blamed on no tenant.
+fn shared(facts: &Facts) -> BTreeMap<String, u64> {
+    let mut all = BTreeMap::new();
+    if let Some(Ok(room)) = &facts.room {
+        for (reason, packets) in room.look.trunk_drops.iter().chain(&room.look.room_drops) {
+            *all.entry(format!("port_{}", reason.name())).or_default() += packets;
+        }
+    }
+    if let Some(Ok(look)) = &facts.access {
+        all.extend(look.unattributed.iter().map(|(reason, packets)| (format!("access_{reason}"), *packets)));
     }
     all
 }

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use tenant_init::client::Client;
 
-use super::facts::{Facts, FilterFacts, Holder, Parts, RoomFacts, SocketFacts, StackFacts};
+use super::facts::{Facts, FilterFacts, Holder, Holders, Parts, RoomFacts, SocketFacts, StackFacts};
 use super::{Direction, Question, Trace, TraceProtocol, follow};
 use crate::access::AccessClient;
 use crate::metrics::Seated;
@@ -23,8 +23,10 @@ use crate::owner::chain;
 
 /// How long the tenant's init may take to say which process is of which service.
 const INIT_PATIENCE: Duration = Duration::from_millis(500);
-/// Processes of a tenant that are looked through for the holder of a socket.
-const PROCESSES: usize = 4096;
+/// How long the holders of a socket are looked for: a tenant has as many processes and descriptors as it likes.
+const SEARCH: Duration = Duration::from_millis(300);
+/// Holders of a socket that are named with their service.
+const NAMED: usize = 16;
 
 /// Follows the flow.
 pub(crate) async fn trace(question: Question, parts: Parts) -> Trace {
@@ -65,8 +67,9 @@ pub(crate) async fn trace(question: Question, parts: Parts) -> Trace {
         Some(Ok((mut stack, inode))) => {
             if let (SocketFacts::Found { holders, .. }, Some(inode)) = (&mut stack.socket, inode) {
                 let found = tokio::task::spawn_blocking(move || {
+                    let until = Instant::now() + SEARCH;
                     let processes = cgroups.processes(&name).unwrap_or_default();
-                    self::holders(processes.into_iter().take(PROCESSES), inode, &control)
+                    self::holders(processes, inode, &control, || Instant::now() < until)
                 });
                 *holders = found.await.unwrap_or_default();
             }
@@ -183,7 +186,7 @@ fn socket(question: &Question, device: u32) -> (SocketFacts, Option<u32>) {
     let found = Diag::open().and_then(|diag| diag.find(transport, local, remote, device));
     match found {
         Ok(Some(Found { local, listens, inode, .. })) => {
-            (SocketFacts::Found { local, listens, holders: Vec::new() }, Some(inode))
+            (SocketFacts::Found { local, listens, holders: Holders::default() }, Some(inode))
         }
         Ok(None) => (SocketFacts::Nobody, None),
         Err(error) => (SocketFacts::Unknown(error.to_string()), None),
@@ -200,25 +203,46 @@ fn echo(address: IpAddr) -> SocketFacts {
     if ignored { SocketFacts::NoEcho } else { SocketFacts::Echo }
 }
 
-/// Processes that have the socket, with the services they are of.
-fn holders(processes: impl Iterator<Item = i32>, inode: u32, control: &Path) -> Vec<Holder> {
+/// Processes that have the socket, with the services they are of; looked for as long as `goes_on` says.
+fn holders(
+    processes: impl IntoIterator<Item = i32>,
+    inode: u32,
+    control: &Path,
+    goes_on: impl Fn() -> bool,
+) -> Holders {
     let link = format!("socket:[{inode}]");
-    let holds = |pid: &i32| {
-        let descriptors = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
-        descriptors.into_iter().any(|entry| fs::read_link(entry.path()).is_ok_and(|to| to.as_os_str() == link.as_str()))
-    };
-    let found: Vec<i32> = processes.filter(holds).collect();
+    let (mut found, mut all) = (Vec::new(), true);
+    for pid in processes {
+        let mut descriptors = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
+        let holds = loop {
+            all = goes_on();
+            match descriptors.next().filter(|_| all) {
+                Some(entry) if fs::read_link(entry.path()).is_ok_and(|to| to.as_os_str() == link.as_str()) => {
+                    break true;
+                }
+                Some(_) => {}
+                None => break false,
+            }
+        };
+        if holds {
+            found.push(pid);
+        }
+        if !all {
+            break;
+        }
+    }
     if found.is_empty() {
-        return Vec::new();
+        return Holders { all, ..Holders::default() };
     }
     let services: Vec<(i32, String)> = Client::connect(control)
         .and_then(|mut init| init.list(INIT_PATIENCE))
         .map(|states| states.into_iter().filter_map(|state| Some((state.pid?, state.spec.name))).collect())
         .unwrap_or_default();
-    let mut holders: Vec<Holder> = found.into_iter().filter_map(|pid| holder(pid, &services)).collect();
+    // Lowest numbers first: who opened a socket is mostly older than those who inherited it.
+    let mut known: Vec<Holder> = found.iter().take(NAMED).filter_map(|pid| holder(*pid, &services)).collect();
     // The one that init started first.
-    holders.sort_by_key(|holder| (holder.service.is_none(), holder.pid));
-    holders
+    known.sort_by_key(|holder| (holder.service.is_none(), holder.pid));
+    Holders { known, found: found.len(), all }
 }
 
 /// What `/proc/PID/status` says of a process.
@@ -247,4 +271,31 @@ fn status(pid: i32) -> Option<(String, i32, i32)> {
     let field = |name: &str| text.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
     let inside = field("NSpid:")?.split_whitespace().next_back()?.parse().ok()?;
     Some((field("Name:")?.to_owned(), inside, field("PPid:")?.parse().ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::cell::Cell;
+    use std::os::fd::AsRawFd;
+
+    use super::*;
+
+    #[test]
+    fn the_holder_of_a_socket_is_found_and_the_search_ends_when_it_is_told_to() {
+        let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        let inode = nix::sys::stat::fstat(&socket).unwrap().st_ino as u32;
+        let own = std::process::id() as i32;
+        let nowhere = Path::new("/nonexistent");
+        let found = holders([own], inode, nowhere, || true);
+        assert!(found.all && found.found == 1 && found.known.len() == 1, "{found:?} {}", socket.as_raw_fd());
+        // As many processes as one likes: a bounded number of looks.
+        let looks = Cell::new(0);
+        let more = || {
+            looks.set(looks.get() + 1);
+            looks.get() <= 100
+        };
+        let found = holders(std::iter::repeat(own), 0, nowhere, more);
+        assert!(!found.all && found.known.is_empty() && looks.get() == 101, "{found:?} after {}", looks.get());
+    }
 }

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 
 use vlan_rs::{DropReason, PortConfig, PortLook, TagLook, Vid};
 
-use super::facts::{Facts, FilterFacts, Holder, RoomFacts, SocketFacts, StackFacts};
+use super::facts::{Facts, FilterFacts, Holder, Holders, RoomFacts, SocketFacts, StackFacts};
 use super::follow::follow;
 use super::{Direction, HopState, Question, Trace, TraceProtocol, Way};
 use crate::access::{AccessLook, LookDevice, LookHop, LookProgram, LookSite};
@@ -109,7 +109,11 @@ fn facts() -> Facts {
             neighbour: Some(Neighbour { mac: GATEWAY.parse().ok(), permanent: true, failed: false }),
             filter: FilterFacts::None,
             others: Vec::new(),
-            socket: SocketFacts::Found { local: "0.0.0.0:80".parse().unwrap(), listens: true, holders: vec![holder] },
+            socket: SocketFacts::Found {
+                local: "0.0.0.0:80".parse().unwrap(),
+                listens: true,
+                holders: Holders { known: vec![holder], found: 1, all: true },
+            },
         })),
     }
 }
@@ -206,7 +210,7 @@ fn each_broken_thing_is_named_at_its_place() {
 fn a_counter_has_its_present_value() {
     let mut facts = facts();
     room(&mut facts).look.to_port = None;
-    let trace = inwards(&facts);
+    let trace = inwards(&facts).seen_from_outside();
     assert_eq!(trace.hops.last().unwrap().counter.as_ref().unwrap().packets, 5);
     assert_eq!(trace.counters["port_unknown_vlan"], 5);
     assert_eq!((trace.counters["access_unknown_key"], trace.counters["access_inner_source"]), (9, 4));
@@ -275,6 +279,45 @@ fn nothing_of_the_host_is_seen_from_inside() {
         assert!(!text.contains(secret), "{secret}: {text}");
     }
     assert!(text.contains("nginx") && trace.arrives);
+}
+
+#[test]
+fn what_is_counted_for_all_tenants_is_not_seen_from_inside() {
+    let mut facts = facts();
+    look(&mut facts).unattributed.insert("unknown_key".into(), 77);
+    room(&mut facts).look.room_drops.insert(DropReason::NoPort, 78);
+    room(&mut facts).look.counters.drops.insert(DropReason::UnknownVlan, 3);
+    let outside = inwards(&facts).seen_from_outside();
+    let of = |trace: &Trace, name: &str| trace.counters.get(name).copied();
+    assert_eq!(of(&outside, "port_unknown_vlan"), Some(8), "the trunk's and the port's");
+    assert_eq!((of(&outside, "access_unknown_key"), of(&outside, "port_no_port")), (Some(77), Some(78)));
+    let inside = inwards(&facts).seen_from_inside();
+    assert_eq!(of(&inside, "port_unknown_vlan"), Some(3), "its own port's");
+    assert_eq!((of(&inside, "access_unknown_key"), of(&inside, "port_no_port")), (None, None));
+    assert!(of(&inside, "port_in_packets").is_some());
+    // Nor at the hop where it ends.
+    site(&mut facts).arrives_on = None;
+    let hop = |trace: Trace| trace.hops.last().unwrap().counter.clone();
+    assert!(hop(inwards(&facts)).is_some_and(|counter| counter.name.starts_with("access_unknown_")));
+    assert_eq!(hop(inwards(&facts).seen_from_inside()), None);
+}
+
+#[test]
+fn a_search_that_was_ended_is_told_as_such() {
+    let mut facts = facts();
+    let mut words = |known: Vec<Holder>, found, all| {
+        let local = "0.0.0.0:80".parse().unwrap();
+        let holders = Holders { known, found, all };
+        stack(&mut facts).socket = SocketFacts::Found { local, listens: true, holders };
+        let hops = inwards(&facts).hops;
+        hops.into_iter().find(|hop| hop.place == "socket").unwrap().found
+    };
+    let one = || vec![Holder { pid: 12, command: "nginx".into(), service: None }];
+    assert!(words(Vec::new(), 0, false).contains("not found among so many"));
+    assert!(words(Vec::new(), 0, true).contains("no process of the tenant holds"));
+    assert!(words(one(), 40, true).contains("(nginx) and 39 more"));
+    assert!(words(one(), 40, false).contains("and at least 39 more"));
+    assert!(words(one(), 1, false).contains("and perhaps more"));
 }
 
 #[test]

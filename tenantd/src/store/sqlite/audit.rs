@@ -11,7 +11,7 @@ use rusqlite::{Connection, Row, Transaction, TransactionBehavior, params};
 use serde_json::Value;
 
 use super::Revision;
-use crate::audit::{AuditResult, AuditRow, Entry, Outcome, Query};
+use crate::audit::{AuditResult, AuditRow, Entry, FORGET, Outcome, Query};
 use crate::model::EventOrigin;
 
 /// What one tenant's account may hold.
@@ -226,6 +226,8 @@ impl Held {
 /// Whose account a row is on: a tenant's own doing and what the daemon mended in it are the tenant's.
 fn account_of(entry: &Entry) -> &str {
     let tenant = match entry.who.origin {
+        // No tenant's own, and it has to outlive the rows of others that lie before it: from it on the name is another's.
+        _ if entry.verb == FORGET => None,
         EventOrigin::Operator => None,
         EventOrigin::Tenant => entry.who.tenant.as_ref(),
         EventOrigin::Daemon => entry.tenant.as_ref(),
@@ -251,15 +253,31 @@ pub(super) fn read(db: &Connection, query: &Query) -> rusqlite::Result<Vec<Audit
     let tenant = query.tenant.as_ref().map(|tenant| tenant.as_str());
     // Without a tenant the rows are taken by their number alone.
     let of_tenant = if tenant.is_some() { "tenant = ?1" } else { "?1 IS NULL" };
+    let after = query.since.unwrap_or(0).max(match tenant {
+        Some(name) if query.present => forgotten(db, name)?,
+        _ => 0,
+    });
     let order = if query.since.is_some() { "ASC" } else { "DESC" };
     let sql = format!("SELECT {COLUMNS} FROM audit WHERE {of_tenant} AND id > ?2 ORDER BY id {order} LIMIT ?3");
     let mut rows = db.prepare_cached(&sql)?;
-    let rows = rows.query_map(params![tenant, query.since.unwrap_or(0), query.limit], row)?;
+    let rows = rows.query_map(params![tenant, after, query.limit], row)?;
     let mut rows: Vec<AuditRow> = rows.collect::<Result<_, _>>()?;
     if query.since.is_none() {
         rows.reverse();
     }
     Ok(rows)
+}
+
+/// The number up to which rows may be about an earlier tenant of this name. Where its end was pushed out, the operators'
+/// oldest row came after it, and what is older is not known to be of this one.
+fn forgotten(db: &Connection, name: &str) -> rusqlite::Result<u64> {
+    let last: Option<u64> = db
+        .prepare_cached("SELECT max(id) FROM audit WHERE tenant = ?1 AND verb = ?2")?
+        .query_row(params![name, FORGET], |row| row.get(0))?;
+    let oldest: Option<u64> = db
+        .prepare_cached("SELECT min(id) FROM audit WHERE account = ?1")?
+        .query_row(params![OPERATORS_NAME], |row| row.get(0))?;
+    Ok(last.unwrap_or(0).max(oldest.unwrap_or(1) - 1))
 }
 
 fn row(row: &Row<'_>) -> rusqlite::Result<AuditRow> {

@@ -1,6 +1,7 @@
 //! Copies of the store: a backup as bytes, and what a copy that somebody brings says. Both in memory: a full disk hinders
 //! neither, and nothing is written at a place that a caller chose.
 
+use std::io::Read as _;
 use std::path::Path;
 
 use rusqlite::{Connection, OpenFlags};
@@ -74,13 +75,12 @@ pub fn read_copy(bytes: &[u8]) -> Result<Copied, CopyError> {
     if !bytes.starts_with(MAGIC) {
         return Err(CopyError::NoDatabase);
     }
-    let mut bytes = bytes.to_vec();
-    if let Some(journal) = bytes.get_mut(JOURNAL) {
-        journal.fill(1);
-    }
+    // SQLite's own is the only copy that is made.
+    let (head, rest) = bytes.split_at_checked(JOURNAL.end).ok_or(CopyError::NoDatabase)?;
+    let mut head = head.to_vec();
+    head[JOURNAL].fill(1);
     let mut db = Connection::open_in_memory().map_err(CopyError::Read)?;
-    let len = bytes.len();
-    db.deserialize_read_exact("main", &bytes[..], len, false).map_err(CopyError::Read)?;
+    db.deserialize_read_exact("main", head.chain(rest), bytes.len(), false).map_err(CopyError::Read)?;
     // Nothing of what a stranger may have put into the schema is run.
     db.pragma_update(None, "trusted_schema", false).map_err(CopyError::Read)?;
     let words: String = db.query_row("PRAGMA integrity_check(1)", [], |row| row.get(0)).map_err(CopyError::Read)?;

@@ -3,7 +3,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 
 use super::*;
-use crate::audit::AuditResult;
+use crate::audit::{AuditResult, FORGET};
 use crate::control::Who;
 use crate::model::EventOrigin;
 use crate::store::tests::{desired, entry};
@@ -232,6 +232,41 @@ fn a_tenant_that_asks_without_end_pushes_out_its_own_traces_only() {
     let left: i64 =
         store.db.query_row("SELECT count(*) FROM audit WHERE account = 'evil'", [], |row| row.get(0)).unwrap();
     assert!((450..=500).contains(&left), "{left}");
+}
+
+#[test]
+fn a_name_that_is_given_again_does_not_show_what_was_done_with_it_before() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut store = open(&dir.path().join("t.db"));
+    let acme = desired("acme", 1);
+    let by = |origin| Who { origin, tenant: Some(acme.tenant.name.clone()), ..Who::daemon() };
+    let about = |verb, origin| Entry { who: by(origin), ..entry(verb, &acme) };
+    let holder = |store: &mut SqliteStore, forget: bool| {
+        let at = store.put(&acme, Expect::Absent, &about("add", EventOrigin::Operator)).unwrap();
+        store.note(about("own", EventOrigin::Tenant), crate::audit::Outcome::Done);
+        store.flush().unwrap();
+        if forget {
+            // As the daemon's timer does it, long after the operator asked.
+            store.remove(&acme.tenant.name, Expect::At(at), &about(FORGET, EventOrigin::Daemon)).unwrap();
+        }
+    };
+    holder(&mut store, true);
+    holder(&mut store, true);
+    holder(&mut store, false);
+    let verbs = |store: &mut SqliteStore, present, since| {
+        let query = Query { tenant: Some(acme.tenant.name.clone()), present, since, ..everything() };
+        store.audit(&query).unwrap().into_iter().map(|row| row.verb).collect::<Vec<_>>()
+    };
+    assert_eq!(verbs(&mut store, false, None).len(), 8);
+    assert_eq!(verbs(&mut store, true, None), ["add", "own"]);
+    assert_eq!(verbs(&mut store, true, Some(0)), ["add", "own"]);
+    let newest = store.audit(&everything()).unwrap().last().unwrap().id;
+    assert!(verbs(&mut store, true, Some(newest)).is_empty());
+    // The end of the one before was pushed out by operators' rows; what it did itself is there still.
+    let last = "SELECT max(id) FROM audit WHERE verb = 'forget'";
+    store.db.execute(&format!("DELETE FROM audit WHERE account = '' AND id <= ({last})"), []).unwrap();
+    assert_eq!(verbs(&mut store, false, None), ["own", "own", "add", "own"]);
+    assert_eq!(verbs(&mut store, true, None), ["add", "own"]);
 }
 
 #[test]
