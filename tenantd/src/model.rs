@@ -531,8 +531,9 @@ pub struct Event {
     /// `tenant-added`, `tenant-removed`, `tenant-changed`, `tenant-half-done`, `service-started`, `service-exited`,
     /// `access-connected`, `access-lost`, `guard-refused`, `guard-listen` (a `listen` outside the own stack, which no
     /// hook can refuse), `drift`, `drift-gone`, `repaired` (what differed although nobody had asked for it),
-    /// `repairs-paced` (of a tenant whose stack is changed all the time), `overrun` (events of the kernel were lost and
-    /// every tenant is looked at), `trunk-lost`.
+    /// `repairs-paced` (of a tenant whose stack is changed all the time, or whose init ends again and again), `overrun`
+    /// (events of the kernel were lost and every tenant is looked at), `sweep-failed` (what is nobody's could not be
+    /// looked for or removed at the start), `trunk-lost`.
     pub kind: String,
     /// The tenant it is about.
     pub tenant: Option<String>,

@@ -72,6 +72,9 @@ const FEW: usize = 8;
 /// How often every tenant is compared with the kernel; with very many of them less often ([`pace`]).
 const FULL_PASS: Duration = Duration::from_secs(30);
 
+/// After so many turns in a row one of a full pass comes before the next.
+const TURNS: u32 = 8;
+
 /// Everything that can happen to the owner.
 enum Input {
     Command(Asked),
@@ -171,9 +174,6 @@ pub enum StartError {
         /// The conflict.
         cause: String,
     },
-    /// The patch room could not be read.
-    #[error("cannot look for leftovers")]
-    Sweep(#[from] StepError),
 }
 
 impl<K: Kernel> Owner<K> {
@@ -218,7 +218,11 @@ impl<K: Kernel> Owner<K> {
             owner.turns.last(tenant.name.clone());
             owner.desired.insert(tenant.name, desired);
         }
-        owner.look_for_orphans().await?;
+        // What is nobody's and cannot be removed must not keep all others waiting: the timer tries again.
+        if let Err(error) = owner.look_for_orphans().await {
+            tracing::error!(error = chain(&error), "cannot look for what is nobody's, or cannot remove it");
+            owner.tell("sweep-failed", None, chain(&error));
+        }
         fault::point("start.swept");
         if owner.trunks.are_several() {
             owner.mend_trunks().await;
@@ -234,6 +238,8 @@ impl<K: Kernel> Owner<K> {
         let mut ticks = tokio::time::interval(RETRY);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut repair = true;
+        // Turns since the full pass had one of its own.
+        let mut turns = 0;
         loop {
             pulse.beat(self.load());
             let (turn, look) = (self.turns.front(), self.next_look());
@@ -247,6 +253,8 @@ impl<K: Kernel> Owner<K> {
                 Ok(()) = self.written.changed() => Input::Stored,
                 _ = ticks.tick() => Input::Tick,
                 () = at(look) => Input::Look,
+                // Whoever makes himself be looked at all the time does not keep the full pass from all others.
+                () = self.pace.next(), if turns >= TURNS => Input::Round,
                 // Tenants and repairs take turns: neither can keep the other waiting.
                 Some(name) = std::future::ready(turn.clone()), if repair && turn.is_some() => Input::Turn(name),
                 Some(asked) = self.inbox.tenants.recv() => Input::FromTenant(asked),
@@ -255,6 +263,11 @@ impl<K: Kernel> Owner<K> {
                 () = pulse.hungry() => continue,
             };
             repair = matches!(input, Input::FromTenant(_));
+            match input {
+                Input::Turn(_) => turns += 1,
+                Input::Round => turns = 0,
+                _ => {}
+            }
             self.doing = Doing::by_the_daemon();
             match input {
                 Input::Command(asked) | Input::FromTenant(asked) => self.asked(asked).await,

@@ -55,6 +55,8 @@ fn put(outcome: &str) -> Value {
 
 const ACME: &str = "PUT /v1/tenants/acme?dry_run=false&replace=false";
 const BETA: &str = "PUT /v1/tenants/beta?dry_run=false&replace=false";
+const CHECK_ACME: &str = "PUT /v1/tenants/acme?dry_run=true&replace=false";
+const CHECK_BETA: &str = "PUT /v1/tenants/beta?dry_run=true&replace=false";
 
 #[test]
 fn a_bad_file_is_told_line_by_line_and_nobody_is_asked() {
@@ -142,16 +144,46 @@ fn prune_removes_first_and_force_is_another_word() {
         ("DELETE /v1/tenants/old?force=true", 204, Value::Null),
         (ACME, 200, put("changed")),
         (BETA, 201, put("added")),
+        (CHECK_ACME, 200, put("changed")),
+        (CHECK_BETA, 200, put("added")),
     ]);
     let (_dir, path) = file(FILE);
     let path = path.to_str().unwrap();
     let json: Value = serde_json::from_str(&daemon.done(&["--json", "apply", "-f", path, "--prune"])).unwrap();
     assert_eq!(json["count"], json!({"added": 1, "changed": 1, "removed": 1}));
-    assert_eq!(daemon.asked()[1].0, "DELETE /v1/tenants/old?force=false");
+    assert_eq!(daemon.asked()[3].0, "DELETE /v1/tenants/old?force=false");
     daemon.done(&["apply", "-f", path, "--prune", "--force", "--jobs", "1"]);
-    assert_eq!(daemon.asked()[1].0, "DELETE /v1/tenants/old?force=true");
+    assert_eq!(daemon.asked()[3].0, "DELETE /v1/tenants/old?force=true");
     let output = daemon.run(&["apply", "-f", path, "--force"]);
     assert_eq!(code(&output), 2);
+}
+
+#[test]
+fn nothing_is_ended_when_a_check_fails_or_no_tenant_is_named() {
+    let refused = json!({
+        "type": "urn:tenantd:problem:invalid", "title": "A value is not valid", "status": 422, "field": "image",
+        "value": "none", "rule": "unknown", "detail": "image: \"none\" refused: unknown"
+    });
+    let daemon = daemon(&[
+        ("GET /v1/export", 200, export()),
+        (CHECK_ACME, 200, put("changed")),
+        (CHECK_BETA, 422, refused),
+        ("DELETE /v1/tenants/old?force=false", 204, Value::Null),
+    ]);
+    let (_dir, path) = file(FILE);
+    let output = daemon.run(&["apply", "-f", path.to_str().unwrap(), "--prune"]);
+    assert_eq!(code(&output), 1);
+    assert!(out(&output).contains("beta: failed: image") && out(&output).ends_with("; nothing was done\n"));
+    assert!(
+        daemon.asked().iter().all(|(question, _)| question.starts_with("GET") || question.contains("dry_run=true"))
+    );
+    let (_dir, path) = file("version = 1\n");
+    let path = path.to_str().unwrap();
+    let output = daemon.run(&["apply", "-f", path, "--prune"]);
+    assert_eq!(code(&output), 2);
+    assert!(err(&output).contains("--yes"), "{}", err(&output));
+    let asked: Vec<_> = daemon.asked().into_iter().map(|(question, _)| question).collect();
+    assert_eq!(asked, ["GET /v1/export"]);
 }
 
 #[test]

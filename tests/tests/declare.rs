@@ -223,7 +223,9 @@ fn killed_in_the_middle(world: &World) -> Result<()> {
         ensure!(numbers.len() == count, "{} of {field}", numbers.len());
     }
     write(world, "version = 1\n")?;
-    let said = apply(world, &["--prune"])?;
+    let refused = world.exec("server", &["tenantd", "apply", "-f", FILE, "--prune"])?;
+    ensure!(refused.status.code() == Some(2) && there(world) == count, "a file that names no tenant removed some");
+    let said = apply(world, &["--prune", "--yes"])?;
     ensure!(last(&said) == format!("{count} tenants: {count} removed"), "{said}");
     Ok(())
 }
@@ -239,7 +241,7 @@ fn speed(world: &World) -> Result<()> {
         started.elapsed()
     };
     write(world, "version = 1\n")?;
-    apply(world, &["--prune", "--force"])?;
+    apply(world, &["--prune", "--force", "--yes"])?;
     write(world, &many(count))?;
     let started = Instant::now();
     apply(world, &[])?;

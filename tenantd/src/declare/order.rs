@@ -99,6 +99,12 @@ pub enum Task {
 }
 
 impl Task {
+    /// Whether a tenant is ended by it, or may be.
+    #[must_use]
+    pub fn ends(&self) -> bool {
+        matches!(self, Self::Remove { .. } | Self::Put { replace: true, .. })
+    }
+
     /// The tenant it is about.
     #[must_use]
     pub fn name(&self) -> &TenantName {
@@ -180,6 +186,18 @@ pub fn schedule(wanted: &Wanted, there: &[Exported], may: &Permission) -> Schedu
         }
         out.tenants.push(TenantDiff { name: (*name).clone(), verdict, changes: Vec::new(), reason: None });
     }
+    // One that stays has what it would take: it must not be ended for that.
+    let left = |name: &TenantName| !may.prune && !wanted.tenants.contains_key(name);
+    let left: Vec<_> = there.iter().filter(|(name, _)| left(name)).collect();
+    replace.retain(|name| {
+        let Some((holder, _)) = left.iter().find(|(_, other)| collide(&put[name], &other.tenant)) else { return true };
+        let reason = format!("tenant {holder}, which is not in the file and stays, has a number or a tunnel of it");
+        for diff in out.tenants.iter_mut().filter(|diff| diff.name == **name) {
+            (diff.verdict, diff.reason) = (Verdict::Refused, Some(reason.clone()));
+        }
+        put.insert(*name, there[*name].tenant.clone());
+        false
+    });
     out.tenants.sort_by(|a, b| a.name.cmp(&b.name));
     let gone: BTreeSet<_> = remove.iter().chain(&replace).copied().collect();
     let staying = there.iter().filter(|(name, _)| !gone.contains(*name)).map(|(_, t)| &t.tenant);

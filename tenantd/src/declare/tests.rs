@@ -142,6 +142,12 @@ fn who_takes_what_another_gives_up_waits_for_it() {
     let replace = ["a", "b"].map(|n| n.parse().unwrap()).into();
     let found = with(&vlans, &Permission { replace, prune: false });
     assert_eq!(waves(&found), "-a -b | a! b!");
+    // What stays and is not in the file gives nothing: who wants it is not ended for it.
+    let alone = "a = { vlan = 2, addresses = [\"10.0.0.1/8\"] }\n";
+    let replace = Permission { replace: ["a".parse().unwrap()].into(), prune: false };
+    let found = schedule(&wanted(&format!("[tenants]\n{alone}")), &before, &replace);
+    assert_eq!(verdicts(&found), [("a", Verdict::Refused), ("b", Verdict::Left), ("c", Verdict::Left)]);
+    assert!(found.waves.is_empty(), "{found:?}");
     // One that is removed gives what it has to a new one.
     let renamed = |t: &str| t.replace("    b =", "    new =");
     assert_eq!(waves(&with(&renamed, &none)), "new", "b is left, and the daemon will refuse new");

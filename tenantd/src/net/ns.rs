@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
-use std::sync::{Arc, mpsc};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::time::Duration;
 
 use nix::sched::{CloneFlags, setns, unshare};
@@ -45,6 +45,9 @@ pub enum NsError {
     /// The thread that visits namespaces has ended.
     #[error("the thread that visits network namespaces has ended")]
     Gone,
+    /// A visit took too long.
+    #[error("nothing could be done in the network namespace within {0:?}")]
+    Slow(Duration),
 }
 
 /// A network namespace, held alive by its descriptor.
@@ -145,12 +148,26 @@ impl NetNs {
 
 type Job = Box<dyn FnOnce() + Send>;
 
+/// How long a visit may take, the wait for the one before it included: several times the longest that is begun there.
+const VISIT: Duration = Duration::from_secs(20);
+
 /// One thread that goes into tenants' stacks, one after the other, and does nothing else. Between two visits it is at
 /// home: a thread that stayed would keep a removed tenant's stack alive. Nothing is held open for a stack that nobody
-/// visits.
+/// visits. When a visit takes too long (who administers a stack can make the kernel search it for long) a new thread does
+/// what comes next, and the old one ends with its visit.
 #[derive(Debug)]
 pub struct Visitor {
+    home: Arc<File>,
+    at_work: Mutex<AtWork>,
+    patience: Duration,
+}
+
+/// The thread that takes jobs now.
+#[derive(Debug)]
+struct AtWork {
     jobs: mpsc::Sender<Job>,
+    /// How many there were before it.
+    number: u64,
 }
 
 impl Visitor {
@@ -161,18 +178,9 @@ impl Visitor {
     pub fn start() -> Result<Self, NsError> {
         let path = "/proc/thread-self/ns/net";
         let home = File::open(path).map_err(|source| NsError::Open { path: path.into(), source })?;
-        let (jobs, inbox) = mpsc::channel::<Job>();
-        let work = move || {
-            for job in inbox {
-                job();
-                // Only for want of memory, which comes back.
-                while setns(&home, CloneFlags::CLONE_NEWNET).is_err() {
-                    std::thread::sleep(Duration::from_millis(10));
-                }
-            }
-        };
-        std::thread::Builder::new().name("stacks".into()).spawn(work).map_err(NsError::Thread)?;
-        Ok(Self { jobs })
+        let home = Arc::new(home);
+        let jobs = begin(home.clone())?;
+        Ok(Self { home, at_work: Mutex::new(AtWork { jobs, number: 0 }), patience: VISIT })
     }
 
     /// Runs `work` in the stack of a process, which is named by its pidfd (setns(2), Linux 5.8).
@@ -200,9 +208,50 @@ impl Visitor {
         let job = Box::new(move || {
             let _ = reply.send(work());
         });
-        self.jobs.send(job).map_err(|_| NsError::Gone)?;
-        answer.await.map_err(|_| NsError::Gone)
+        let number = {
+            let at_work = self.at_work.lock().unwrap_or_else(PoisonError::into_inner);
+            at_work.jobs.send(job).map_err(|_| NsError::Gone)?;
+            at_work.number
+        };
+        match tokio::time::timeout(self.patience, answer).await {
+            Ok(answer) => answer.map_err(|_| NsError::Gone),
+            Err(_late) => {
+                self.replace(number)?;
+                Err(NsError::Slow(self.patience))
+            }
+        }
     }
+
+    /// Another thread in the place of this one; the first one to complain of it does so.
+    fn replace(&self, number: u64) -> Result<(), NsError> {
+        let mut at_work = self.at_work.lock().unwrap_or_else(PoisonError::into_inner);
+        if at_work.number == number {
+            tracing::warn!(after = ?self.patience, "a visit to a network namespace does not end: the others go on without it");
+            *at_work = AtWork { jobs: begin(self.home.clone())?, number: number + 1 };
+        }
+        Ok(())
+    }
+}
+
+/// A thread that does one job after the other, until nobody can have any more for it.
+fn begin(home: Arc<File>) -> Result<mpsc::Sender<Job>, NsError> {
+    let (jobs, inbox) = mpsc::channel::<Job>();
+    let work = move || {
+        // It may have been begun from any thread.
+        let go_home = || setns(&*home, CloneFlags::CLONE_NEWNET).is_ok();
+        // Only for want of memory, which comes back.
+        while !go_home() {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        for job in inbox {
+            job();
+            while !go_home() {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+        }
+    };
+    std::thread::Builder::new().name("stacks".into()).spawn(work).map_err(NsError::Thread)?;
+    Ok(jobs)
 }
 
 /// Moves the calling thread into a network namespace: of nsfs, or of the process that a pidfd stands for. For threads
@@ -217,4 +266,24 @@ pub fn enter(namespace: BorrowedFd<'_>) -> Result<(), NsError> {
 /// True when `path` is a mount of nsfs, that is, a pinned namespace.
 pub fn is_pinned(path: &Path) -> bool {
     nix::sys::statfs::statfs(path).is_ok_and(|fs| fs.filesystem_type() == nix::sys::statfs::NSFS_MAGIC)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used)]
+    use super::*;
+
+    #[tokio::test]
+    async fn a_visit_that_does_not_end_holds_up_nobody_else() {
+        if !nix::unistd::geteuid().is_root() {
+            eprintln!("not run: only root may enter a namespace");
+            return;
+        }
+        let visitor = Visitor { patience: Duration::from_millis(200), ..Visitor::start().unwrap() };
+        let (release, held) = mpsc::channel::<()>();
+        let stuck = visitor.run(move || held.recv().is_err()).await;
+        assert!(matches!(stuck, Err(NsError::Slow(_))), "{stuck:?}");
+        assert_eq!(visitor.run(|| 7).await.unwrap(), 7);
+        drop(release);
+    }
 }

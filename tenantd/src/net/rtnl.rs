@@ -55,7 +55,7 @@ impl Netlink {
         let flags = NLM_F_REQUEST | flags | if dump { 0 } else { NLM_F_ACK };
         for _ in 0..TRIES {
             let number = self.send(message.clone(), flags)?;
-            let (answers, whole) = self.answers(number)?;
+            let (answers, whole) = self.answers(number, usize::MAX)?;
             if whole {
                 return Ok(answers);
             }
@@ -71,6 +71,23 @@ impl Netlink {
         self.ask(message, NLM_F_DUMP)
     }
 
+    /// Everything of a kind; nothing when there is more than `most` of it. What is left unread then ends with the socket:
+    /// before that, nothing else can be listed by it.
+    ///
+    /// # Errors
+    /// As [`Netlink::ask`].
+    pub fn list_most(&self, message: RouteNetlinkMessage, most: usize) -> io::Result<Option<Vec<RouteNetlinkMessage>>> {
+        for _ in 0..TRIES {
+            let number = self.send(message.clone(), NLM_F_REQUEST | NLM_F_DUMP)?;
+            match self.answers(number, most)? {
+                (found, _) if found.len() > most => return Ok(None),
+                (found, true) => return Ok(Some(found)),
+                _ => {}
+            }
+        }
+        Err(Errno::EAGAIN.into())
+    }
+
     fn send(&self, message: RouteNetlinkMessage, flags: u16) -> io::Result<u32> {
         let mut message = NetlinkMessage::from(message);
         let number = self.next.fetch_add(1, Ordering::Relaxed);
@@ -82,11 +99,14 @@ impl Netlink {
         Ok(number)
     }
 
-    /// The answers to one question, and whether they are all of one state.
-    fn answers(&self, number: u32) -> io::Result<(Vec<RouteNetlinkMessage>, bool)> {
+    /// The answers to one question, and whether they are all of one state. Of more than `most` no more is read.
+    fn answers(&self, number: u32, most: usize) -> io::Result<(Vec<RouteNetlinkMessage>, bool)> {
         let (mut found, mut whole) = (Vec::new(), true);
         let mut buffer = vec![0; PIECE];
         loop {
+            if found.len() > most {
+                return Ok((found, whole));
+            }
             // Everything is there already: an empty queue would be a kernel that answers otherwise, not one that is slow.
             let length = recv(self.socket.as_raw_fd(), &mut buffer, MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_TRUNC)?;
             let mut rest = buffer.get(..length).ok_or(Errno::EMSGSIZE)?;

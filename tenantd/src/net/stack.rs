@@ -84,6 +84,12 @@ pub struct StackPlan {
     pub shared: bool,
 }
 
+/// Most addresses, and most routes of ours, that a stack may have: who administers its stack may put any number there, and
+/// the daemon reads them in every pass.
+pub const MOST: usize = 4096;
+/// Most addresses and routes that one pass deletes; the next one goes on.
+const DELETED_AT_ONCE: usize = 512;
+
 /// A stack as it is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StackActual {
@@ -97,6 +103,8 @@ pub struct StackActual {
     pub routes: BTreeSet<StackRoute>,
     /// Permanent Ethernet address of [`GATEWAY`].
     pub gateway_mac: Option<MacAddr>,
+    /// What there is more than [`MOST`] of. It was not read to its end, and nothing is known of the stack but its device.
+    pub crowded: Option<&'static str>,
 }
 
 impl StackActual {
@@ -108,6 +116,10 @@ impl StackActual {
         }
         if self.link.mtu != plan.mtu {
             found.push(format!("device {device} has MTU {}, not {}", self.link.mtu, plan.mtu));
+        }
+        if let Some(what) = self.crowded {
+            found.push(format!("it has more than {MOST} {what}"));
+            return found;
         }
         let same = |one: &StackAddress| plan.addresses.iter().any(|other| other.address == one.address);
         for one in plan.addresses.difference(&self.addresses) {
@@ -147,26 +159,42 @@ impl StackActual {
 /// Read the stack behind `netlink`; `None` when the device is not there.
 pub fn read(netlink: &Netlink, device: &str) -> Result<Option<StackActual>, NetlinkError> {
     let Some(link) = link::find(netlink, device)? else { return Ok(None) };
-    let (addresses, made) = addresses(netlink, link.index)?;
+    let nothing = StackActual {
+        link,
+        addresses: BTreeSet::new(),
+        ours: BTreeSet::new(),
+        routes: BTreeSet::new(),
+        gateway_mac: None,
+        crowded: None,
+    };
+    let index = nothing.link.index;
+    let Some((addresses, made)) = addresses(netlink, index)? else {
+        return Ok(Some(StackActual { crowded: Some("addresses"), ..nothing }));
+    };
     let mut routes = BTreeSet::new();
     for family in [AddressFamily::Inet, AddressFamily::Inet6] {
         let mut ours = RouteMessage::default();
         (ours.header.address_family, ours.header.protocol) = (family, ROUTE_PROTOCOL.into());
-        let found = netlink.list(RouteNetlinkMessage::GetRoute(ours)).map_err(failed("list", "routes"))?;
+        let found = netlink.list_most(RouteNetlinkMessage::GetRoute(ours), MOST).map_err(failed("list", "routes"))?;
+        let Some(found) = found else { return Ok(Some(StackActual { crowded: Some("routes"), ..nothing })) };
         routes.extend(found.iter().filter_map(|answer| match answer {
-            RouteNetlinkMessage::NewRoute(message) => parse_route(message, link.index),
+            RouteNetlinkMessage::NewRoute(message) => parse_route(message, index),
             _ => None,
         }));
     }
-    let gateway_mac = gateway_mac(netlink, link.index)?;
-    Ok(Some(StackActual { link, addresses, ours: made, routes, gateway_mac }))
+    let gateway_mac = gateway_mac(netlink, index)?;
+    Ok(Some(StackActual { addresses, ours: made, routes, gateway_mac, ..nothing }))
 }
 
-/// All addresses, and those that we made.
-fn addresses(netlink: &Netlink, index: u32) -> Result<(BTreeSet<StackAddress>, BTreeSet<StackAddress>), NetlinkError> {
+/// All addresses and, of these, those that we made.
+type Addresses = (BTreeSet<StackAddress>, BTreeSet<StackAddress>);
+
+/// The addresses of a device; none when there are too many.
+fn addresses(netlink: &Netlink, index: u32) -> Result<Option<Addresses>, NetlinkError> {
     let mut question = AddressMessage::default();
     question.header.index = index;
-    let found = netlink.list(RouteNetlinkMessage::GetAddress(question)).map_err(failed("list", "addresses"))?;
+    let found = netlink.list_most(RouteNetlinkMessage::GetAddress(question), MOST);
+    let Some(found) = found.map_err(failed("list", "addresses"))? else { return Ok(None) };
     let (mut addresses, mut ours) = (BTreeSet::new(), BTreeSet::new());
     for answer in &found {
         let RouteNetlinkMessage::NewAddress(message) = answer else { continue };
@@ -176,7 +204,7 @@ fn addresses(netlink: &Netlink, index: u32) -> Result<(BTreeSet<StackAddress>, B
         }
         addresses.insert(address);
     }
-    Ok((addresses, ours))
+    Ok(Some((addresses, ours)))
 }
 
 /// Asked for alone: the kernel has one table of neighbours for all namespaces, and a list is a walk through all of it.
@@ -254,13 +282,17 @@ fn parse_route(message: &RouteMessage, index: u32) -> Option<StackRoute> {
 /// only changes its kind is replaced in place.
 pub fn apply(netlink: &Netlink, actual: &StackActual, plan: &StackPlan) -> Result<(), NetlinkError> {
     let index = actual.link.index;
-    for gone in actual.routes.difference(&plan.routes) {
-        if !actual.is_replaced(gone, plan) {
-            absent_is_fine(netlink.ask(RouteNetlinkMessage::DelRoute(route_message(index, gone)), 0))
-                .map_err(failed("delete route", gone.to.to_string()))?;
-        }
+    if let Some(what) = actual.crowded {
+        let rule = format!("there are more than {MOST} of them");
+        return Err(failed("tell apart", what)(io::Error::other(rule)));
     }
-    for gone in actual.superfluous(plan) {
+    let mut routes = actual.routes.difference(&plan.routes).filter(|gone| !actual.is_replaced(gone, plan));
+    for gone in routes.by_ref().take(DELETED_AT_ONCE) {
+        absent_is_fine(netlink.ask(RouteNetlinkMessage::DelRoute(route_message(index, gone)), 0))
+            .map_err(failed("delete route", gone.to.to_string()))?;
+    }
+    let mut superfluous = actual.superfluous(plan);
+    for gone in superfluous.by_ref().take(DELETED_AT_ONCE) {
         absent_is_fine(netlink.ask(RouteNetlinkMessage::DelAddress(address_message(index, gone)), 0))
             .map_err(failed("delete address", gone.address.to_string()))?;
     }
@@ -300,7 +332,10 @@ pub fn apply(netlink: &Netlink, actual: &StackActual, plan: &StackPlan) -> Resul
         put(netlink, RouteNetlinkMessage::NewRoute(route_message(index, route)))
             .map_err(failed("add route", route.to.to_string()))?;
     }
-    Ok(())
+    match routes.count() + superfluous.count() {
+        0 => Ok(()),
+        left => Err(failed("delete all at once", "addresses and routes")(io::Error::other(format!("{left} are left")))),
+    }
 }
 
 /// Made, or replaced where it is there.
@@ -379,5 +414,59 @@ fn absent_is_fine<T>(result: io::Result<T>) -> io::Result<()> {
     match result {
         Err(error) if error.raw_os_error().is_some_and(|errno| ABSENT.contains(&errno)) => Ok(()),
         other => other.map(drop),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used)]
+    use nix::sched::{CloneFlags, unshare};
+
+    use super::*;
+
+    /// What an administrator of a stack may put there, on `lo` of a new namespace.
+    #[test]
+    fn too_much_is_not_read_to_its_end_and_not_deleted_at_once() {
+        if !nix::unistd::geteuid().is_root() {
+            eprintln!("not run: only root may make a namespace");
+            return;
+        }
+        let inside = || {
+            unshare(CloneFlags::CLONE_NEWNET).unwrap();
+            let netlink = Netlink::open().unwrap();
+            link::set_up(&netlink, 1).unwrap();
+            let found = || read(&Netlink::open().unwrap(), "lo").unwrap().unwrap();
+            let plan = StackPlan {
+                addresses: BTreeSet::new(),
+                routes: BTreeSet::new(),
+                gateway_mac: None,
+                mtu: found().link.mtu,
+                link_local: true,
+                shared: true,
+            };
+            let net = |n: usize, len: u8| {
+                let bits = u32::try_from(n << (32 - u32::from(len))).unwrap();
+                IpNet::new(Ipv4Addr::from(0x0a00_0000 + bits).into(), len).unwrap()
+            };
+            for n in 0..DELETED_AT_ONCE + 10 {
+                let route = StackRoute { to: net(n, 24), via: Via::Link, source: None };
+                put(&netlink, RouteNetlinkMessage::NewRoute(route_message(1, &route))).unwrap();
+            }
+            assert_eq!(found().routes.len(), DELETED_AT_ONCE + 10);
+            apply(&netlink, &found(), &plan).unwrap_err();
+            assert_eq!(found().routes.len(), 10, "a pass deletes so many");
+            apply(&netlink, &found(), &plan).unwrap();
+            assert!(found().routes.is_empty());
+            for n in 0..=MOST {
+                let mut message = address_message(1, &StackAddress { address: net(n, 32), connected: false });
+                message.attributes.push(AddressAttribute::Flags(AddressFlags::Noprefixroute));
+                put(&netlink, RouteNetlinkMessage::NewAddress(message)).unwrap();
+            }
+            let crowd = found();
+            assert_eq!((crowd.crowded, crowd.addresses.len()), (Some("addresses"), 0));
+            assert_eq!(crowd.differences("lo", &plan), ["it has more than 4096 addresses"]);
+            apply(&netlink, &crowd, &plan).unwrap_err();
+        };
+        std::thread::spawn(inside).join().unwrap();
     }
 }

@@ -9,6 +9,7 @@
 use std::collections::BTreeSet;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::time::Instant;
 
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::LinkAttribute;
@@ -30,8 +31,9 @@ const NETLINK_LISTEN_ALL_NSID: libc::c_int = 8;
 const BUFFER: usize = 16 << 20;
 /// The longest message: of a device, with all its statistics.
 const MESSAGE_MAX: usize = 32 << 10;
-/// Changes told at once.
-const BATCH: usize = 256;
+/// Messages read in one round. They are counted, and not the changes in them: whoever makes the same change again and
+/// again adds nothing to a set.
+const ROUND: usize = 1024;
 
 /// Which namespace a message is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -95,7 +97,8 @@ pub fn open(buffer: Option<usize>) -> Result<OwnedFd, ListenError> {
 }
 
 /// Tells what the socket hears until nobody wants to know any more. What is told waits for the listener: what then
-/// does not fit is an overrun.
+/// does not fit is an overrun. After a full round it rests as long as the round took: whoever makes the kernel tell without
+/// end costs half of a processor at most, and everybody else of this thread has their turns.
 pub async fn follow(socket: OwnedFd, tell: mpsc::Sender<KernelEvent>) {
     // SAFETY: an owned descriptor names the same open socket until it is dropped with the registration.
     let socket = match unsafe { AsyncFd::register(socket) } {
@@ -110,27 +113,60 @@ pub async fn follow(socket: OwnedFd, tell: mpsc::Sender<KernelEvent>) {
     let mut buffer = vec![0_u8; MESSAGE_MAX];
     loop {
         let Ok(mut ready) = socket.readable().await else { return };
-        let (mut changed, mut overrun) = (BTreeSet::new(), false);
-        while changed.len() < BATCH {
-            match ready.try_io(|fd| receive(fd.get_ref(), &mut buffer)) {
-                Ok(Ok((length, place))) => changed.extend(parse(&buffer[..length], place, own)),
-                Ok(Err(error)) if error.raw_os_error() == Some(libc::ENOBUFS) => overrun = true,
-                Ok(Err(error)) if error.kind() == io::ErrorKind::Interrupted => {}
-                Ok(Err(error)) => {
-                    tracing::error!(%error, "the kernel's events cannot be read any more");
-                    return;
-                }
-                Err(_would_block) => break,
+        let started = Instant::now();
+        let next = || match ready.try_io(|fd| receive(fd.get_ref(), &mut buffer)) {
+            Ok(Ok((length, place))) => Some(Ok(parse(&buffer[..length], place, own))),
+            Ok(Err(error)) => Some(Err(error)),
+            Err(_would_block) => None,
+        };
+        let heard = match round(next) {
+            Ok(heard) => heard,
+            Err(error) => {
+                tracing::error!(%error, "the kernel's events cannot be read any more");
+                return;
             }
-        }
+        };
         // Before what is known: the whole look that follows finds that too.
-        if overrun && tell.send(KernelEvent::Overrun).await.is_err() {
+        if heard.overrun && tell.send(KernelEvent::Overrun).await.is_err() {
             return;
         }
-        if !changed.is_empty() && tell.send(KernelEvent::Changed(changed)).await.is_err() {
+        if !heard.changed.is_empty() && tell.send(KernelEvent::Changed(heard.changed)).await.is_err() {
             return;
+        }
+        if heard.more {
+            tokio::time::sleep(started.elapsed()).await;
         }
     }
+}
+
+/// What one round heard.
+#[derive(Debug, Default)]
+struct Heard {
+    changed: BTreeSet<Changed>,
+    /// The kernel dropped some.
+    overrun: bool,
+    /// Something may be left.
+    more: bool,
+}
+
+/// Reads what there is, up to [`ROUND`] messages or to an overrun. `next` gives a message's change, if it is about one, and
+/// nothing when none is left.
+fn round(mut next: impl FnMut() -> Option<io::Result<Option<Changed>>>) -> io::Result<Heard> {
+    let mut heard = Heard::default();
+    for _ in 0..ROUND {
+        match next() {
+            Some(Ok(changed)) => heard.changed.extend(changed),
+            Some(Err(error)) if error.raw_os_error() == Some(libc::ENOBUFS) => {
+                (heard.overrun, heard.more) = (true, true);
+                return Ok(heard);
+            }
+            Some(Err(error)) if error.kind() == io::ErrorKind::Interrupted => {}
+            Some(Err(error)) => return Err(error),
+            None => return Ok(heard),
+        }
+    }
+    heard.more = true;
+    Ok(heard)
 }
 
 /// One message and whose it is.
@@ -314,5 +350,26 @@ impl Code {
             ..*line
         };
         self.lines.iter().enumerate().map(line).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used)]
+    use super::*;
+
+    #[test]
+    fn a_round_ends_whatever_is_told_without_end() {
+        let same = || Changed { place: Place::Numbered(7), index: 2, device: None };
+        let heard = round(|| Some(Ok(Some(same())))).unwrap();
+        assert_eq!((heard.changed.len(), heard.overrun, heard.more), (1, false, true));
+        let heard = round(|| Some(Ok(None))).unwrap();
+        assert!(heard.changed.is_empty() && heard.more, "what is about nobody counts too");
+        let heard = round(|| Some(Err(io::Error::from_raw_os_error(libc::ENOBUFS)))).unwrap();
+        assert!(heard.overrun && heard.more);
+        assert!(round(|| Some(Err(io::Error::from_raw_os_error(libc::EBADF)))).is_err());
+        let mut left = vec![same(); 3];
+        let heard = round(|| left.pop().map(|changed| Ok(Some(changed)))).unwrap();
+        assert!(left.is_empty() && !heard.more);
     }
 }

@@ -3,7 +3,7 @@
 use std::path::Path;
 use tokio::time::Instant;
 
-use stackmap::{Invalid, Key, Site, TenantName, TrunkIndex};
+use stackmap::{FlowRequest, Invalid, Key, Site, TenantName, TrunkIndex};
 
 use super::errors::{conflict, half_made};
 use super::{Owner, step};
@@ -76,16 +76,7 @@ impl<K: Kernel> Owner<K> {
     }
 
     async fn put_new(&mut self, name: &TenantName, declared: &DeclaredTenant, how: PutHow) -> Result<Put, OpError> {
-        let (mut tenant, mut flow) = self.planned(&declared.request(name)).await?;
-        if let Some(stack) = declared.stack {
-            flow.stack = Some(stack);
-            self.maps.plan(&flow).map_err(conflict)?;
-            tenant.stack = stack;
-            if !tenant.whole_device {
-                tenant.device = stack.port_name();
-            }
-        }
-        self.complete(&mut tenant, declared, how).await?;
+        let (tenant, flow) = self.planned_whole(name, declared, how).await?;
         if how.dry_run {
             let desired = Desired::new(tenant.clone());
             let actions = plan(&desired, &Default::default());
@@ -96,6 +87,27 @@ impl<K: Kernel> Owner<K> {
         Ok(put(tenant, Outcome::Added, Vec::new(), steps, how))
     }
 
+    /// Everything of a new tenant, checked against every rule, table and this host; nothing is changed but, with a share
+    /// that asks for it and not in a dry run, its directory made.
+    async fn planned_whole(
+        &mut self,
+        name: &TenantName,
+        declared: &DeclaredTenant,
+        how: PutHow,
+    ) -> Result<(Tenant, FlowRequest), OpError> {
+        let (mut tenant, mut flow) = self.planned(&declared.request(name)).await?;
+        if let Some(stack) = declared.stack {
+            flow.stack = Some(stack);
+            self.maps.plan(&flow).map_err(conflict)?;
+            tenant.stack = stack;
+            if !tenant.whole_device {
+                tenant.device = stack.port_name();
+            }
+        }
+        self.complete(&mut tenant, declared, how, None).await?;
+        Ok((tenant, flow))
+    }
+
     async fn put_again(
         &mut self,
         name: &TenantName,
@@ -103,8 +115,13 @@ impl<K: Kernel> Owner<K> {
         found: Vec<FieldChange>,
         how: PutHow,
     ) -> Result<Put, OpError> {
+        // What the new one would be refused for must not cost the old one: all of it is checked as if that were gone.
+        let maps = self.maps.clone();
+        self.maps.remove(name);
+        let checked = self.planned_whole(name, declared, PutHow { dry_run: true, ..how }).await;
+        self.maps = maps;
+        let (tenant, _) = checked?;
         if how.dry_run {
-            let tenant = self.known(name)?.tenant.clone();
             return Ok(put(tenant, Outcome::Replaced, found, Vec::new(), how));
         }
         self.remove(name, true).await?;
@@ -135,7 +152,7 @@ impl<K: Kernel> Owner<K> {
         if tenant.filter != declared.filter {
             self.kernel.check_filter(name, &declared.filter).await?;
         }
-        self.complete(&mut tenant, declared, how).await?;
+        self.complete(&mut tenant, declared, how, Some(&before)).await?;
         let started = Instant::now();
         if how.dry_run {
             return Ok(put(tenant, Outcome::Changed, found, Vec::new(), how));
@@ -193,13 +210,19 @@ impl<K: Kernel> Owner<K> {
         Ok(tunnels)
     }
 
-    /// Puts in what `add-tenant` does not ask for: filter, limits, services, shares; each checked against this host.
-    async fn complete(&mut self, tenant: &mut Tenant, declared: &DeclaredTenant, how: PutHow) -> Result<(), OpError> {
+    /// Puts in what `add-tenant` does not ask for: filter, limits, services, shares; each checked against this host. What
+    /// it has of them already as `before` is not checked again; without it, what it has now does not count.
+    pub(super) async fn complete(
+        &mut self,
+        tenant: &mut Tenant,
+        declared: &DeclaredTenant,
+        how: PutHow,
+        before: Option<&Tenant>,
+    ) -> Result<(), OpError> {
         tenant.filter.clone_from(&declared.filter);
         tenant.limits = declared.limits;
-        tenant.shares = self.shares_for(tenant, declared, how).await?;
+        tenant.shares = self.shares_for(tenant, declared, how, before).await?;
         tenant.services = same_order(&tenant.services, declared);
-        let before = self.desired.get(&tenant.name).map(|d| &d.tenant);
         for service in &tenant.services {
             if before.is_some_and(|before| service_of(before, &service.name) == Some(service)) {
                 continue;
@@ -222,6 +245,7 @@ impl<K: Kernel> Owner<K> {
         tenant: &Tenant,
         declared: &DeclaredTenant,
         how: PutHow,
+        before: Option<&Tenant>,
     ) -> Result<Vec<ShareMount>, OpError> {
         let mut shares = Vec::new();
         for (i, wanted) in declared.shares.iter().enumerate() {
@@ -242,7 +266,8 @@ impl<K: Kernel> Owner<K> {
             } else {
                 self.kernel.check_share(&request).await.map_err(at)?
             };
-            let others = self.desired.values().flat_map(|d| &d.tenant.shares).map(|s| Path::new(&s.directory));
+            let others = self.desired.values().filter(|d| before.is_some() || d.tenant.name != tenant.name);
+            let others = others.flat_map(|d| &d.tenant.shares).map(|s| Path::new(&s.directory));
             check_nesting(&path, others).map_err(at)?;
             let target = target_of(&path).map_err(at)?;
             shares.push(ShareMount { directory: path.display().to_string(), target, read_only: wanted.read_only });

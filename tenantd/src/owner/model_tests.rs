@@ -7,6 +7,7 @@
 mod fake;
 mod history;
 mod machine;
+mod refused;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;

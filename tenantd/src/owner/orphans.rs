@@ -18,6 +18,8 @@ pub(super) struct Orphans {
     found: BTreeMap<TenantName, Orphan>,
     /// Tenants of the store, and the orphan that has what is theirs.
     waiting: BTreeMap<TenantName, TenantName>,
+    /// Whether the machine could be looked through at least once: until then there may be some.
+    looked: bool,
 }
 
 impl Orphans {
@@ -39,9 +41,9 @@ impl Orphans {
         self.found.remove(name);
     }
 
-    /// Whether one lives.
+    /// Whether one lives, or may.
     pub(super) fn any_lives(&self) -> bool {
-        self.found.values().any(Orphan::lives)
+        !self.looked || self.found.values().any(Orphan::lives)
     }
 
     fn living(&self) -> impl Iterator<Item = &Orphan> {
@@ -72,6 +74,10 @@ impl<K: Kernel> Owner<K> {
             self.keep_keys(orphan);
         }
         self.orphans.found = found;
+        if !std::mem::replace(&mut self.orphans.looked, true) {
+            // The access server's rows were left as they were because there might have been some.
+            self.trunks.ask_again();
+        }
         self.orphans.waiting = self.who_waits();
         self.sweep(known).await
     }

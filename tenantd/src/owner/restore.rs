@@ -2,11 +2,13 @@
 //! them by ordinary passes, so what is the same is not touched.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 use std::time::Instant;
 
-use stackmap::{Maps, TenantName};
+use stackmap::{Invalid, Maps, TenantName};
 
 use super::Owner;
+use super::declare::PutHow;
 use super::errors::{chain, conflict};
 use super::stored::now_ms;
 use crate::audit::{Entry, difference};
@@ -14,9 +16,13 @@ use crate::control::OpError;
 use crate::declare::changes;
 use crate::kernel::Kernel;
 use crate::model::*;
+use crate::shares::check_nesting;
 use crate::store::{Change, Copied, Desired, Expect, Revision, StoreError, Write};
 use crate::world::StepError;
 use tenant_init::client::ClientError;
+
+/// Generations that a backup may have: far from the end of what a number holds, and exact in JSON (RFC 8259, 6).
+const GENERATIONS: u64 = 1 << 53;
 
 /// How a backup is restored.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -44,6 +50,7 @@ impl<K: Kernel> Owner<K> {
         self.check_home(&copied, how)?;
         let Difference { told, rows } = self.against(&copied, how)?;
         let maps = self.maps_with(&rows)?;
+        self.check_rows(&rows).await?;
         if how.dry_run {
             return Ok(told);
         }
@@ -98,30 +105,32 @@ impl<K: Kernel> Owner<K> {
 
     fn against(&self, copied: &Copied, how: RestoreHow) -> Result<Difference, OpError> {
         // What was on its way out when the backup was made need not come back.
-        let wanted: BTreeMap<&TenantName, &Tenant> = copied
-            .snapshot
-            .rows
-            .iter()
-            .filter(|row| !row.removing)
-            .map(|row| (&row.tenant.name, &row.tenant))
-            .collect();
+        let wanted = copied.snapshot.rows.iter().filter(|row| !row.removing).map(|row| &row.tenant);
+        // Ethernet addresses are of the instance: one of another instance gets ours.
+        let ours =
+            |tenant: &Tenant| Tenant { mac: tenant.segment().map(|at| self.kernel.macs(at).0), ..tenant.clone() };
+        let wanted: BTreeMap<&TenantName, Tenant> = wanted.map(|tenant| (&tenant.name, ours(tenant))).collect();
         let mut told = Restored { dry_run: how.dry_run, revision: copied.snapshot.revision.0, ..Restored::default() };
         let mut rows = Vec::new();
         for (name, tenant) in &wanted {
+            if tenant.generation >= GENERATIONS {
+                let rule = format!("must be below {GENERATIONS}");
+                return Err(Invalid::new(format!("{name}.generation"), tenant.generation, rule).into());
+            }
             let Some(there) = self.desired.get(*name) else {
                 told.added.push(name.to_string());
-                rows.push(Desired::new((*tenant).clone()));
+                rows.push(Desired::new(tenant.clone()));
                 continue;
             };
             if there.removing {
                 return Err(self.half_done(name));
             }
             let generation = there.tenant.generation;
-            if (Tenant { generation, ..(*tenant).clone() }) == there.tenant {
+            if (Tenant { generation, ..tenant.clone() }) == there.tenant {
                 told.same += 1;
                 continue;
             }
-            let found = changes(&DeclaredTenant::from(&there.tenant), &DeclaredTenant::from(*tenant));
+            let found = changes(&DeclaredTenant::from(&there.tenant), &DeclaredTenant::from(tenant));
             if let Some(fixed) = found.iter().find(|change| !change.in_place) {
                 let (field, value) = (format!("{name}.{}", fixed.field), fixed.after.clone().unwrap_or_default());
                 let rule = format!(
@@ -132,13 +141,73 @@ impl<K: Kernel> Owner<K> {
             }
             told.changed.push(RestoredTenant { name: name.to_string(), changes: found });
             let generation = generation.max(tenant.generation) + 1;
-            rows.push(Desired { tenant: Tenant { generation, ..(*tenant).clone() }, ..there.clone() });
+            rows.push(Desired { tenant: Tenant { generation, ..tenant.clone() }, ..there.clone() });
         }
         for (name, there) in self.desired.iter().filter(|(name, there)| !wanted.contains_key(name) && !there.removing) {
             told.removed.push(name.to_string());
             rows.push(Desired { removing: true, ..there.clone() });
         }
         Ok(Difference { told, rows })
+    }
+
+    /// Checks every row as a put of its tenant does: what a file says that somebody brings has passed no rule of ours.
+    async fn check_rows(&mut self, rows: &[Desired]) -> Result<(), OpError> {
+        let mut shared = BTreeSet::new();
+        for tenant in rows.iter().filter(|row| !row.removing).map(|row| &row.tenant) {
+            let name = &tenant.name;
+            let at = |refused: Invalid| {
+                let field = format!("{name}.{}", refused.field);
+                OpError::from(refused.for_field(field))
+            };
+            self.check_row(tenant).await.map_err(|error| match error {
+                OpError::Invalid(refused) => at(refused),
+                OpError::Conflict { field, value, rule } => {
+                    OpError::Conflict { field: format!("{name}.{field}").into(), value, rule }
+                }
+                other => other,
+            })?;
+            shared.extend(tenant.shares.iter().map(|share| (Path::new(&share.directory), name)));
+        }
+        // In this order whatever lies in a directory comes right after it.
+        let shared: Vec<_> = shared.into_iter().collect();
+        for pair in shared.windows(2) {
+            let [(outer, _), (inner, name)] = pair else { continue };
+            check_nesting(inner, [*outer]).map_err(|refused| refused.for_field(format!("{name}.shares")))?;
+        }
+        Ok(())
+    }
+
+    async fn check_row(&mut self, tenant: &Tenant) -> Result<(), OpError> {
+        let declared = DeclaredTenant::from(tenant);
+        declared.check()?;
+        let before = self.desired.get(&tenant.name).map(|desired| desired.tenant.clone());
+        if tenant.whole_device {
+            let held = before.as_ref().is_some_and(|before| before.whole_device && before.device == tenant.device);
+            let here = self.kernel.card_is_here(&tenant.device).await;
+            if !held && !here.map_err(|error| super::errors::not_done(&tenant.name, "read", &error))? {
+                let rule = "no such network card in the server's own network namespace";
+                return Err(Invalid::new("device", &tenant.device, rule).into());
+            }
+        } else if tenant.device != tenant.stack.port_name() || tenant.vlan.is_none() {
+            let rule = format!("is not the port of {} on a VLAN", tenant.stack);
+            return Err(Invalid::new("device", &tenant.device, rule).into());
+        }
+        self.kernel.check_house(&declared.request(&tenant.name)).await?;
+        if before.as_ref().is_some_and(|before| before.filter != tenant.filter) {
+            self.kernel.check_filter(&tenant.name, &tenant.filter).await?;
+        }
+        let shares = before.as_ref().map(|before| before.shares.clone()).unwrap_or_default();
+        let mut made = Tenant { shares, ..tenant.clone() };
+        let how = PutHow { dry_run: true, replace: false };
+        self.complete(&mut made, &declared, how, before.as_ref()).await?;
+        if made.services != tenant.services {
+            return Err(Invalid::new("services", tenant.services.len(), "each must have a name of its own").into());
+        }
+        let sorted = |shares: &[ShareMount]| shares.iter().cloned().collect::<BTreeSet<_>>();
+        if sorted(&made.shares) != sorted(&tenant.shares) {
+            return Err(Invalid::new("shares", tenant.shares.len(), "one is to be seen under another name").into());
+        }
+        Ok(())
     }
 
     /// The tables with these rows in the place of what is there. One that is to be removed has its keys until it is gone.

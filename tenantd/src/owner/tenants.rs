@@ -28,8 +28,11 @@ impl<K: Kernel> Owner<K> {
         flow.gid = request.gid.map(GidRange::new).transpose().map_err(|e| e.for_field("gid"))?;
         if let Some(device) = &request.device {
             let nic: NicName = device.parse().map_err(|e: Invalid| e.for_field("device"))?;
+            // One that it has itself comes back when it is replaced.
+            let held = |d: &Desired| d.tenant.whole_device && d.tenant.device == *device;
+            let held = self.desired.get(&request.name).is_some_and(held);
             let here = self.kernel.card_is_here(device).await;
-            if !here.map_err(|e| not_done(&request.name, "read", &e))? {
+            if !held && !here.map_err(|e| not_done(&request.name, "read", &e))? {
                 let rule = "no such network card in the server's own network namespace";
                 return Err(Invalid::new("device", device.clone(), rule).into());
             }

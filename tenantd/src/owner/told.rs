@@ -39,7 +39,11 @@ impl<K: Kernel> Owner<K> {
                 self.kernel.forget_seat(&tenant, pid);
                 if self.desired.contains_key(&tenant) {
                     self.tell("tenant-changed", Some(&tenant), format!("init {pid} ended"));
-                    self.turns.first(tenant);
+                    // Its root may end it, and again when it has been started again.
+                    if self.heed.heard(&tenant, now) == Heard::Paced {
+                        let words = "its init ends again and again: looked at every few seconds only";
+                        self.tell("repairs-paced", Some(&tenant), words.into());
+                    }
                 }
             }
             KernelEvent::InitAnswers { tenant, pid } => {

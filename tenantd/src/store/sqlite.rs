@@ -29,6 +29,8 @@ pub use schema::SCHEMA;
 
 /// How long a write waits for a foreign process that holds a lock. The owner waits with it.
 const PATIENCE: Duration = Duration::from_secs(1);
+/// Copies of one kind that are kept beside the store.
+const COPIES: u32 = 16;
 /// Removed tenants that are remembered for [`Store::since`].
 const REMOVED: i64 = 8192;
 
@@ -349,7 +351,8 @@ impl Store for SqliteStore {
 
     fn keep_copy(&mut self, why: &'static str) -> Result<String, StoreError> {
         self.flush()?;
-        schema::copy_beside(&self.db, &self.path, &format!(".{why}")).map(|copy| copy.display().to_string())
+        let ending = format!(".{why}");
+        schema::copy_beside(&self.db, &self.path, &ending, COPIES).map(|copy| copy.display().to_string())
     }
 
     fn home(&self) -> Option<Home> {

@@ -4,16 +4,21 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::time::Duration;
 
 use stackmap::{GidRange, Segment, StackIndex, TenantName};
-use tenant_init::client::Client;
+use tenant_init::client::{Client, ClientError};
 
-use super::{END_DEADLINE, StepError, World};
+use super::{END_DEADLINE, PASS_DEADLINE, StepError, World};
 use crate::net::link::{self, Link};
 use crate::net::ns::NetNs;
 use crate::net::room::port_segment;
+
+/// So many inits of orphans may fail to answer in one look: each takes [`PASS_DEADLINE`], and the owner waits.
+const SILENT: u32 = 20;
+/// How long the removal of a cgroup without processes may take.
+const SWEEP_DEADLINE: Duration = Duration::from_millis(500);
 
 /// A tenant that lives, or has files, and that the store does not know.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,13 +37,15 @@ pub struct Orphan {
     pub segments: BTreeSet<Segment>,
     /// Directory of its files, if there are some.
     pub files: Option<String>,
+    /// Somebody listens on its socket and does not say who.
+    pub silent: bool,
 }
 
 impl Orphan {
-    /// Whether processes of it run.
+    /// Whether processes of it run, or may.
     #[must_use]
     pub fn lives(&self) -> bool {
-        !self.processes.is_empty()
+        self.silent || !self.processes.is_empty()
     }
 
     /// Whether all that it holds could be found out: then what is nobody's can be told from what is its.
@@ -84,6 +91,9 @@ impl World {
         names.extend(named(&self.doors_dir(), ".sock"));
         names.extend(named(&self.config.state_dir.join("tenants"), ""));
         let mut found = Vec::new();
+        // Read once: there may be as many orphans as ports.
+        let mut ports = None;
+        let mut patience = SILENT;
         for name in names.difference(known) {
             let mut orphan = Orphan {
                 name: name.clone(),
@@ -93,36 +103,38 @@ impl World {
                 stack: None,
                 segments: BTreeSet::new(),
                 files: Some(self.files(name)).filter(|dir| dir.exists()).map(|dir| dir.display().to_string()),
+                silent: false,
             };
-            // Where no cgroup tells, its init does.
-            let answers = Client::connect(&self.control_socket(name)).ok().and_then(|client| client.peer_pid());
+            // Where no cgroup tells, its init does: who it is comes with its first answer.
+            let answers = if patience == 0 {
+                orphan.silent = !is_dead(&self.control_socket(name));
+                None
+            } else {
+                match self.ask_init(name, |init| init.hello(PASS_DEADLINE).map(|_| init.peer_pid())).await {
+                    Ok(answers) => answers,
+                    Err(StepError::Init(ClientError::Gone { .. })) => None,
+                    Err(_) => {
+                        patience -= 1;
+                        orphan.silent = true;
+                        None
+                    }
+                }
+            };
             orphan.processes.extend(answers);
             orphan.init = answers.or_else(|| orphan.processes.iter().copied().find(|pid| is_init(*pid)));
             if let Some(init) = orphan.init {
                 orphan.ids = ids_of(init);
-                self.look_into(init, &mut orphan).await?;
+                let ports = match &mut ports {
+                    Some(ports) => ports,
+                    none => none.insert(self.room.work(|inside| link::list(&inside.netlink)).await?),
+                };
+                look_into(init, ports, &mut orphan)?;
             }
             if orphan.lives() || orphan.files.is_some() {
                 found.push(orphan);
             }
         }
         Ok(found)
-    }
-
-    /// Which ports of the patch room lead into the stack of `init`.
-    async fn look_into(&self, init: i32, orphan: &mut Orphan) -> Result<(), StepError> {
-        let Ok(stack) = NetNs::open(Path::new(&format!("/proc/{init}/ns/net"))) else { return Ok(()) };
-        let inside = link::list(&stack.netlink()?)?;
-        for (name, near) in self.room.work(|inside| link::list(&inside.netlink)).await? {
-            let Some(at) = port_segment(&name) else { continue };
-            let far = inside.iter().find(|(_, far)| leads(far, &near) && leads(&near, far));
-            if let Some((device, _)) = far {
-                orphan.segments.insert(at);
-                let number = device.strip_prefix("dev").map(|n| format!("inet{n}"));
-                orphan.stack = number.and_then(|stack| stack.parse().ok()).or(orphan.stack);
-            }
-        }
-        Ok(())
     }
 
     /// Removes rows of the guard of ids that are not in `ids`, and of names that are not in `names` what holds no
@@ -143,12 +155,15 @@ impl World {
                 continue;
             }
             tracing::warn!(tenant = %name, "removing cgroups that are nobody's");
-            self.cgroups.remove(name, END_DEADLINE)?;
+            // One that somebody holds (a process of the host in it, a mount) must not keep the others.
+            if let Err(error) = self.cgroups.remove(name, SWEEP_DEADLINE) {
+                tracing::warn!(tenant = %name, error = crate::owner::chain(&error), "cgroups that are nobody's stay");
+            }
         }
         let dir = self.doors_dir();
         for name in named(&dir, ".sock").difference(names) {
             let socket = self.control_socket(name);
-            if UnixStream::connect(&socket).is_err() {
+            if is_dead(&socket) {
                 tracing::warn!(tenant = %name, "removing a socket that nobody listens on");
                 let _ = fs::remove_file(&socket);
             }
@@ -179,6 +194,27 @@ impl World {
     }
 }
 
+/// Which of the patch room's ports lead into the stack of `init`.
+fn look_into(init: i32, ports: &[(String, Link)], orphan: &mut Orphan) -> Result<(), StepError> {
+    let Ok(stack) = NetNs::open(Path::new(&format!("/proc/{init}/ns/net"))) else { return Ok(()) };
+    let inside = link::list(&stack.netlink()?)?;
+    for (device, far) in inside.iter().filter(|(_, far)| far.across.is_some()) {
+        for (name, _) in ports.iter().filter(|(_, near)| leads(far, near) && leads(near, far)) {
+            let Some(at) = port_segment(name) else { continue };
+            orphan.segments.insert(at);
+            let number = device.strip_prefix("dev").map(|n| format!("inet{n}"));
+            orphan.stack = number.and_then(|stack| stack.parse().ok()).or(orphan.stack);
+        }
+    }
+    Ok(())
+}
+
+/// True when nobody listens on the socket of an init. Only a refused connection says so: any other answer (a full queue,
+/// another kind of socket) may come from somebody who lives.
+fn is_dead(socket: &Path) -> bool {
+    matches!(Client::connect(socket), Err(ClientError::Gone { .. }))
+}
+
 /// Tenants by the names of what lies in a directory.
 fn named(dir: &Path, suffix: &str) -> BTreeSet<TenantName> {
     let entries = fs::read_dir(dir).into_iter().flatten().flatten();
@@ -197,4 +233,28 @@ fn ids_of(pid: i32) -> Option<GidRange> {
     let map = fs::read_to_string(format!("/proc/{pid}/gid_map")).ok()?;
     let mut words = map.lines().next()?.split_whitespace();
     (words.next()? == "0").then(|| words.next()?.parse().ok().and_then(|first| GidRange::new(first).ok()))?
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used)]
+    use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, listen, socket};
+    use std::os::fd::AsRawFd;
+
+    use super::*;
+
+    #[test]
+    fn a_socket_is_dead_only_when_nobody_listens() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("acme.sock");
+        let init = socket(AddressFamily::Unix, SockType::SeqPacket, SockFlag::SOCK_CLOEXEC, None).unwrap();
+        bind(init.as_raw_fd(), &UnixAddr::new(&path).unwrap()).unwrap();
+        listen(&init, Backlog::new(1).unwrap()).unwrap();
+        assert!(!is_dead(&path), "an init listens");
+        drop(init);
+        assert!(is_dead(&path));
+        fs::remove_file(&path).unwrap();
+        let _other = std::os::unix::net::UnixListener::bind(&path).unwrap();
+        assert!(!is_dead(&path), "somebody else listens");
+    }
 }

@@ -5,6 +5,7 @@ use std::fs::{self, File, OpenOptions, Permissions};
 use std::io;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use rusqlite::backup::{Backup, StepResult};
 use rusqlite::{Connection, OpenFlags, OptionalExtension, Transaction, TransactionBehavior, params};
@@ -261,20 +262,19 @@ fn migrate(db: &mut Connection, number: i64, step: Step) -> rusqlite::Result<()>
 /// Copy the database as it is to `NAME.schema-N`, so that the program before this one can be gone back to. A copy that is
 /// there stays: the next one gets a number.
 fn put_aside(db: &Connection, path: &Path, schema: i64) -> Result<(), StoreError> {
-    let copy = copy_beside(db, path, &format!(".schema-{schema}"))?;
+    let copy = copy_beside(db, path, &format!(".schema-{schema}"), u32::MAX)?;
     tracing::info!(copy = %copy.display(), schema, "the store was copied before its schema changes");
     Ok(())
 }
 
-/// A copy beside the database, under its name and an ending; one that is there stays, the next one gets a number.
-pub(super) fn copy_beside(db: &Connection, path: &Path, ending: &str) -> Result<PathBuf, StoreError> {
-    let mut copy = beside(path, ending);
-    for number in 2.. {
-        if !copy.exists() {
-            break;
-        }
-        copy = beside(path, &format!("{ending}-{number}"));
-    }
+/// A copy beside the database, under its name and an ending; one that is there stays, the next one gets a number. When
+/// there are `most` of them, the oldest one is replaced.
+pub(super) fn copy_beside(db: &Connection, path: &Path, ending: &str, most: u32) -> Result<PathBuf, StoreError> {
+    let place = |number| beside(path, &if number == 1 { ending.to_owned() } else { format!("{ending}-{number}") });
+    let age = |copy: &PathBuf| fs::metadata(copy).and_then(|found| found.modified()).ok();
+    let free = (1..=most).map(place).find(|copy| !copy.exists());
+    let oldest = || (1..=most).map(place).min_by_key(age);
+    let copy = free.or_else(oldest).unwrap_or_else(|| place(1));
     let part = beside(path, ".copy");
     copy_into(db, &part)?;
     let place = |source| StoreError::Copy { path: copy.display().to_string(), source };
@@ -295,9 +295,14 @@ fn copy_into(db: &Connection, to: &Path) -> Result<(), StoreError> {
     let mut copy = Connection::open(to).map_err(sql)?;
     {
         let backup = Backup::new(db, &mut copy).map_err(sql)?;
-        // All pages in one step: of one moment, whoever writes meanwhile.
+        // All pages in one step: of one moment, whoever writes meanwhile. Whoever holds a lock is waited for, not for ever.
+        let until = Instant::now() + PATIENCE;
         while !matches!(backup.step(-1).map_err(sql)?, StepResult::Done) {
-            std::thread::sleep(std::time::Duration::from_millis(10));
+            if Instant::now() >= until {
+                let held = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_BUSY);
+                return Err(sql(rusqlite::Error::SqliteFailure(held, None)));
+            }
+            std::thread::sleep(Duration::from_millis(10));
         }
     }
     // A copy is one file: no side files, wherever it is carried.

@@ -410,6 +410,17 @@ fn a_backup_is_one_moment_and_what_it_says_is_taken_again() {
 }
 
 #[test]
+fn copies_before_a_restore_are_kept_and_bounded() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut store = settle(dir.path(), home("a", "main"), false).unwrap();
+    let copies: Vec<String> = (0..18).map(|_| store.keep_copy("before-restore").unwrap()).collect();
+    let names: std::collections::BTreeSet<_> = copies.iter().collect();
+    assert_eq!(names.len(), 16);
+    assert_eq!((&copies[16], &copies[17]), (&copies[0], &copies[1]), "the oldest are replaced");
+    assert!(copies.iter().all(|copy| Path::new(copy).exists()));
+}
+
+#[test]
 fn what_is_no_whole_backup_is_refused_by_name() {
     let dir = tempfile::tempdir().unwrap();
     let mut store = settle(dir.path(), home("a", "main"), false).unwrap();
