@@ -148,11 +148,22 @@ fn mends_a_namespace_of_its_own() -> Result<()> {
         keys.iter().map(|key| Ok(std::fs::read_to_string(Path::new("/proc/sys").join(key))?)).collect()
     };
     let before = machine()?;
-    // Sysctls below user/ belong to the user namespace that looks at them.
+    // Sysctls below user/ belong to the user namespace that looks at them. With its own root, or they would be another
+    // machine's, for which the kernel that runs is not set.
     let script = "set -e
 mount --bind /proc/sys/user \"$1\"/proc/sys/user
 echo 70 >/proc/sys/user/max_net_namespaces
-\"$2\" --json doctor --root \"$1\" --tenants 100 --fix || true
+\"$2\" --json doctor --root \"$1\" --tenants 100 --fix >\"$1\"/refused || true
+grep -q 'of the kernel that runs now' \"$1\"/refused
+[ \"$(cat /proc/sys/user/max_net_namespaces)\" = 70 ]
+for dir in usr lib lib64; do
+    mkdir -p \"$1/$dir\"
+    mount --rbind \"/$dir\" \"$1/$dir\"
+done
+ln -s /program \"$1\"/proc/self/exe
+touch \"$1\"/program
+mount --bind \"$2\" \"$1\"/program
+chroot \"$1\" /program --json doctor --tenants 100 --fix || true
 cat /proc/sys/user/max_net_namespaces";
     let output = Command::new("unshare")
         .args(["--user", "--map-root-user", "--mount", "--pid", "--fork", "--mount-proc", "sh", "-c", script, "sh"])
