@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail, ensure};
 use libtest_mimic::Trial;
 use serde_json::Value;
-use system_tests::plan::{Gateway, Kind, Options, SERVER_INNER_V4, SERVER_INNER_V6};
+use system_tests::plan::{Gateway, HOST_INNER_V4, Kind, Options, SERVER_INNER_V4, SERVER_INNER_V6};
 use system_tests::traffic::{Pinging, page, reachable, url};
 use system_tests::world::{Running, World, eventually};
 
@@ -108,6 +108,7 @@ fn same_vlan(world: &World) -> Result<()> {
     words(world)?;
     devices(world, &["p1-600", "p600", "trunk", "trunk-1"])?;
     apart(world)?;
+    traced(world)?;
     duo(world, "verify")?;
     // Killed while both are asked, and back with the trunks in another order: the numbers are those of before.
     let pings = pings(world, 300)?;
@@ -226,6 +227,24 @@ fn apart(world: &World) -> Result<()> {
         let rows = world.ok("server", &["access-server", "list", "--instance", ACCESS[number]])?;
         let remote = |number: usize| world.options().site(number as u16).outer_v4().to_string();
         ensure!(rows.contains(&remote(number)) && !rows.contains(&remote(other)), "{} has {rows}", ACCESS[number]);
+    }
+    Ok(())
+}
+
+/// A trace goes the way over the tenant's own trunk, and the metrics tell the two apart.
+fn traced(world: &World) -> Result<()> {
+    for (name, port) in [("acme", "p600,"), ("beta", "p1-600,")] {
+        let said = duo(world, &format!("trace {name} --from {HOST_INNER_V4} --to {SERVER_INNER_V4}:80"))?;
+        ensure!(said.contains(port), "the way to {name} is not over {port} {said}");
+    }
+    let socket = format!("/run/tenantd/{DUO}/api.sock");
+    let text = world.ok("server", &["curl", "-sS", "--fail", "--unix-socket", &socket, "http://t/metrics"])?;
+    for (name, trunk) in [("acme", ""), ("beta", "west")] {
+        let found = text.lines().any(|line| {
+            line.starts_with(&format!("tenantd_tenant_info{{tenant=\"{name}\",vlan=\"600\""))
+                && line.contains(&format!("trunk=\"{trunk}\""))
+        });
+        ensure!(found, "the metrics do not say that {name} is on {trunk:?}");
     }
     Ok(())
 }
