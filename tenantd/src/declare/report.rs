@@ -96,6 +96,10 @@ impl Report {
             let one = asked.remove(&tenant.name).unwrap_or_else(|| match tenant.verdict {
                 Verdict::Left => decided(End::Left, None),
                 Verdict::Same => decided(End::Same, None),
+                // In a check, what would be freed before it is still there: its conflict said nothing and was left out.
+                Verdict::Add if dry_run => decided(End::Added, None),
+                Verdict::Change if dry_run => decided(End::Changed, None),
+                Verdict::Replace if dry_run => decided(End::Replaced, None),
                 _ => decided(End::Failed, tenant.problem()),
             });
             *report.count.entry(one.end).or_default() += 1;
