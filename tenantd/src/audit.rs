@@ -62,7 +62,9 @@ impl Outcome {
             OpError::HalfDone { .. } => Self::HalfDone(short(&error.to_string())),
             OpError::Invalid(refused) => Self::Refused(told_refusal(&refused.field, &error.to_string())),
             OpError::Conflict { field, .. } => Self::Refused(told_refusal(field, &error.to_string())),
-            OpError::Unknown { .. } | OpError::Busy { .. } => Self::Refused(short(&error.to_string())),
+            OpError::Unknown { .. } | OpError::Busy { .. } | OpError::BadRow { .. } => {
+                Self::Refused(short(&error.to_string()))
+            }
             _ => Self::Failed(short(&error.to_string())),
         }
     }

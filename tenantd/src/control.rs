@@ -51,6 +51,17 @@ pub enum OpError {
         /// The name asked for.
         name: String,
     },
+    /// The store's row of a tenant is not what was written, or contradicts another one; it is not followed.
+    #[error(
+        "tenant {name}: its row in the store is not followed: {cause}; restore a backup, or give it up with: tenantd \
+         remove-tenant {name} --force"
+    )]
+    BadRow {
+        /// The tenant.
+        name: TenantName,
+        /// What is wrong with the row.
+        cause: String,
+    },
     /// A step failed; what had been done was taken back and nothing is changed.
     #[error("tenant {name}: step {step} failed and nothing was changed: {cause}")]
     Failed {

@@ -446,6 +446,9 @@ pub struct DaemonStatus {
     /// Tenants that live, or have files, and that the store does not know: each in words, with what can be done.
     #[serde(default)]
     pub orphans: Vec<String>,
+    /// Rows of the store that are not followed, for they are damaged or contradict another one: each with its cause.
+    #[serde(default)]
+    pub bad_rows: Vec<String>,
     /// Where desired state is kept.
     #[serde(default)]
     pub store: StoreStatus,

@@ -8,6 +8,7 @@
 //! A pass for one tenant reads what is so, plans, and takes the steps one by one. A step that fails leaves the tenant
 //! half done with step and cause, and the others alone; it is tried again on the timer.
 
+mod bad_rows;
 mod declare;
 mod errors;
 mod heed;
@@ -138,6 +139,7 @@ pub struct Owner<K> {
     next_event: u64,
     drift: verify::Drift,
     orphans: orphans::Orphans,
+    bad_rows: bad_rows::BadRows,
     refusals: crate::refusals::Bound,
     restarts: BTreeMap<TenantName, measure::Restarts>,
 }
@@ -166,14 +168,6 @@ pub enum StartError {
     /// The store.
     #[error("the store")]
     Store(#[from] StoreError),
-    /// Two rows of the store contradict each other.
-    #[error("the store contradicts itself at tenant {tenant}: {cause}")]
-    Contradiction {
-        /// Tenant whose row came second.
-        tenant: TenantName,
-        /// The conflict.
-        cause: String,
-    },
 }
 
 impl<K: Kernel> Owner<K> {
@@ -203,21 +197,12 @@ impl<K: Kernel> Owner<K> {
             next_event: 1,
             drift: verify::Drift::new(),
             orphans: orphans::Orphans::default(),
+            bad_rows: bad_rows::BadRows::default(),
             refusals: crate::refusals::Bound::default(),
             restarts: BTreeMap::new(),
         };
         let snapshot = owner.store.load()?;
-        owner.revision = snapshot.revision;
-        for desired in snapshot.rows {
-            let tenant = desired.tenant.clone();
-            let request = owner.flow_of(&tenant);
-            let placed = request.map_err(|e| e.to_string()).and_then(|r| owner.maps.add(r).map_err(|e| e.to_string()));
-            if let Err(cause) = placed {
-                return Err(StartError::Contradiction { tenant: tenant.name, cause });
-            }
-            owner.turns.last(tenant.name.clone());
-            owner.desired.insert(tenant.name, desired);
-        }
+        owner.take_all(snapshot);
         // What is nobody's and cannot be removed must not keep all others waiting: the timer tries again.
         if let Err(error) = owner.look_for_orphans().await {
             tracing::error!(error = chain(&error), "cannot look for what is nobody's, or cannot remove it");
@@ -490,7 +475,11 @@ impl<K: Kernel> Owner<K> {
     }
 
     fn known(&self, name: &TenantName) -> Result<&Desired, OpError> {
-        self.desired.get(name).ok_or_else(|| OpError::Unknown { what: "tenant", name: name.to_string() })
+        let Some(desired) = self.desired.get(name) else {
+            self.bad_rows.check(name)?;
+            return Err(OpError::Unknown { what: "tenant", name: name.to_string() });
+        };
+        Ok(desired)
     }
 
     /// A tenant that may be changed: known and not on its way out.

@@ -63,6 +63,8 @@ pub enum ProblemKind {
     Busy,
     /// The tenant is half made or half removed.
     HalfDone,
+    /// The store's row of the tenant is damaged, or contradicts another one.
+    BadRow,
     /// A step failed and nothing was changed.
     Failed,
     /// The body is longer than this API takes.
@@ -87,7 +89,7 @@ pub enum ProblemKind {
 
 impl ProblemKind {
     /// Every kind, for documentation and tests.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 18] = [
         Self::Malformed,
         Self::Invalid,
         Self::Conflict,
@@ -95,6 +97,7 @@ impl ProblemKind {
         Self::Method,
         Self::Busy,
         Self::HalfDone,
+        Self::BadRow,
         Self::Failed,
         Self::TooLarge,
         Self::MediaType,
@@ -117,6 +120,7 @@ impl ProblemKind {
             Self::Method => ("method", "This path has no such method", StatusCode::METHOD_NOT_ALLOWED),
             Self::Busy => ("busy", "Processes of the tenant run", StatusCode::CONFLICT),
             Self::HalfDone => ("half-done", "The tenant is half done", StatusCode::SERVICE_UNAVAILABLE),
+            Self::BadRow => ("bad-row", "The tenant's row in the store is not followed", StatusCode::CONFLICT),
             Self::Failed => ("failed", "A step failed, nothing was changed", StatusCode::SERVICE_UNAVAILABLE),
             Self::TooLarge => ("too-large", "The request is too long", StatusCode::PAYLOAD_TOO_LARGE),
             Self::MediaType => ("media-type", "The request is no JSON", StatusCode::UNSUPPORTED_MEDIA_TYPE),
@@ -207,6 +211,7 @@ impl From<OpError> for Problem {
             OpError::HalfDone { .. } => Self::new(ProblemKind::HalfDone, detail),
             OpError::CannotVerify { .. } | OpError::CannotMeasure { .. } => Self::new(ProblemKind::Failed, detail),
             OpError::Failed { .. } => Self::new(ProblemKind::Failed, detail),
+            OpError::BadRow { .. } => Self::new(ProblemKind::BadRow, detail),
             OpError::CannotRead { .. } | OpError::CannotRestore { .. } => Self::new(ProblemKind::Failed, detail),
             OpError::Closed => Self::new(ProblemKind::Closing, detail),
         };
@@ -260,6 +265,7 @@ mod tests {
             (OpError::Busy { name: name.clone(), processes: 3 }, ProblemKind::Busy, 409),
             (OpError::HalfDone { name: name.clone(), step: "port", cause: "no".into() }, ProblemKind::HalfDone, 503),
             (OpError::Failed { name: name.clone(), step: "probe", cause: "no".into() }, ProblemKind::Failed, 503),
+            (OpError::BadRow { name: name.clone(), cause: "no".into() }, ProblemKind::BadRow, 409),
             (OpError::Closed, ProblemKind::Closing, 503),
         ];
         for (error, kind, status) in cases {

@@ -120,8 +120,21 @@ impl fmt::Display for Expect {
 pub struct Snapshot {
     /// The moment.
     pub revision: Revision,
-    /// Every tenant, in no particular order.
+    /// Every tenant whose row can be read, in no particular order.
     pub rows: Vec<Desired>,
+    /// The rows that are there and cannot be read: one of them keeps nobody else from what is desired.
+    pub unreadable: Vec<Unreadable>,
+}
+
+/// A row that is damaged or does not parse.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unreadable {
+    /// Whose it is, as its key says.
+    pub name: String,
+    /// The write that made it, as it says itself: what replaces it must say so.
+    pub revision: Revision,
+    /// What is wrong with it.
+    pub cause: String,
 }
 
 /// What a copy of a store holds.
@@ -231,10 +244,10 @@ pub struct Health {
 
 /// Where desired state lives.
 pub trait Store: Send {
-    /// Every tenant at one moment.
+    /// Every tenant at one moment. A row that does not parse or is damaged is [`Snapshot::unreadable`].
     ///
     /// # Errors
-    /// [`StoreError`]; a row that does not parse or is damaged is named.
+    /// [`StoreError`].
     fn load(&mut self) -> Result<Snapshot, StoreError>;
 
     /// Write one tenant over what `expect` says, and the audit's entry with it, durable when this returns. The row's

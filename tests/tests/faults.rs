@@ -29,6 +29,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial("faults::names_and_pins", NEEDS, || in_world("fltnames", names_and_pins)),
         trial("faults::run_directory_emptied", NEEDS, || in_world("fltrun", run_directory_emptied)),
         trial("faults::store_lost_or_older", NEEDS, || in_world("fltlost", store_lost_or_older)),
+        trial("faults::one_bad_row_stops_nobody_else", crate::store::NEEDS, || in_world("fltrow", bad_row)),
         trial("faults::only_what_is_shown_uses_the_wall_clock", &[], wall_clock),
     ]
 }
@@ -91,10 +92,14 @@ fn state_directory(world: &World) -> Result<()> {
     ensure!(said.contains("full") || said.contains("No space"), "a full disk is told as {said}");
     let same = ask("GET", format!("/v1/tenants/{quiet}")).granted(&socket)?;
     ensure!(same == tenant, "refused and changed all the same: {same}");
+    let trouble = || -> Result<Value> { Ok(status(world)?["store"]["trouble"].clone()) };
+    let said = trouble()?;
+    ensure!(said.as_str().is_some_and(|words| words.contains("the disk is full")), "status tells of the store {said}");
     sh(world, "rm /run/lab/state/filler; mount -o remount,size=50% /run/lab/state")?;
     becomes(world, &before, "there is room again")?;
     ask("POST", "/v1/tenants").with(add("extra", 700)).granted(&socket)?;
     ask("DELETE", "/v1/tenants/extra?force=true").granted(&socket)?;
+    ensure!(trouble()?.is_null(), "there is room, and status tells of {}", trouble()?);
     let before = now(world)?;
     // Read-only, at the start.
     let hand = Hand::tenantd(world)?;
@@ -398,6 +403,63 @@ fn store_lost_or_older(world: &World) -> Result<()> {
     sh(world, "rm -rf /run/lab/state/tenants/late")?;
     becomes(world, &before, "all is taken back")?;
     drop(up);
+    Ok(())
+}
+
+/// A bit that turned in a row: its tenant lives on as it is, the others are there and can be changed.
+fn bad_row(world: &World) -> Result<()> {
+    let database = |sql: &str| sh(world, &format!("sqlite3 /run/lab/state/tenantd.db \"{sql}\""));
+    let socket = tenantd_socket(world);
+    for (name, vlan) in [("extra", 700), ("other", 701)] {
+        ask("POST", "/v1/tenants").with(add(name, vlan)).granted(&socket)?;
+    }
+    let init = || -> Result<Value> { Ok(ask("GET", "/v1/tenants/extra/status").granted(&socket)?["init_pid"].clone()) };
+    let lives = init()?;
+    sh(world, "tenantd backup /run/lab/kept.db")?;
+    let hand = Hand::tenantd(world)?;
+    database("UPDATE tenants SET body = replace(body, '192.168.9.1', '192.168.9.3') WHERE name = 'extra'")?;
+    let up = hand.up("")?;
+    let told = status(world)?;
+    let words = told["bad_rows"][0].as_str().unwrap_or_default();
+    ensure!(words.starts_with("extra: ") && words.contains("checksum") && told["tenants"] == 2, "{told}");
+    let (path, addresses) = ("/v1/tenants/other/addresses", json!(["192.168.9.2/24"]));
+    ask("PUT", path).with(addresses.clone()).granted(&socket)?;
+    // What the row would say nobody knows, so nothing is changed of it, and nobody else gets what its tenant has.
+    for (method, path, body) in [
+        ("PUT", "/v1/tenants/extra/addresses", addresses),
+        ("GET", "/v1/tenants/extra", Value::Null),
+        ("POST", "/v1/tenants", add("extra", 702)),
+        ("DELETE", "/v1/tenants/extra", Value::Null),
+    ] {
+        let said = refused(world, method, path, body)?;
+        ensure!(said.contains("bad-row") && said.contains("restore a backup"), "{method} {path}: {said}");
+    }
+    let said = refused(world, "POST", "/v1/tenants", add("third", 700))?;
+    ensure!(said.contains("extra"), "its VLAN is told as {said}");
+    let said = sh(world, "tenantd status")?;
+    ensure!(said.contains("bad row") && said.contains("extra: "), "{said}");
+    // A backup is brought back over it, and over what lives of it.
+    sh(world, "tenantd restore /run/lab/kept.db")?;
+    ensure!(status(world)?["bad_rows"] == json!([]), "{}", status(world)?);
+    eventually("it is ready", Duration::from_secs(20), || {
+        let status = ask("GET", "/v1/tenants/extra/status").granted(&socket).ok()?;
+        (status["state"] == "ready").then_some(())
+    })?;
+    ensure!(init()? == lives, "its init was {lives}, now it is {}", init()?);
+    up.signal(Signal::SIGTERM)?;
+    drop(up);
+    // Given up: what lives of it ends, and its row is gone.
+    database("UPDATE tenants SET sum = 'x' WHERE name = 'extra'")?;
+    let up = hand.up("")?;
+    ensure!(world.path(&format!("/proc/{lives}")).exists(), "its init was ended");
+    ask("DELETE", "/v1/tenants/extra?force=true").granted(&socket)?;
+    ensure!(status(world)?["bad_rows"] == json!([]), "{}", status(world)?);
+    ensure!(!world.path(&format!("/proc/{lives}")).exists(), "its init lives");
+    ask("DELETE", "/v1/tenants/other?force=true").granted(&socket)?;
+    drop(up);
+    let rows = database("SELECT name FROM tenants")?;
+    ensure!(rows.trim() == world.options().site(0).tenant(), "{rows}");
+    sh(world, "rm -rf /run/lab/state/tenants/extra /run/lab/kept.db")?;
     Ok(())
 }
 

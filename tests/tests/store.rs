@@ -19,7 +19,7 @@ use crate::kill_points::stream::Stream;
 use crate::kill_points::traces::{difference, traces};
 use crate::kill_points::with_quiet;
 
-const NEEDS: &[Need] = &[
+pub(crate) const NEEDS: &[Need] = &[
     Need::Root,
     Need::Daemons,
     Need::Program("ip", "iproute2"),

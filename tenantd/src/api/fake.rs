@@ -193,6 +193,7 @@ impl Fake {
                 half_done: Vec::new(),
                 store: StoreStatus::default(),
                 orphans: Vec::new(),
+                bad_rows: Vec::new(),
                 waiting: 0,
             }))),
             Command::TenantStatus { name, reply } => drop(reply.send(self.status(&name))),

@@ -50,6 +50,7 @@ fn daemon(s: &DaemonStatus) -> String {
     if s.trunks.len() > 1 {
         lines.extend(s.trunks.iter().map(|trunk| ("trunk", trunk_words(trunk))));
     }
+    lines.extend(s.bad_rows.iter().map(|words| ("bad row", words.clone())));
     lines.extend(s.orphans.iter().map(|words| ("unknown", words.clone())));
     facts(&lines)
 }

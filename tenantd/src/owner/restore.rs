@@ -17,7 +17,7 @@ use crate::declare::changes;
 use crate::kernel::Kernel;
 use crate::model::*;
 use crate::shares::check_nesting;
-use crate::store::{Change, Copied, Desired, Expect, Revision, StoreError, Write};
+use crate::store::{Change, Copied, Desired, Revision, StoreError, Write};
 use crate::world::StepError;
 use tenant_init::client::ClientError;
 
@@ -72,6 +72,7 @@ impl<K: Kernel> Owner<K> {
         for desired in rows {
             let name = desired.tenant.name.clone();
             self.orphans.is_known_now(&name);
+            self.bad_rows.forget(&name);
             self.failures.remove(&name);
             // Removals first: what they give up may be wanted.
             if desired.removing {
@@ -240,7 +241,7 @@ impl<K: Kernel> Owner<K> {
                 let (was, is) = difference(before, Some(desired));
                 let (who, tenant) = (self.doing.who.clone(), Some(desired.tenant.name.clone()));
                 let entry = Entry { at_ms: now_ms(), who, verb: "restore", tenant, before: was, after: is };
-                let expect = before.map_or(Expect::Absent, Desired::expect);
+                let expect = self.expect(&desired.tenant.name);
                 Write { desired: desired.clone(), expect, entry }
             })
             .collect();

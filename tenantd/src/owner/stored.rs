@@ -58,7 +58,7 @@ impl<K: Kernel> Owner<K> {
     pub(super) fn record(&mut self, desired: Desired) -> Result<(), StoreError> {
         let name = &desired.tenant.name;
         let before = self.desired.get(name);
-        let expect = before.map_or(Expect::Absent, Desired::expect);
+        let expect = self.expect(name);
         let entry = self.entry("reconcile", name, before, Some(&desired));
         let begun = Instant::now();
         let written = self.store.put(&desired, expect, &entry);
@@ -72,11 +72,18 @@ impl<K: Kernel> Owner<K> {
         Ok(())
     }
 
+    /// What the store holds of a tenant, as far as is known here.
+    pub(super) fn expect(&self, name: &TenantName) -> Expect {
+        // A row that is not followed is the newer one, if both are there.
+        let bad = self.bad_rows.expect(name);
+        bad.or_else(|| self.desired.get(name).map(Desired::expect)).unwrap_or(Expect::Absent)
+    }
+
     /// Nothing of a tenant is left: neither is its row.
     pub(super) fn forget(&mut self, name: &TenantName) -> Result<(), StoreError> {
         let known = self.revision;
         let before = self.desired.get(name);
-        let expect = before.map_or(Expect::Absent, Desired::expect);
+        let expect = self.expect(name);
         let entry = Entry { verb: FORGET, ..self.entry(FORGET, name, before, None) };
         let begun = Instant::now();
         let written = self.store.remove(name, expect, &entry);
@@ -90,6 +97,7 @@ impl<K: Kernel> Owner<K> {
             self.doing.written.push(revision);
         }
         self.desired.remove(name);
+        self.bad_rows.forget(name);
         self.heed.forget(name);
         self.restarts.remove(name);
         self.maps.remove(name);
@@ -142,6 +150,7 @@ impl<K: Kernel> Owner<K> {
         let (name, desired) = match change {
             Change::Put(desired) => (desired.tenant.name.clone(), *desired),
             Change::Removed { name, .. } => {
+                self.bad_rows.forget(&name);
                 let Some(known) = self.desired.get(&name) else { return };
                 // Its row is gone and it is not: taken down as a removal is, and there is nothing to be forgotten.
                 (name, Desired { removing: true, revision: Revision(0), ..known.clone() })
@@ -151,11 +160,15 @@ impl<K: Kernel> Owner<K> {
             return;
         }
         self.maps.remove(&name);
-        let request = self.flow_of(&desired.tenant).map_err(|error| error.to_string());
-        if let Err(cause) = request.and_then(|request| self.maps.add(request).map_err(|error| error.to_string())) {
-            tracing::error!(tenant = %name, cause, "the store's row contradicts another one and is not followed");
+        if let Err(cause) = self.place(&desired) {
+            // What was followed until now goes on.
+            if let Some(known) = self.desired.get(&name).cloned() {
+                let _ = self.place(&known);
+            }
+            self.not_followed(name.as_str(), desired.revision, cause);
             return;
         }
+        self.bad_rows.forget(&name);
         self.desired.insert(name.clone(), desired);
         self.turns.last(name);
     }

@@ -21,6 +21,7 @@ impl<K: Kernel> Owner<K> {
         {
             return Err(self.half_done(&request.name));
         }
+        self.bad_rows.check(&request.name)?;
         request.check()?;
         self.kernel.check_house(request).await?;
         let trunk = self.trunk_for(request)?;
@@ -137,7 +138,8 @@ impl<K: Kernel> Owner<K> {
 
     pub(super) async fn remove(&mut self, name: &TenantName, force: bool) -> Result<(), OpError> {
         if !self.desired.contains_key(name) {
-            return self.remove_orphan(name, force).await;
+            let is_bad = self.bad_rows.expect(name).is_some();
+            return if is_bad { self.give_up(name, force).await } else { self.remove_orphan(name, force).await };
         }
         let desired = self.known(name)?.clone();
         if !force && !desired.removing {

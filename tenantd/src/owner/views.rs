@@ -83,6 +83,7 @@ impl<K: Kernel> Owner<K> {
             half_done: self.failures.keys().map(|n| n.to_string()).collect(),
             store: store_status(&self.store.health()),
             orphans: self.orphans.words(),
+            bad_rows: self.bad_rows.words(),
             waiting: self.turns.len(),
         }
     }

@@ -90,7 +90,8 @@ impl State {
 impl Store for MemoryStore {
     fn load(&mut self) -> Result<Snapshot, StoreError> {
         let state = self.state();
-        Ok(Snapshot { revision: state.revision, rows: state.rows.values().cloned().collect() })
+        let rows = state.rows.values().cloned().collect();
+        Ok(Snapshot { revision: state.revision, rows, unreadable: Vec::new() })
     }
 
     fn put(&mut self, desired: &Desired, expect: Expect, entry: &Entry) -> Result<Revision, StoreError> {

@@ -18,7 +18,9 @@ use sha2::{Digest, Sha256};
 use stackmap::{TenantName, TrunkIndex};
 use tokio::sync::watch;
 
-use super::{Change, Copying, Desired, Expect, Health, Home, Revision, Snapshot, Store, StoreError, Trouble, Write};
+use super::{
+    Change, Copying, Desired, Expect, Health, Home, Revision, Snapshot, Store, StoreError, Trouble, Unreadable, Write,
+};
 use crate::audit::{AuditRow, Entry, Outcome, Query};
 use crate::control::Who;
 use crate::fault;
@@ -265,8 +267,14 @@ impl SqliteStore {
         // One transaction, so that rows and revision are of one moment.
         let tx = self.db.unchecked_transaction().map_err(failed)?;
         let revision = schema::last_revision(&tx).map_err(failed)?;
-        let rows = read_rows(&tx, Revision(0))?;
-        Ok(Snapshot { revision, rows })
+        let mut snapshot = Snapshot { revision, ..Snapshot::default() };
+        for row in stored_rows(&tx, Revision(0))? {
+            match row.read() {
+                Ok(desired) => snapshot.rows.push(desired),
+                Err(error) => snapshot.unreadable.push(row.unreadable(&error)),
+            }
+        }
+        Ok(snapshot)
     }
 
     fn read_since(&self, asked: Revision) -> Result<Vec<Change>, StoreError> {
@@ -276,7 +284,8 @@ impl SqliteStore {
         if asked < oldest {
             return Err(StoreError::Compacted { asked, oldest });
         }
-        let mut all: Vec<Change> = read_rows(&tx, asked)?.into_iter().map(|row| Change::Put(Box::new(row))).collect();
+        let put = |row: StoredRow| row.read().map(|desired| Change::Put(Box::new(desired)));
+        let mut all = stored_rows(&tx, asked)?.into_iter().map(put).collect::<Result<Vec<Change>, _>>()?;
         let mut removed =
             tx.prepare_cached("SELECT name, revision FROM removed WHERE revision > ?1").map_err(failed)?;
         let rows = removed
@@ -463,26 +472,43 @@ fn remove_row(tx: &Transaction<'_>, name: &TenantName, revision: Revision) -> ru
     Ok(())
 }
 
-/// Rows written after a revision, each checked against its checksum.
-fn read_rows(db: &Connection, after: Revision) -> Result<Vec<Desired>, StoreError> {
+/// A row as it lies there.
+struct StoredRow {
+    name: String,
+    body: String,
+    revision: Revision,
+    sum: String,
+}
+
+impl StoredRow {
+    /// The tenant that it says shall be, if it is what was written.
+    fn read(&self) -> Result<Desired, StoreError> {
+        let found = checksum(&self.name, self.revision, &self.body);
+        if found != self.sum {
+            let (name, expected) = (self.name.clone(), self.sum.clone());
+            return Err(StoreError::Damaged { name, expected, found });
+        }
+        let parsed = serde_json::from_str(&self.body);
+        let desired: Desired = parsed.map_err(|source| StoreError::Row { name: self.name.clone(), source })?;
+        Ok(Desired { revision: self.revision, ..desired })
+    }
+
+    fn unreadable(&self, error: &StoreError) -> Unreadable {
+        Unreadable { name: self.name.clone(), revision: self.revision, cause: crate::owner::chain(error) }
+    }
+}
+
+/// Rows written after a revision.
+fn stored_rows(db: &Connection, after: Revision) -> Result<Vec<StoredRow>, StoreError> {
     let failed = |source| statement("read", "every tenant", source);
     let mut rows =
         db.prepare_cached("SELECT name, body, revision, sum FROM tenants WHERE revision > ?1").map_err(failed)?;
     let rows = rows
         .query_map(params![after.0], |row| {
-            Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?, Revision(row.get(2)?), row.get::<_, String>(3)?))
+            Ok(StoredRow { name: row.get(0)?, body: row.get(1)?, revision: Revision(row.get(2)?), sum: row.get(3)? })
         })
         .map_err(failed)?;
-    rows.map(|row| {
-        let (name, body, revision, expected) = row.map_err(failed)?;
-        let found = checksum(&name, revision, &body);
-        if found != expected {
-            return Err(StoreError::Damaged { name, expected, found });
-        }
-        let desired: Desired = serde_json::from_str(&body).map_err(|source| StoreError::Row { name, source })?;
-        Ok(Desired { revision, ..desired })
-    })
-    .collect()
+    rows.collect::<Result<_, _>>().map_err(failed)
 }
 
 #[cfg(test)]

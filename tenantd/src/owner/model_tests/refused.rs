@@ -55,7 +55,7 @@ fn rows_of_a_backup_pass_the_rules_of_a_put() {
             let mut rows: Vec<Desired> = before.values().cloned().collect();
             rows.retain(|row| row.tenant.name != tenant.name);
             rows.push(Desired::new(tenant.clone()));
-            Copied { home: None, snapshot: Snapshot { revision: Revision(1), rows } }
+            Copied { home: None, snapshot: Snapshot { revision: Revision(1), rows, unreadable: Vec::new() } }
         };
         let name: TenantName = "new".parse().unwrap();
         let new = Tenant {

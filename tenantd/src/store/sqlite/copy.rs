@@ -7,7 +7,7 @@ use std::path::Path;
 use rusqlite::{Connection, OpenFlags};
 
 use super::schema::{self, SCHEMA};
-use super::{PATIENCE, read_rows, statement};
+use super::{PATIENCE, StoredRow, statement, stored_rows};
 use crate::store::{Copied, Revision, Snapshot, StoreError, Trouble};
 
 /// Where the header says by which journal the file is written and read: 2 is a write-ahead log, 1 none (SQLite, "Database
@@ -105,9 +105,11 @@ pub fn read_copy(bytes: &[u8]) -> Result<Copied, CopyError> {
     let revision = schema::last_revision(&db).map_err(CopyError::Read)?;
     let home = schema::words(&db, schema::HOME).map_err(CopyError::Read)?;
     let home = home.and_then(|text| serde_json::from_str(&text).ok());
-    let rows = read_rows(&db, Revision(0)).map_err(|error| match error {
+    let rows = stored_rows(&db, Revision(0)).map_err(|error| match error {
         StoreError::Statement { source, .. } => CopyError::Read(source),
         error => CopyError::Row(error),
     })?;
-    Ok(Copied { home, snapshot: Snapshot { revision, rows } })
+    // Whoever restores it wants all of it: here one bad row is a bad copy.
+    let rows = rows.iter().map(StoredRow::read).collect::<Result<_, _>>().map_err(CopyError::Row)?;
+    Ok(Copied { home, snapshot: Snapshot { revision, rows, unreadable: Vec::new() } })
 }

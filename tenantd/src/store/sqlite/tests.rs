@@ -39,7 +39,7 @@ fn what_was_put_is_there_after_opening_again() {
         }
     }
     let mut store = open(&path);
-    assert_eq!(store.load().unwrap(), Snapshot { revision: acme.revision, rows: vec![acme] });
+    assert_eq!(store.load().unwrap(), Snapshot { revision: acme.revision, rows: vec![acme], unreadable: Vec::new() });
     assert_eq!(store.audit(&everything()).unwrap().len(), 4);
 }
 
@@ -169,8 +169,15 @@ fn a_bit_that_turned_in_a_row_is_named_and_not_followed() {
         let found =
             Connection::open(&path).unwrap().query_row("PRAGMA integrity_check", [], |row| row.get::<_, String>(0));
         assert_eq!(found.unwrap(), "ok");
-        if let Err(error) = open(&path).load() {
-            assert!(matches!(&error, StoreError::Damaged { name, .. } if name == "acme"), "{error}");
+        let found = open(&path).load().unwrap();
+        if let Some(unreadable) = found.unreadable.first() {
+            assert_eq!((unreadable.name.as_str(), unreadable.revision), ("acme", Revision(1)));
+            assert!(unreadable.cause.contains("checksum"), "{}", unreadable.cause);
+            assert!(found.rows.is_empty());
+            // Whoever watches is refused, and so is a backup: what it would bring back is not what was written.
+            let since = open(&path).since(Revision(0)).unwrap_err();
+            assert!(matches!(&since, StoreError::Damaged { name, .. } if name == "acme"), "{since}");
+            assert!(matches!(open(&path).backup().unwrap().make(), Err(StoreError::Backup { .. })));
             named += 1;
         }
         bytes[place + 24] ^= 2;
@@ -553,6 +560,12 @@ fn a_damaged_file_is_named_or_the_damage_is_of_no_meaning() {
         match SqliteStore::open(&path).and_then(|mut store| store.load()) {
             // Nothing at all is a store that is made anew, which the mark tells.
             Ok(found) if bytes.is_empty() => assert_eq!(found, Snapshot::default()),
+            Ok(found) if !found.unreadable.is_empty() => {
+                // The others are as they were written.
+                assert!(found.rows.iter().all(|row| expected.rows.contains(row)), "{words}");
+                assert_eq!(found.rows.len() + found.unreadable.len(), expected.rows.len(), "{words}");
+                refused += 1;
+            }
             Ok(found) => {
                 assert_eq!(found.rows, expected.rows, "{words}");
                 assert!(found.revision >= expected.revision, "{words}: {}", found.revision);
