@@ -10,7 +10,7 @@ use nix::fcntl::{Flock, FlockArg};
 use thiserror::Error;
 
 /// How long a killed holder may take to let go.
-const DYING: Duration = Duration::from_secs(1);
+const DYING: Duration = Duration::from_secs(3);
 
 /// The held lock of an instance; dropping it gives the instance free.
 #[derive(Debug)]

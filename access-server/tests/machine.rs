@@ -166,9 +166,9 @@ fn end(mut child: Child, signal: Signal) {
 }
 
 fn wait(what: &str, mut until: impl FnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(5);
+    let deadline = Instant::now() + Duration::from_secs(30);
     while !until() {
-        assert!(Instant::now() < deadline, "waited 5 s for {what}");
+        assert!(Instant::now() < deadline, "waited 30 s for {what}");
         std::thread::sleep(Duration::from_millis(10));
     }
 }

@@ -52,13 +52,20 @@ async fn an_owner_that_hangs_is_not_kept_alive() {
     let (events, inbox) = mpsc::channel(8);
     let daemon = Daemon::start(settings, FakeTable::default(), Silent, events.clone()).await.unwrap();
     let owner = tokio::spawn(daemon.run(inbox));
-    tokio::time::sleep(Duration::from_millis(300)).await;
-    assert!(fed(&manager) >= 4, "a living owner feeds it");
+    let mut seen = 0;
+    tokio::time::timeout(Duration::from_secs(20), async {
+        while seen < 4 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            seen += fed(&manager);
+        }
+    })
+    .await
+    .expect("a living owner feeds it");
     // A manager that does not read fills its queue, and the owner does not wait for it: it takes the next request.
     tokio::time::sleep(Duration::from_millis(600)).await;
     let (reply, answer) = oneshot::channel();
     events.send(Event::Request(Command::Rows, reply)).await.unwrap();
-    tokio::time::timeout(Duration::from_secs(1), answer).await.unwrap().unwrap().unwrap();
+    tokio::time::timeout(Duration::from_secs(20), answer).await.unwrap().unwrap().unwrap();
     let row = RowRequest {
         vlan: Vlan::MIN,
         owner: "test".parse().unwrap(),

@@ -309,7 +309,7 @@ fn raise_file_limit() -> Result<(), RunError> {
 }
 
 /// A holder that was killed keeps the lock until the kernel has taken it apart, which a quick restart must survive.
-const DYING: Duration = Duration::from_secs(2);
+const DYING: Duration = Duration::from_secs(3);
 
 fn lock(path: &Path) -> Result<Flock<File>, RunError> {
     let failed = |source| RunError::Lock { path: path.to_path_buf(), source };

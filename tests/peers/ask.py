@@ -11,7 +11,7 @@ end = time.monotonic() + seconds
 while time.monotonic() < end:
     start = time.monotonic()
     try:
-        with socket.create_connection((address, port), timeout=5) as s:
+        with socket.create_connection((address, port), timeout=30) as s:
             s.sendall(request)
             answer = b""
             while part := s.recv(65536):

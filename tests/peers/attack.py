@@ -580,7 +580,7 @@ def new_gid_map():
     # newgidmap of the image writes gid_map files: of which there is no new one to write.
     pid = os.fork()
     if pid == 0:
-        time.sleep(5)
+        time.sleep(60)
         os._exit(0)
     try:
         with open("/proc/%d/gid_map" % pid, "w") as file:
@@ -632,7 +632,7 @@ family("process_events", 16, socket.SOCK_DGRAM, 11)
 def netlink(kind, flags, body, protocol=0):
     """Sends one request with an acknowledgement; raises what the kernel answers."""
     with socket.socket(16, socket.SOCK_RAW, protocol) as link:
-        link.settimeout(5)
+        link.settimeout(15)
         link.send(struct.pack("IHHII", 16 + len(body), kind, flags | 5, 1, 0) + body)
         while True:
             answer = link.recv(65536)
@@ -694,7 +694,7 @@ def nft_table():
     batch = lambda kind: struct.pack("IHHII", 20, kind, 1, 0, 0) + struct.pack("BBH", 0, 0, 0x0a00)
     body = struct.pack("BBH", 2, 0, 0) + attribute(1, b"attack\0")
     with socket.socket(16, socket.SOCK_RAW, 12) as link:
-        link.settimeout(2)
+        link.settimeout(15)
         message = struct.pack("IHHII", 16 + len(body), 0x0a00, 0x405, 1, 0) + body
         link.send(batch(16) + message + batch(17))
         answer = link.recv(65536)
@@ -737,7 +737,11 @@ def verb_secrets(*tops):
             # What lies deeper lies below what is looked at.
             if where.count("/") >= 6:
                 directories.clear()
-            hidden = where != top and any(not os.stat(p).st_mode & 1 for p in parents(top, where))
+            try:
+                hidden = where != top and any(not os.stat(p).st_mode & 1 for p in parents(top, where))
+            except OSError:
+                # It has just been removed.
+                continue
             for name in names:
                 path = os.path.join(where, name)
                 try:
@@ -756,7 +760,7 @@ def verb_secrets(*tops):
     public = set()
     for top in tops:
         for where, directories, names in os.walk(top):
-            directories[:] = [d for d in directories if os.lstat(os.path.join(where, d)).st_mode & 1]
+            directories[:] = [d for d in directories if for_everybody(os.path.join(where, d))]
             for name in names:
                 path = os.path.join(where, name)
                 try:
@@ -766,6 +770,12 @@ def verb_secrets(*tops):
                 except OSError:
                     pass
     print(json.dumps([row[:3] + [None if row[3] in public else row[3], row[4]] for row in found]))
+
+def for_everybody(directory):
+    try:
+        return os.lstat(directory).st_mode & 1
+    except OSError:
+        return False
 
 def content_of(path):
     with open(path, "rb") as file:

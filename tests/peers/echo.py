@@ -8,7 +8,7 @@ def tcp():
     while True:
         c, _ = s.accept()
         try:
-            c.settimeout(5)
+            c.settimeout(30)
             c.sendall(mark + b" " + c.recv(4096))
         except OSError:
             pass

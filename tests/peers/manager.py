@@ -72,12 +72,16 @@ def say(text):
 while True:
     child = start()
     say(f"pid {child}")
+    # How it ended, once it has: what it said before is told first.
+    status = None
     while True:
         ready, _, _ = select.select([told], [], [], 0.05)
         if ready:
             say(told.recv(4096).decode().strip().replace("\n", " | "))
-        ended, status = os.waitpid(child, os.WNOHANG)
-        if ended and not select.select([told], [], [], 0)[0]:
+        if status is None:
+            ended, code = os.waitpid(child, os.WNOHANG)
+            status = code if ended else None
+        if status is not None and not select.select([told], [], [], 0)[0]:
             say(f"ended {os.waitstatus_to_exitcode(status)}")
             break
     if not os.path.exists("/run/lab/manager-again"):

@@ -7,6 +7,11 @@ tree=$1 old=$2 new=$3
 
 fail() { echo "FAILED: $*"; exit 1; }
 shown() { echo "shown: $*"; }
+# Until a command succeeds, half a minute at most.
+soon() {
+    for _ in $(seq 300); do "$@" && return; sleep 0.1; done
+    return 1
+}
 
 # A root by pivot_root, not chroot: user namespaces are refused to processes in a chroot.
 mount --make-rprivate /
@@ -44,7 +49,7 @@ shown installed
 daemon() {
     tenantd run --config /etc/tenantd/tenantd.toml >>/run/log 2>&1 &
     echo $! >/run/daemon
-    for _ in $(seq 200); do tenantd status >/dev/null 2>&1 && return; sleep 0.05; done
+    for _ in $(seq 600); do tenantd status >/dev/null 2>&1 && return; sleep 0.05; done
     fail "the daemon does not answer: $(cat /run/log)"
 }
 daemon
@@ -53,9 +58,9 @@ tenantd add-service acme beat -- /bin/sh -c 'n=0; while :; do n=$((n+1)); echo "
     fail "add-service: $(cat /run/said)"
 beats() { tenantd logs acme beat | sed -n 's/.*beat //p'; }
 process() { pgrep -o -f 'while :; do n=' || true; }
-sleep 0.3
+works() { [ -n "$(beats)" ]; }
+soon works || fail "the tenant does not work"
 before=$(pgrep -o -x tenant-init; tenantd list --json)
-[ -n "$(beats)" ] || fail "the tenant does not work"
 shown tenant
 
 # --- upgrade, with what an administrator changed
@@ -69,9 +74,8 @@ kill -TERM "$(cat /run/daemon)"
 wait "$(cat /run/daemon)" || fail "the daemon ended badly"
 daemon
 [ "$(pgrep -o -x tenant-init; tenantd list --json)" = "$before" ] || fail "the tenant is another: $before / $(tenantd list)"
-sleep 0.3
-beats >/run/beats
-[ "$(wc -l </run/beats)" -gt 20 ] || fail "it stopped"
+beaten() { beats >/run/beats; [ "$(wc -l </run/beats)" -gt 20 ]; }
+soon beaten || fail "it stopped"
 awk 'NR > 1 && $1 != last + 1 {exit 1} {last = $1}' /run/beats || fail "a line was lost"
 shown upgraded
 
@@ -101,5 +105,7 @@ for gone in /var/lib/tenantd /run/tenantd /run/access-server /etc/tenantd /etc/d
 done
 [ -z "$(dpkg-query -W tenantd 2>/dev/null)" ] || fail "dpkg still knows it"
 ! grep -qE 'tenantd|nsfs' /proc/self/mounts || fail "left: $(grep -E 'tenantd|nsfs' /proc/self/mounts)"
-! ls /sys/class/net | grep -q trunk-main || fail "left: the trunk"
+# The kernel takes a namespace apart, and with it both ends of the trunk, after the last one has let go of it.
+gone() { ! ls /sys/class/net | grep -q trunk-main; }
+soon gone || fail "left: the trunk"
 shown purged

@@ -2,11 +2,15 @@
 
 stream.py serve              takes connections on port 7077 of both families; tells each the sum of what it sent
 stream.py send ADDR SECONDS  prints "same BYTES GAP", GAP the longest time in ms between two answers on the way
+
+A time between two answers counts only when one of the ends had to send something again meanwhile: then the connection
+stood still (nothing is sent again before 200 ms), otherwise one of these two programs was not let run.
 """
 
 import hashlib
 import os
 import socket
+import struct
 import sys
 import threading
 import time
@@ -15,8 +19,13 @@ PORT = 7077
 PIECE = 32 * 1024
 
 
+def sent_again(connection):
+    # tcpi_total_retrans
+    return struct.unpack_from("I", connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 104), 100)[0]
+
+
 def take(connection):
-    total = hashlib.sha256()
+    total, again = hashlib.sha256(), 0
     while True:
         piece = b""
         while len(piece) < PIECE:
@@ -28,7 +37,9 @@ def take(connection):
             piece += more
         total.update(piece)
         # Each piece is answered, so that a connection that stands still is seen by its sender.
-        connection.sendall(b".")
+        now = sent_again(connection)
+        connection.sendall(b"." if now == again else b"!")
+        again = now
 
 
 def serve():
@@ -41,16 +52,22 @@ def serve():
 def send(address, seconds):
     connection = socket.create_connection((address, PORT), timeout=30)
     total, length, gap = hashlib.sha256(), 0, 0.0
-    last = time.monotonic()
+    last, passed, again = time.monotonic(), 0.0, sent_again(connection)
     end = last + seconds
     while time.monotonic() < end:
         piece = os.urandom(PIECE)
         total.update(piece)
         length += len(piece)
         connection.sendall(piece)
-        assert connection.recv(1) == b".", "the connection broke"
-        now = time.monotonic()
-        gap, last = max(gap, now - last), now
+        answer = connection.recv(1)
+        assert answer in (b".", b"!"), "the connection broke"
+        now, more = time.monotonic(), sent_again(connection)
+        # The other end had sent its last answer but one again, or this one its piece.
+        if answer == b"!":
+            gap = max(gap, passed)
+        if answer == b"!" or more != again:
+            gap = max(gap, now - last)
+        last, passed, again = now, now - last, more
         time.sleep(0.002)
     connection.shutdown(socket.SHUT_WR)
     there = b""

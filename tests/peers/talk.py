@@ -10,12 +10,12 @@ family = socket.AF_INET6 if ":" in address else socket.AF_INET
 own = "::" if family == socket.AF_INET6 else "0.0.0.0"
 
 for n in range(rounds):
-    for attempt in range(20):
+    for attempt in range(300):
         s = socket.socket(family, socket.SOCK_STREAM)
         s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         # Close with a reset: the same 5-tuple is used again at once.
         s.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        s.settimeout(3)
+        s.settimeout(20)
         s.bind((own, 40000))
         try:
             s.connect((address, 7000))
@@ -23,7 +23,7 @@ for n in range(rounds):
         except OSError as e:
             # The tenant's echo may not listen yet.
             s.close()
-            if attempt == 19:
+            if attempt == 299:
                 raise
             time.sleep(0.1)
     s.sendall(mark + b" tcp %d" % n)
@@ -34,13 +34,13 @@ s = socket.socket(family, socket.SOCK_DGRAM)
 s.settimeout(1)
 s.bind((own, 40001))
 for n in range(rounds):
-    for attempt in range(5):
+    for attempt in range(20):
         s.sendto(mark + b" udp %d" % n, (address, 7001))
         try:
             print("udp", s.recv(65535).decode())
             break
         except TimeoutError:
-            if attempt == 4:
+            if attempt == 19:
                 raise
 
 s = socket.socket(family, socket.SOCK_DGRAM)

@@ -37,7 +37,7 @@ def serve():
 
 def client(verb, address, length):
     start = time.monotonic()
-    for attempt in range(20):
+    for attempt in range(300):
         try:
             s = socket.create_connection((address, 7002), timeout=60)
             break

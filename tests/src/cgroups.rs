@@ -107,7 +107,7 @@ pub fn join(pid: i32) {
 
 /// Removes the cgroups of the world `name`. Its processes must be dead or dying.
 pub fn remove(name: &str) {
-    let until = Instant::now() + Duration::from_secs(5);
+    let until = Instant::now() + Duration::from_secs(30);
     for hierarchy in hierarchies("self") {
         let dir = hierarchy.dir(name);
         // A dead process leaves its cgroup a moment after it is reaped.

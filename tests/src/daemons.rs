@@ -26,7 +26,7 @@ pub const STATE_DIR: &str = "/run/lab/state";
 pub const INSTANCE: &str = "main";
 
 /// How long a daemon may take until it answers.
-const START: Duration = Duration::from_secs(20);
+const START: Duration = Duration::from_secs(60);
 
 /// One supervised program.
 #[derive(Clone, Debug)]

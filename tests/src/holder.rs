@@ -214,7 +214,7 @@ fn one_line(error: &anyhow::Error) -> String {
 /// Asks the holder of a world to end by the one way that cannot fail, and waits until nothing is left.
 ///
 /// # Errors
-/// The holder cannot be killed, or the record is still held after 10 s.
+/// The holder cannot be killed, or the record is still held after 60 s.
 pub fn end(record: &Record) -> Result<()> {
     let path = crate::record::path(&record.options.name);
     if start_time(record.holder) == Some(record.start_time) {
@@ -227,10 +227,11 @@ pub fn end(record: &Record) -> Result<()> {
 }
 
 fn wait_gone(path: &Path, name: &str) -> Result<()> {
-    let until = Instant::now() + Duration::from_secs(10);
+    // Longer than its cgroups are waited for.
+    let until = Instant::now() + Duration::from_secs(60);
     while path.exists() && crate::record::is_held(path)? {
         if Instant::now() > until {
-            bail!("the lab named {name:?} is still being taken down after 10 s");
+            bail!("the lab named {name:?} is still being taken down after 60 s");
         }
         std::thread::sleep(Duration::from_millis(5));
     }

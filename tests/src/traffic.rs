@@ -1,6 +1,10 @@
 //! Traffic in a world and what is seen of it: pings that are counted, pages, captures.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::io::Read as _;
+use std::process::Stdio;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -33,9 +37,35 @@ impl Pings {
     }
 }
 
+/// Which of the first `count` requests of a ping have no answer in what it printed.
+#[must_use]
+pub fn unanswered(text: &str, count: u32) -> Vec<i64> {
+    // The number in an answer has 16 bits and goes round.
+    const ROUND: i64 = 1 << 16;
+    let mut answered = BTreeSet::new();
+    let mut last = 0;
+    // "64 bytes from 192.168.1.1: icmp_seq=7 ttl=64 time=0.031 ms"
+    for line in text.lines().filter(|line| line.contains(" bytes from ")) {
+        let number = line.split_once("icmp_seq=").and_then(|(_, rest)| rest.split(' ').next()?.parse::<i64>().ok());
+        let Some(number) = number else { continue };
+        let ahead = (number - last).rem_euclid(ROUND);
+        let number = last + if ahead < ROUND / 2 { ahead } else { ahead - ROUND };
+        answered.insert(number);
+        last = last.max(number);
+    }
+    (1..=i64::from(count)).filter(|number| !answered.contains(number)).collect()
+}
+
 /// A ping with a fixed number of requests, so that none is under way when it is counted.
+///
+/// By itself ping waits for the last answer no longer than for two of the others (10 ms here), which a busy machine may
+/// well take. With a deadline it goes on, also with further requests, until it has as many answers as were asked for. So
+/// the sums say nothing; what counts is that each of the requests asked for has its own answer.
 pub struct Pinging {
     running: Running,
+    /// What it prints.
+    said: File,
+    count: u32,
     limit: Duration,
     what: String,
 }
@@ -46,21 +76,38 @@ impl Pinging {
     /// # Errors
     /// ping cannot be run.
     pub fn start(world: &World, node: &str, address: &str, count: u32) -> Result<Self> {
-        let count = count.to_string();
-        let running = world.spawn(node, &["ping", "-q", "-i", "0.01", "-c", &count, "-W", "2", address])?;
-        let limit = Duration::from_millis(10 * u64::from(count.parse::<u32>()?) * 3) + Duration::from_secs(10);
-        Ok(Self { running, limit, what: format!("{node} -> {address}") })
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let path = world.path(&format!("{}/ping-{}", daemons::DIR, NEXT.fetch_add(1, Ordering::Relaxed)));
+        let file = File::create(&path).with_context(|| format!("cannot make {}", path.display()))?;
+        let said = File::open(&path)?;
+        // Both of us have it open.
+        std::fs::remove_file(&path)?;
+        // Ten times as long as it should take.
+        let seconds = 30 + count / 10;
+        let (requests, deadline) = (count.to_string(), seconds.to_string());
+        let argv = ["ping", "-n", "-i", "0.01", "-c", &requests, "-w", &deadline, address];
+        let running = world.spawn_to(node, &argv, Stdio::from(file))?;
+        let limit = Duration::from_secs(u64::from(seconds) + 30);
+        Ok(Self { running, said, count, limit, what: format!("{node} -> {address}") })
     }
 
-    /// Waits for the end and demands that nothing was lost.
+    /// Waits for the end and demands that nothing was lost. Where an answer was late, more were sent than asked for, and
+    /// the last of them may have no answer.
     ///
     /// # Errors
     /// Something was lost, or ping failed.
-    pub fn all_answered(self) -> Result<Pings> {
+    pub fn all_answered(mut self) -> Result<Pings> {
         let output = self.running.wait(self.limit)?;
-        let pings = Pings::parse(&String::from_utf8_lossy(&output.stdout))
-            .with_context(|| String::from_utf8_lossy(&output.stderr).into_owned())?;
-        ensure!(pings.sent > 0 && pings.sent == pings.received, "{}: {pings:?}", self.what);
+        let mut said = String::new();
+        self.said.read_to_string(&mut said)?;
+        let pings = Pings::parse(&said).with_context(|| String::from_utf8_lossy(&output.stderr).into_owned())?;
+        let lost = unanswered(&said, self.count);
+        ensure!(
+            pings.sent > 0 && lost.is_empty(),
+            "{}: {pings:?}, of {} these are lost: {lost:?}",
+            self.what,
+            self.count
+        );
         Ok(pings)
     }
 }
@@ -80,7 +127,8 @@ pub fn reachable(world: &World, node: &str, address: &str, limit: Duration) -> R
 /// # Errors
 /// curl failed: with its words.
 pub fn page(world: &World, node: &str, url: &str, extra: &[&str]) -> Result<String> {
-    let mut argv = vec!["curl", "-sS", "-g", "--fail", "--max-time", "5"];
+    // Only so that a server which never answers does not hold a test up.
+    let mut argv = vec!["curl", "-sS", "-g", "--fail", "--max-time", "15"];
     argv.extend_from_slice(extra);
     argv.push(url);
     world.ok(node, &argv)
@@ -139,7 +187,7 @@ impl Capture {
         let running = world.spawn(node, &argv)?;
         let host_file = world.path(&file);
         // tcpdump writes the file's header when it is ready to take packets.
-        let started = eventually(&format!("capture at {place:?}"), Duration::from_secs(10), || {
+        let started = eventually(&format!("capture at {place:?}"), Duration::from_secs(60), || {
             std::fs::metadata(&host_file).ok().filter(|m| m.len() >= 24).map(drop)
         });
         if let Err(e) = started {
@@ -154,8 +202,14 @@ impl Capture {
     /// # Errors
     /// tcpdump lost packets, or the file cannot be read.
     pub fn stop(self, world: &World) -> Result<Captured> {
-        // Packets of the last moment are still on their way through tcpdump's ring.
+        // Packets of the last moment are still on their way to tcpdump's ring and through it: as long as there are any,
+        // tcpdump has something to do, or waits to be let run.
         std::thread::sleep(Duration::from_millis(300));
+        let mut idle = 0;
+        eventually("tcpdump has read all", Duration::from_secs(60), || {
+            idle = if self.running.is_idle() { idle + 1 } else { 0 };
+            (idle == 5).then_some(())
+        })?;
         let output = self.running.interrupt()?;
         let said = String::from_utf8_lossy(&output.stderr);
         ensure!(said.contains("\n0 packets dropped by kernel"), "the capture is not whole: {said}");
@@ -226,5 +280,18 @@ mod tests {
         let errors = "4 packets transmitted, 0 received, +4 errors, 100% packet loss";
         assert_eq!(Pings::parse(errors).unwrap(), Pings { sent: 4, received: 0 });
         assert!(Pings::parse("ping: unknown host").is_err());
+    }
+
+    #[test]
+    fn each_answer_is_known_by_its_number() {
+        let answer = |number: i64| format!("64 bytes from 192.168.1.1: icmp_seq={number} ttl=64 time=0.03 ms\n");
+        let some: String = [1, 3, 2, 5].map(answer).concat();
+        assert_eq!(unanswered(&some, 5), [4]);
+        assert_eq!(unanswered(&some, 3), [0_i64; 0]);
+        let refused = "From 192.168.1.254 icmp_seq=1 Destination Host Unreachable\n";
+        assert_eq!(unanswered(refused, 1), [1]);
+        // The number of request 65,536 is 0.
+        let round: String = (1..65_540).filter(|n| *n != 65_537).map(|n| answer(n % 65_536)).collect();
+        assert_eq!(unanswered(&round, 65_539), [65_537]);
     }
 }

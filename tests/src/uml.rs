@@ -15,7 +15,7 @@ use crate::daemons;
 use crate::world::{Running, World, eventually};
 
 /// Boot takes 2 to 8 s; a loaded machine takes longer.
-const BOOT: Duration = Duration::from_secs(60);
+const BOOT: Duration = Duration::from_secs(180);
 
 /// What to boot.
 pub struct Spec<'a> {

@@ -83,7 +83,9 @@ impl World {
                 bail!("{}", why.replace("\\n", "\n"));
             }
         }
-        let record = record::read(&options.name)?;
+        // The watcher writes the record while the holder makes the world: either may be the first to be done.
+        let written = eventually("the record of the lab", Duration::from_secs(30), || record::read(&options.name).ok());
+        let record = written.or_else(|_| record::read(&options.name))?;
         Ok(Self { record, maker: Some(ours) })
     }
 
@@ -142,10 +144,19 @@ impl World {
     /// # Errors
     /// It cannot be run.
     pub fn spawn(&self, node: &str, argv: &[&str]) -> Result<Running> {
+        self.spawn_to(node, argv, Stdio::piped())
+    }
+
+    /// As [`World::spawn`], with its standard output where the caller wants it: more than a pipe holds would stop a
+    /// command that nobody reads yet.
+    ///
+    /// # Errors
+    /// It cannot be run.
+    pub fn spawn_to(&self, node: &str, argv: &[&str], output: Stdio) -> Result<Running> {
         let child = self
             .command(node, argv)?
             .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
+            .stdout(output)
             .stderr(Stdio::piped())
             .spawn()
             .with_context(|| format!("cannot run {argv:?} on {node}"))?;
@@ -245,10 +256,22 @@ impl Running {
         Ok(output)
     }
 
+    /// Whether the command, which was started long ago, waits for something to do at this moment.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        let own = self.child.as_ref().and_then(|child| i32::try_from(child.id()).ok());
+        let sleeps = |pid: i32| {
+            let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+            // The name in field 2 may hold blanks and parentheses: the state follows its last parenthesis.
+            stat.rsplit_once(')').is_some_and(|(_, rest)| rest.trim_start().starts_with('S'))
+        };
+        own.is_some_and(|own| descendants(own).into_iter().all(sleeps))
+    }
+
     /// Interrupts it as Ctrl-C would and waits: for ping, tcpdump and their like, which then print their sums.
     ///
     /// # Errors
-    /// It does not end within 10 s.
+    /// It does not end within 60 s.
     pub fn interrupt(self) -> Result<Output> {
         if let Some(child) = &self.child {
             let own = i32::try_from(child.id())?;
@@ -256,7 +279,7 @@ impl Running {
                 let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGINT);
             }
         }
-        self.wait(Duration::from_secs(10))
+        self.wait(Duration::from_secs(60))
     }
 }
 
@@ -278,19 +301,25 @@ fn descendants(pid: i32) -> Vec<i32> {
         .collect()
 }
 
-/// Asks again and again until `probe` has an answer.
+/// Asks again and again until `probe` has an answer. Time in which this thread was not let run does not count, and a
+/// question that took long is followed by another one: the last one is asked when `limit` is over.
 ///
 /// # Errors
 /// `what` did not come true within `limit`.
 pub fn eventually<T>(what: &str, limit: Duration, mut probe: impl FnMut() -> Option<T>) -> Result<T> {
-    let until = Instant::now() + limit;
+    const PAUSE: Duration = Duration::from_millis(20);
+    let mut until = Instant::now() + limit;
     loop {
+        let asked = Instant::now();
         if let Some(answer) = probe() {
             return Ok(answer);
         }
-        if Instant::now() > until {
+        if asked > until {
             bail!("{what}: not within {limit:?}");
         }
-        std::thread::sleep(Duration::from_millis(20));
+        let paused = Instant::now();
+        std::thread::sleep(PAUSE);
+        // A machine that stands still for a second keeps whoever is waited for from working, too.
+        until += paused.elapsed().saturating_sub(PAUSE);
     }
 }

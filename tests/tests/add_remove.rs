@@ -28,13 +28,13 @@ fn check(world: &World) -> Result<()> {
     for site in others {
         tenants::add(world, site)?;
         for server in [SERVER_INNER_V4, SERVER_INNER_V6] {
-            reachable(world, &site.host(), server, Duration::from_secs(5))?;
+            reachable(world, &site.host(), server, Duration::from_secs(30))?;
             pings.push(Pinging::start(world, &site.host(), server, 800)?);
         }
     }
     for _ in 0..3 {
         tenants::add(world, last)?;
-        reachable(world, &last.host(), SERVER_INNER_V4, Duration::from_secs(5))?;
+        reachable(world, &last.host(), SERVER_INNER_V4, Duration::from_secs(30))?;
         let got = page(world, &last.host(), &url("http", SERVER_INNER_V4), &["--retry", "5", "--retry-connrefused"])?;
         ensure!(got.trim() == tenants::page(last), "{} was served {got:?}", last.host());
         let (tenant, tunnel) = (last.tenant(), "gre:192.0.2.77,key=7,prefix=10.77.0.0/16");

@@ -3,6 +3,7 @@
 //!
 //! Through the real programs. What cannot be brought about here (an old kernel) is tested where it is checked.
 
+use std::os::unix::net::UnixStream;
 use std::process::Output;
 use std::time::Duration;
 
@@ -289,13 +290,13 @@ pub(crate) fn trials() -> Vec<Trial> {
 fn in_a_world(check: impl FnOnce(&World) -> Result<()>) -> Result<()> {
     let world = with_tenants("bad", Options { sites: 2, ..Options::default() })?;
     let run = || -> Result<()> {
-        reachable(&world, "host-a", SERVER_INNER_V4, Duration::from_secs(5))?;
-        let before = state(&world)?;
+        reachable(&world, "host-a", SERVER_INNER_V4, Duration::from_secs(30))?;
+        let before = settled(&world)?;
         ensure!(before.contains("tenant-a"), "no state is read: {before}");
         let ping = Pinging::start(&world, "host-a", SERVER_INNER_V4, 300)?;
         check(&world)?;
         ping.all_answered()?;
-        same(&before, &state(&world)?)
+        same(&world, &before)
     };
     explain(&world, run())
 }
@@ -318,8 +319,26 @@ fn state(world: &World) -> Result<String> {
     world.ok("server", &["sh", "-c", STATE])
 }
 
-fn same(before: &str, after: &str) -> Result<()> {
-    ensure!(before == after, "something was changed\nbefore:\n{before}\nafter:\n{after}");
+/// The state once nothing is on its way any more of what was done before.
+fn settled(world: &World) -> Result<String> {
+    let mut last = state(world)?;
+    eventually("nothing moves", Duration::from_secs(30), || {
+        std::thread::sleep(Duration::from_millis(200));
+        let next = state(world).ok()?;
+        let same = next == last;
+        last.clone_from(&next);
+        same.then_some(next)
+    })
+}
+
+/// Nothing was changed. What a refused command had begun may be taken back while it is told.
+fn same(world: &World, before: &str) -> Result<()> {
+    let found = eventually("all is as before", Duration::from_secs(10), || {
+        state(world).ok().filter(|after| after == before).map(drop)
+    });
+    if found.is_err() {
+        bail!("something was changed\nbefore:\n{before}\nafter:\n{}", state(world)?);
+    }
     Ok(())
 }
 
@@ -336,12 +355,12 @@ fn long_name() -> String {
 /// Runs all cases and tells of all that are not refused as they should.
 fn refused(world: &World, cases: &[Case]) -> Result<()> {
     let mut wrong = Vec::new();
-    let tables = state(world)?;
+    let tables = settled(world)?;
     for (case, code, words) in cases {
         let argv = line(case);
         let argv: Vec<&str> = argv.iter().map(String::as_str).collect();
         // A daemon that is not refused would run for ever.
-        let output = world.spawn("server", &argv)?.wait(Duration::from_secs(15));
+        let output = world.spawn("server", &argv)?.wait(Duration::from_secs(60));
         let complaint = match output {
             Ok(output) => complaint(&output, *code, words),
             Err(e) => Some(format!("{e:#}")),
@@ -349,7 +368,7 @@ fn refused(world: &World, cases: &[Case]) -> Result<()> {
         wrong.extend(complaint.map(|c| format!("{case}\n  {c}")));
     }
     ensure!(wrong.is_empty(), "{} of {} cases:\n{}", wrong.len(), cases.len(), wrong.join("\n"));
-    same(&tables, &state(world)?)
+    same(world, &tables)
 }
 
 /// What is wrong with how a command was refused.
@@ -384,7 +403,7 @@ fn json(world: &World) -> Result<()> {
 fn request_refused(world: &World, socket: &str, request: &Request) -> Result<()> {
     let (method, path, body, status, field, rule) = request;
     let url = format!("http://daemon{path}");
-    let mut argv = vec!["curl", "-sS", "-g", "--max-time", "5", "--unix-socket", socket, "-X", method];
+    let mut argv = vec!["curl", "-sS", "-g", "--max-time", "30", "--unix-socket", socket, "-X", method];
     argv.extend(["-w", "\n%{http_code} %{content_type}", "-H", "content-type: application/json"]);
     if !body.is_empty() {
         argv.extend(["-d", body]);
@@ -462,7 +481,7 @@ fn devices(world: &World) -> Result<()> {
 fn half_removed() -> Result<()> {
     let world = with_tenants("half", Options { sites: 2, ..Options::default() })?;
     let run = || -> Result<()> {
-        reachable(&world, "host-a", SERVER_INNER_V4, Duration::from_secs(5))?;
+        reachable(&world, "host-a", SERVER_INNER_V4, Duration::from_secs(30))?;
         hold(&world, "access-server")?;
         let ping = Pinging::start(&world, "host-a", SERVER_INNER_V4, 300)?;
         let away = &["tenant-b", "half done", "access server", "start it with: access-server run"];
@@ -488,7 +507,7 @@ fn half_removed() -> Result<()> {
         ensure!(!taken.status.success(), "the VLAN of a tenant that is not gone yet was given away");
         ping.all_answered()?;
         std::fs::remove_file(world.path("/run/lab/hold/access-server"))?;
-        eventually("the removal is finished", Duration::from_secs(15), || {
+        eventually("the removal is finished", Duration::from_secs(60), || {
             let list = world.ok("server", &["tenantd", "list", "--json"]).ok()?;
             let rows = world.ok("server", &["access-server", "list", "--json"]).ok()?;
             (!list.contains("tenant-b") && !rows.contains("601")).then_some(())
@@ -496,7 +515,7 @@ fn half_removed() -> Result<()> {
         // What was refused before is done now.
         let argv = line("tenantd add-tenant tenant-b {A} --vlan 601 --tunnel ipip:198.51.100.6");
         world.ok("server", &argv.iter().map(String::as_str).collect::<Vec<_>>())?;
-        reachable(&world, "host-b", SERVER_INNER_V4, Duration::from_secs(5))
+        reachable(&world, "host-b", SERVER_INNER_V4, Duration::from_secs(30))
     };
     explain(&world, run())
 }
@@ -507,7 +526,10 @@ fn hold(world: &World, daemon: &str) -> Result<()> {
     let kill = format!(
         "for d in /proc/[0-9]*; do tr '\\0' ' ' <$d/cmdline 2>/dev/null | grep -q '^{daemon} run ' && kill -9 ${{d#/proc/}}; done; true"
     );
-    world.ok("server", &["sh", "-c", &kill]).map(drop)
+    world.ok("server", &["sh", "-c", &kill])?;
+    // What was killed ends a moment later, and answers until then.
+    let socket = world.path(&format!("/run/{daemon}/main/api.sock"));
+    eventually("it is gone", Duration::from_secs(30), || UnixStream::connect(&socket).is_err().then_some(()))
 }
 
 /// Without any daemon every verb says how to start it.

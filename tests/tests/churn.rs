@@ -55,7 +55,7 @@ fn check(world: &World) -> Result<()> {
     let many = if std::env::var_os("FULL").is_some() { 10_000 } else { 200 };
     let site = world.options().sites().next().context("no site")?;
     tenants::add(world, &site)?;
-    reachable(world, &site.host(), SERVER_INNER_V4, Duration::from_secs(5))?;
+    reachable(world, &site.host(), SERVER_INNER_V4, Duration::from_secs(30))?;
     let (mut api, daemon) = (Api::of(world), Process::tenantd(world)?);
     let mut standing = VecDeque::new();
     let mut times = Vec::new();
@@ -73,7 +73,7 @@ fn check(world: &World) -> Result<()> {
     for n in 0..warm {
         round(&mut api, n)?;
     }
-    let (before, memory, resident) = (Before::of(world, &daemon)?, kernel_memory()?, daemon.resident()?);
+    let (before, memory, resident) = (Before::settled(world, &daemon)?, kernel_memory()?, daemon.resident()?);
     let ping = Pinging::start(world, &site.host(), SERVER_INNER_V4, 1000)?;
     let (started, mut most) = (Instant::now(), memory);
     for n in warm..warm + many {
@@ -121,5 +121,16 @@ impl Before {
         let traces = traces(world)?;
         let namespaces = traces.iter().filter(|line| line.contains("namespaces")).cloned().collect();
         Ok(Self { descriptors: daemon.descriptors()?, rows: rows(world)?, traces: traces.len(), namespaces })
+    }
+
+    /// Once nothing is on its way any more: files are removed and stacks made ready after an answer.
+    fn settled(world: &World, daemon: &Process<'_>) -> Result<Self> {
+        let mut last = Self::of(world, daemon)?;
+        eventually("what came and went has settled", Duration::from_secs(60), || {
+            std::thread::sleep(Duration::from_millis(500));
+            let next = Self::of(world, daemon).ok()?;
+            let before = std::mem::replace(&mut last, next);
+            (before == last).then_some(before)
+        })
     }
 }

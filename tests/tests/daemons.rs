@@ -72,7 +72,7 @@ impl Daemon {
         argv.extend(self.argv.iter().map(String::as_str));
         let running = world.spawn(&self.node, &argv)?;
         let socket = world.path(&self.socket);
-        let up = eventually(&format!("{} is up", self.name), Duration::from_secs(20), || {
+        let up = eventually(&format!("{} is up", self.name), Duration::from_secs(60), || {
             UnixStream::connect(&socket).ok().map(drop)
         });
         up.with_context(|| world.log(&self.name))?;
@@ -82,7 +82,7 @@ impl Daemon {
     /// Ends it without a warning, as the kernel does when memory runs out.
     pub(crate) fn kill(&self, world: &World, running: Running) -> Result<()> {
         world.ok(&self.node, &["sh", "-ec", &format!("kill -9 $(cat {})", self.pid_file())])?;
-        let ended = running.wait(Duration::from_secs(5))?;
+        let ended = running.wait(Duration::from_secs(60))?;
         ensure!(!ended.status.success(), "{} was killed and ended with success", self.name);
         Ok(())
     }
@@ -100,7 +100,7 @@ pub(crate) fn shell(world: &World, node: &str, script: &str) -> Result<String> {
 /// Starts the small web server of the tests, which says `mark`, and waits until it answers.
 pub(crate) fn web(world: &World, node: &str, mark: &str) -> Result<Running> {
     let running = world.spawn(node, &["python3", "-c", WEB, mark])?;
-    eventually(&format!("the web server of {node}"), Duration::from_secs(20), || {
+    eventually(&format!("the web server of {node}"), Duration::from_secs(60), || {
         world.ok(node, &["curl", "-sS", "-g", "--max-time", "1", "http://[::1]/"]).ok()
     })?;
     Ok(running)

@@ -27,7 +27,7 @@ fn a_card_given_whole() -> Result<()> {
         }
         let said = server("tenantd add-tenant card --address 192.168.1.1/24 --device nic0")?;
         ensure!(said.contains("nic0"), "{said}");
-        reachable(&world, "host-a", "192.168.1.1", Duration::from_secs(3))?;
+        reachable(&world, "host-a", "192.168.1.1", Duration::from_secs(30))?;
         let map = server("tenantd map lower")?;
         ensure!(map.contains("(inet0, nic0) <-> nic0"), "{map}");
         ensure!(world.ok("server", &["ip", "link", "show", "nic0"]).is_err(), "the card is still the host's");

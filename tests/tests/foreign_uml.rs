@@ -52,7 +52,7 @@ fn check_gateway(world: &World) -> Result<()> {
     let uml = Uml::boot(world, &spec)?;
     let check = || -> Result<()> {
         for server in [SERVER_INNER_V4, SERVER_INNER_V6] {
-            reachable(world, &site.host(), server, Duration::from_secs(10))?;
+            reachable(world, &site.host(), server, Duration::from_secs(60))?;
             Pinging::start(world, &site.host(), server, 100)?.all_answered()?;
             let got = page(world, &site.host(), &url("http", server), &["--retry", "5", "--retry-connrefused"])?;
             ensure!(got.trim() == tenants::page(&site), "{server} served {got:?}");
@@ -60,7 +60,7 @@ fn check_gateway(world: &World) -> Result<()> {
         Ok(())
     };
     check().map_err(|e| {
-        let state = uml.run("ip -s link; ip neighbour; ip route; ip -6 route", Duration::from_secs(5));
+        let state = uml.run("ip -s link; ip neighbour; ip route; ip -6 route", Duration::from_secs(60));
         e.context(format!("the foreign kernel:\n{}", state.unwrap_or_else(|e| format!("{e:#}"))))
     })
 }

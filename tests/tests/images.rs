@@ -103,7 +103,7 @@ fn check(world: &World, tarball: &str, repository: &Path) -> Result<()> {
         let mut add = system_tests::tenants::add_tenant(world.options(), site);
         add.extend(["--image", "bookworm"].map(str::to_owned));
         world.ok("server", &add.iter().map(String::as_str).collect::<Vec<_>>())?;
-        reachable(world, &site.host(), SERVER_INNER_V4, Duration::from_secs(5))?;
+        reachable(world, &site.host(), SERVER_INNER_V4, Duration::from_secs(30))?;
     }
     let directory = repository.display().to_string();
     let host = a.host();
@@ -114,7 +114,7 @@ fn check(world: &World, tarball: &str, repository: &Path) -> Result<()> {
     let sources = format!("echo 'deb [trusted=yes] http://{address}:8000 ./' >/etc/apt/sources.list");
     inside(&one, &sources)?;
     // The repository may not listen yet, which apt-get does not call a failure.
-    eventually("apt-get update", Duration::from_secs(20), || {
+    eventually("apt-get update", Duration::from_secs(120), || {
         inside(&one, "apt-get -o Acquire::Retries=0 -qq update; apt-cache show site-tool").ok()
     })?;
     inside(&one, "DEBIAN_FRONTEND=noninteractive apt-get -qq install -y site-tool")?;

@@ -31,7 +31,7 @@ fn itself(world: &World, sites: &[Site]) -> Result<()> {
     world.ok(&sites[0].host(), &["ip", "address", "add", "10.7.0.10/16", "dev", "eth0"])?;
     let before = (sh(world, &b, "ip -o address; ip route")?, world.ok("server", &["tenantd", "show", &b])?);
     sh(world, &a, &format!("tenantd add-address {a} 10.7.0.1/16; tenantd add-route {a} 10.8.0.0/16,via=10.7.0.10"))?;
-    reachable(world, &sites[0].host(), "10.7.0.1", Duration::from_secs(5))?;
+    reachable(world, &sites[0].host(), "10.7.0.1", Duration::from_secs(30))?;
     let seen = sh(world, &a, "ip -o -4 address show dev dev0; ip route")?;
     ensure!(seen.contains("10.7.0.1/16") && seen.contains("10.8.0.0/16"), "{seen}");
     // A second server on another port, by template and by hand.
@@ -45,7 +45,7 @@ fn itself(world: &World, sites: &[Site]) -> Result<()> {
     for address in ["10.7.0.1", SERVER_INNER_V4] {
         let web = format!("http://{address}:8001/index.html");
         let got =
-            eventually("the new service", Duration::from_secs(5), || page(world, &sites[0].host(), &web, &[]).ok())?;
+            eventually("the new service", Duration::from_secs(30), || page(world, &sites[0].host(), &web, &[]).ok())?;
         ensure!(got.trim() == tenants::page(&sites[0]), "{web} says {got:?}");
     }
     sh(
@@ -57,7 +57,7 @@ fn itself(world: &World, sites: &[Site]) -> Result<()> {
     let show = world.ok("server", &["tenantd", "show", &a, "--json"])?;
     ensure!(show.contains("10.7.0.1/16") && show.contains("10.8.0.0/16") && show.contains("by-hand"), "{show}");
     world.ok("server", &["tenantd", "restart-tenant", &a])?;
-    reachable(world, &sites[0].host(), "10.7.0.1", Duration::from_secs(10))?;
+    reachable(world, &sites[0].host(), "10.7.0.1", Duration::from_secs(30))?;
     sh(
         world,
         &a,

@@ -47,7 +47,7 @@ fn check(world: &World) -> Result<()> {
         let service = ["tenantd", "add-service", &site.tenant(), "echo", "--", "/usr/bin/python3", "-c", ECHO, &mark];
         world.ok("server", &service)?;
         for server in [SERVER_INNER_V4, SERVER_INNER_V6] {
-            reachable(world, &site.host(), server, Duration::from_secs(5))?;
+            reachable(world, &site.host(), server, Duration::from_secs(30))?;
         }
     }
     let mut captures = Vec::new();
@@ -93,7 +93,7 @@ fn talk(world: &World, sites: &[Site], server: &str) -> Result<()> {
         })
         .collect::<Result<_>>()?;
     for (site, running) in talks {
-        let output = running.wait(Duration::from_secs(60))?;
+        let output = running.wait(Duration::from_secs(600))?;
         let said = String::from_utf8_lossy(&output.stdout);
         ensure!(output.status.success(), "{} with {server}: {}", site.host(), String::from_utf8_lossy(&output.stderr));
         ensure!(
@@ -143,7 +143,7 @@ fn pings(world: &World, sites: &[Site], server: &str) -> Result<()> {
         })
         .collect::<Result<_>>()?;
     for (site, running) in pings {
-        let output = running.wait(Duration::from_secs(20))?;
+        let output = running.wait(Duration::from_secs(120))?;
         ensure!(output.status.success(), "{} -> {server}: {}", site.host(), String::from_utf8_lossy(&output.stdout));
     }
     Ok(())

@@ -35,7 +35,7 @@ fn check(world: &World, daemon: &str) -> Result<()> {
     let mut pings = Vec::new();
     for site in &sites {
         for server in targets {
-            reachable(world, &site.host(), server, Duration::from_secs(5))?;
+            reachable(world, &site.host(), server, Duration::from_secs(30))?;
             pings.push(Pinging::start(world, &site.host(), server, 400)?);
         }
     }
@@ -48,7 +48,7 @@ fn check(world: &World, daemon: &str) -> Result<()> {
     for ping in pings {
         ping.all_answered()?;
     }
-    let after = eventually(&format!("{daemon} has the same rows again"), Duration::from_secs(10), || {
+    let after = eventually(&format!("{daemon} has the same rows again"), Duration::from_secs(30), || {
         self::rows(world).ok().filter(|after| *after == rows)
     });
     if after.is_err() {
@@ -57,7 +57,7 @@ fn check(world: &World, daemon: &str) -> Result<()> {
     // It does not only answer: it still works.
     let site = sites.first().context("no site")?;
     world.ok("server", &["tenantd", "restart-service", &site.tenant(), "web"])?;
-    eventually("the page is served again", Duration::from_secs(5), || {
+    eventually("the page is served again", Duration::from_secs(30), || {
         let got = page(world, &site.host(), &url("http", SERVER_INNER_V4), &[]).ok()?;
         (got.trim() == tenants::page(site)).then_some(())
     })
@@ -73,17 +73,19 @@ fn restarts(world: &World) -> Result<()> {
     let sites: Vec<Site> = world.options().sites().collect();
     let (busy, quiet) = (sites[0].tenant(), sites[1].tenant());
     let masters = |tenant: &str| sh(world, tenant, "pgrep -o -x nginx; pgrep -c -f '^nginx: master'");
-    let (before, inits) = (masters(&quiet)?, (init_pid(world, &busy)?, init_pid(world, &quiet)?));
+    // nginx listens a moment before it calls itself a master.
+    let before = eventually("the quiet nginx is a master", Duration::from_secs(30), || masters(&quiet).ok())?;
+    let inits = (init_pid(world, &busy)?, init_pid(world, &quiet)?);
     let ping = Pinging::start(world, &sites[1].host(), SERVER_INNER_V4, 600)?;
     for round in 0..6 {
         let asked = world.spawn("server", &["tenantd", "restart-service", &busy, "web"])?;
         std::thread::sleep(Duration::from_millis(15 * round));
         kill(world, "tenantd")?;
         // Done or not: only that it ends is asked.
-        asked.wait(Duration::from_secs(20))?;
+        asked.wait(Duration::from_secs(60))?;
     }
     // While there is no tenantd a service that dies is started again by init.
-    let old = eventually("the service runs", Duration::from_secs(10), || sh(world, &busy, "pgrep -o -x nginx").ok())?;
+    let old = eventually("the service runs", Duration::from_secs(30), || sh(world, &busy, "pgrep -o -x nginx").ok())?;
     world.ok("server", &["touch", "/run/lab/hold/tenantd"])?;
     let stopped = pid(world, "tenantd")?.context("no tenantd")?;
     world.ok("server", &["sh", "-c", &format!("kill -9 {stopped}")])?;
@@ -98,12 +100,12 @@ fn restarts(world: &World) -> Result<()> {
     // Of both tenants' nginx: the pid inside may be the same in both.
     let ours = killed.split_whitespace().find(|pid| in_tenant(world, pid, inits.0));
     world.ok("server", &["kill", "-9", ours.context("the nginx of the busy tenant is not seen")?])?;
-    eventually("init starts it again", Duration::from_secs(10), || {
+    eventually("init starts it again", Duration::from_secs(30), || {
         let got = page(world, &sites[0].host(), &url("http", SERVER_INNER_V4), &[]).ok()?;
         (got.trim() == tenants::page(&sites[0])).then_some(())
     })?;
     world.ok("server", &["rm", "/run/lab/hold/tenantd"])?;
-    eventually("tenantd is back", Duration::from_secs(10), || masters(&busy).ok().filter(|now| now.ends_with("\n1\n")))
+    eventually("tenantd is back", Duration::from_secs(30), || masters(&busy).ok().filter(|now| now.ends_with("\n1\n")))
         .with_context(|| format!("masters of the busy tenant: {:?}", masters(&busy)))?;
     ensure!(masters(&quiet)? == before, "the service of the other tenant was started again");
     ensure!((init_pid(world, &busy)?, init_pid(world, &quiet)?) == inits, "an init was started again");
@@ -141,26 +143,29 @@ fn init_dies(world: &World) -> Result<()> {
         );
         Ok(world.ok("server", &["sh", "-c", &list])?.lines().map(str::to_owned).collect())
     };
-    let before = own()?;
-    ensure!(before.len() >= 4, "init, nginx, its workers and a sleeper: {before:?}");
+    // A service is ready when it listens; its workers are made a moment later.
+    let before = eventually("init, nginx, its workers and a sleeper", Duration::from_secs(30), || {
+        own().ok().filter(|found| found.len() >= 4)
+    });
+    let before = before.with_context(|| format!("{:?}", own()))?;
     let mut pings = Vec::new();
     for site in others {
-        reachable(world, &site.host(), SERVER_INNER_V4, Duration::from_secs(5))?;
+        reachable(world, &site.host(), SERVER_INNER_V4, Duration::from_secs(30))?;
         pings.push(Pinging::start(world, &site.host(), SERVER_INNER_V4, 400)?);
     }
     let old = init_pid(world, &tenant)?;
     world.ok("server", &["kill", "-9", &old.to_string()])?;
-    eventually("all its processes are dead", Duration::from_secs(5), || {
+    eventually("all its processes are dead", Duration::from_secs(30), || {
         own().ok().filter(|now| !now.iter().any(|process| before.contains(process)))
     })?;
-    eventually("it is started again", Duration::from_secs(20), || {
+    eventually("it is started again", Duration::from_secs(30), || {
         init_pid(world, &tenant).ok().filter(|new| *new != old)
     })?;
-    eventually("its page is served again", Duration::from_secs(20), || {
+    eventually("its page is served again", Duration::from_secs(30), || {
         let got = page(world, &victim.host(), &url("http", SERVER_INNER_V4), &[]).ok()?;
         (got.trim() == tenants::page(victim)).then_some(())
     })?;
-    eventually("its sleeper runs again", Duration::from_secs(5), || sh(world, &tenant, "pgrep -x sleep").ok())?;
+    eventually("its sleeper runs again", Duration::from_secs(30), || sh(world, &tenant, "pgrep -x sleep").ok())?;
     sh(world, &tenant, "test \"$(cat /root/file)\" = kept")?;
     for ping in pings {
         ping.all_answered()?;
@@ -173,9 +178,9 @@ fn init_dies(world: &World) -> Result<()> {
 /// Kills the daemon of the server by its pid and waits until another one runs.
 fn kill(world: &World, daemon: &str) -> Result<()> {
     let pid = || pid(world, daemon);
-    let old = eventually(&format!("{daemon} runs"), Duration::from_secs(10), || pid().ok().flatten())?;
+    let old = eventually(&format!("{daemon} runs"), Duration::from_secs(30), || pid().ok().flatten())?;
     world.ok("server", &["kill", "-9", &old.to_string()])?;
-    eventually(&format!("{daemon} is started again"), Duration::from_secs(10), || {
+    eventually(&format!("{daemon} is started again"), Duration::from_secs(30), || {
         pid().ok().flatten().filter(|new| *new != old)
     })
     .map(drop)

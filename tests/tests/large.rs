@@ -59,7 +59,7 @@ fn check(world: &World) -> Result<()> {
     let bytes = if full() { 10 * BYTES } else { BYTES };
     let both_ways = |how: &str| -> Result<()> {
         for server in [SERVER_INNER_V4, SERVER_INNER_V6] {
-            reachable(world, &site.host(), server, Duration::from_secs(5))?;
+            reachable(world, &site.host(), server, Duration::from_secs(30))?;
             for verb in ["up", "down"] {
                 from_host(world, &site, verb, server, bytes).with_context(|| how.to_owned())?;
             }

@@ -66,12 +66,12 @@ fn others_answer(stem: &str, limits: &[&str], check: fn(&World, &Site) -> Result
             }
             world.ok("server", &argv.iter().map(String::as_str).collect::<Vec<_>>())?;
             tenants::add_services(&world, &site)?;
-            reachable(&world, &site.host(), SERVER_INNER_V4, Duration::from_secs(5))?;
+            reachable(&world, &site.host(), SERVER_INNER_V4, Duration::from_secs(30))?;
         }
         let first = world.options().site(0);
         let pace = check(&world, &first)?;
         // It lives on, too.
-        let served = eventually("the tenant itself serves again", Duration::from_secs(10), || {
+        let served = eventually("the tenant itself serves again", Duration::from_secs(30), || {
             page(&world, &first.host(), &url("http", SERVER_INNER_V4), &[]).ok()
         })?;
         ensure!(served.trim() == tenants::page(&first), "{served}");
@@ -100,7 +100,7 @@ fn ask(world: &World) -> Result<Vec<Asked>> {
     asking
         .into_iter()
         .map(|running| {
-            let output = running.wait(Duration::from_secs(30))?;
+            let output = running.wait(Duration::from_secs(90))?;
             let said = String::from_utf8_lossy(&output.stdout);
             let said: Value = serde_json::from_str(&said)
                 .with_context(|| format!("{said}{}", String::from_utf8_lossy(&output.stderr)))?;
@@ -147,7 +147,7 @@ fn may_miss_its_floor(name: &str, test: impl FnOnce() -> Result<()> + Send + 'st
 fn undisturbed(world: &World, attack: &dyn Fn() -> Result<Vec<Running>>) -> Result<(Vec<String>, Pace)> {
     let inits =
         |world: &World| (0..3).map(|n| init_pid(world, &world.options().site(n).tenant())).collect::<Result<Vec<_>>>();
-    let (before_all, mut last, mut slow) = (inits(world)?, Vec::new(), String::new());
+    let (before_all, mut last, mut slow, mut measured) = (inits(world)?, Vec::new(), String::new(), false);
     for _ in 0..TRIES {
         let before = ask(world)?;
         let bombs = attack()?;
@@ -156,7 +156,7 @@ fn undisturbed(world: &World, attack: &dyn Fn() -> Result<Vec<Running>>) -> Resu
         let said = bombs
             .into_iter()
             .map(|bomb| {
-                let output = bomb.wait(Duration::from_secs(30))?;
+                let output = bomb.wait(Duration::from_secs(90))?;
                 ensure!(output.status.success(), "a bomb failed: {}", String::from_utf8_lossy(&output.stderr));
                 Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
             })
@@ -164,15 +164,18 @@ fn undisturbed(world: &World, attack: &dyn Fn() -> Result<Vec<Running>>) -> Resu
         ensure!(inits(world)? == before_all, "an init was started again");
         for asked in before.iter().chain(&during) {
             ensure!(asked.errors == 0, "{} errors: {:?}", asked.errors, asked.first);
-            ensure!(asked.n >= 20, "only {} answers in {MEASURE} s", asked.n);
         }
+        // A machine that stood still while it was measured says nothing, unless it is so every time.
+        let enough = before.iter().chain(&during).all(|asked| asked.n >= 20);
+        measured |= enough;
         let held = before.iter().zip(&during).all(|(b, d)| d.p50 <= P50 * b.p50 && d.p99 <= P99 * b.p99);
-        if held {
+        if held && enough {
             return Ok((said, Ok(())));
         }
         last = said;
         slow = format!("before {before:?}; during {during:?}");
     }
+    ensure!(measured, "fewer than 20 answers in {MEASURE} s, {TRIES} times: {slow}");
     Ok((last, Err(Slow(slow))))
 }
 
@@ -257,32 +260,41 @@ fn rates(world: &World) -> Result<()> {
             "server",
             &["tenantd", "add-service", &tenant, "iperf", "--ready", "tcp:5201", "--", "/usr/bin/iperf3", "-s"],
         )?;
-        reachable(world, &site.host(), SERVER_INNER_V4, Duration::from_secs(5))?;
+        reachable(world, &site.host(), SERVER_INNER_V4, Duration::from_secs(30))?;
     }
     let first = world.options().site(0);
     for (way, bound) in [("in", 40.0), ("out", 25.0)] {
         for kind in ["tcp", "udp"] {
             let mut tried = Vec::new();
-            // Less than the bound may be the machine's fault, more is ours.
-            for _ in 0..3 {
+            // Less than the bound may be the machine's fault. More is ours, but for once: what waited in a socket while
+            // its reader was not let run is counted when it is read. What is not held is more every time.
+            for _ in 0..5 {
                 let got = iperf(world, &first, way, kind)?;
-                ensure!(got <= bound * 1.1, "{kind} {way}: {got:.1} Mbit/s of {bound}");
                 tried.push(got);
-                if got >= bound * 0.9 {
+                let more = tried.iter().filter(|got| **got > bound * 1.1).count();
+                ensure!(more < 2, "{kind} {way}: {tried:.1?} Mbit/s of {bound}");
+                if (bound * 0.9..=bound * 1.1).contains(&got) {
                     break;
                 }
             }
-            ensure!(tried.last().is_some_and(|got| *got >= bound * 0.9), "{kind} {way}: {tried:.1?} Mbit/s of {bound}");
+            let held = tried.last().is_some_and(|got| (bound * 0.9..=bound * 1.1).contains(got));
+            ensure!(held, "{kind} {way}: {tried:.1?} Mbit/s of {bound}");
         }
     }
-    let free = iperf(world, &world.options().site(1), "in", "tcp")?;
+    let mut free = 0.0_f64;
+    for _ in 0..3 {
+        free = free.max(iperf(world, &world.options().site(1), "in", "tcp")?);
+        if free > 200.0 {
+            break;
+        }
+    }
     ensure!(free > 200.0, "the other tenant has {free:.1} Mbit/s only");
     Ok(())
 }
 
 /// Mbit/s of payload that arrived.
 fn iperf(world: &World, site: &Site, way: &str, kind: &str) -> Result<f64> {
-    let mut argv = vec!["timeout", "30", "iperf3", "-J", "-c", SERVER_INNER_V4, "-t", "3"];
+    let mut argv = vec!["timeout", "60", "iperf3", "-J", "-c", SERVER_INNER_V4, "-t", "3"];
     if way == "out" {
         argv.push("-R");
     }
@@ -292,7 +304,14 @@ fn iperf(world: &World, site: &Site, way: &str, kind: &str) -> Result<f64> {
         // What the bucket holds at first is no rate.
         argv.extend(["-O", "1"]);
     }
-    let said: Value = serde_json::from_str(&world.ok(&site.host(), &argv)?)?;
+    let mut last = Ok(String::new());
+    // The server takes one at a time, and may not have heard yet that the one before has ended.
+    let _ = eventually("the server is free", Duration::from_secs(30), || {
+        last = world.ok(&site.host(), &argv);
+        let busy = last.as_ref().err().is_some_and(|error| format!("{error:#}").contains("busy running a test"));
+        (!busy).then_some(())
+    });
+    let said: Value = serde_json::from_str(&last?)?;
     let bits = said["end"]["sum_received"]["bits_per_second"].as_f64().context("no sum_received")?;
     Ok(bits / 1e6)
 }

@@ -47,9 +47,18 @@ fn check(world: &World) -> Result<()> {
     // Two with a site each; what stays for all (directories, maps, the snapshot) is there with them.
     for site in world.options().sites() {
         tenants::add(world, &site)?;
-        reachable(world, &site.host(), SERVER_INNER_V4, Duration::from_secs(5))?;
+        reachable(world, &site.host(), SERVER_INNER_V4, Duration::from_secs(30))?;
     }
-    let (before, memory) = (traces(world)?, available(world)?);
+    // What listens may still be making its workers.
+    let (mut before, mut same) = (traces(world)?, 0);
+    eventually("the world stands still", Duration::from_secs(60), || {
+        std::thread::sleep(Duration::from_millis(500));
+        let now = traces(world).ok()?;
+        same = if now == before { same + 1 } else { 0 };
+        before = now;
+        (same == 2).then_some(())
+    })?;
+    let memory = available(world)?;
     let started = Instant::now();
     let make = format!(
         "for n in $(seq {MANY}); do tenantd add-tenant many-$n --address 192.168.1.1/24; \
@@ -62,7 +71,7 @@ fn check(world: &World) -> Result<()> {
     let ask = format!(
         "for n in $(seq {MANY}); do \
          pid=$(tenantd status many-$n --json | sed 's/.*\"init_pid\":\\([0-9]*\\).*/\\1/'); \
-         got=$(nsenter --net=/proc/$pid/ns/net curl -sS --max-time 5 http://192.168.1.1/); \
+         got=$(nsenter --net=/proc/$pid/ns/net curl -sS --max-time 20 http://192.168.1.1/); \
          [ \"$got\" = page-of-$n ] || {{ echo \"$n: $got\"; exit 1; }}; echo $pid; done"
     );
     let inits = world.ok("server", &["sh", "-ec", &ask])?;
@@ -80,7 +89,7 @@ fn check(world: &World) -> Result<()> {
         &["sh", "-ec", &format!("for n in $(seq {MANY}); do tenantd remove-tenant many-$n --force; done")],
     )?;
     let removed = started.elapsed();
-    let left = eventually("all is as before", Duration::from_secs(20), || {
+    let left = eventually("all is as before", Duration::from_secs(60), || {
         traces(world).ok().filter(|after| *after == before).map(drop)
     });
     if left.is_err() {

@@ -68,11 +68,11 @@ fn read() -> Result<()> {
 fn agrees(world: &World) -> Result<()> {
     let sites: Vec<Site> = world.options().sites().collect();
     for site in &sites {
-        reachable(world, &site.host(), SERVER_INNER_V4, Duration::from_secs(5))?;
+        reachable(world, &site.host(), SERVER_INNER_V4, Duration::from_secs(30))?;
     }
     // The first scrape begins the look for ports.
     scrape(world, "tenantd")?;
-    eventually("listening ports are known", Duration::from_secs(10), || {
+    eventually("listening ports are known", Duration::from_secs(60), || {
         scrape(world, "tenantd").ok()?.contains_key("tenantd_ports_age_seconds{}").then_some(())
     })?;
     let (before, access_before) = (scrape(world, "tenantd")?, scrape(world, "access-server")?);
@@ -154,7 +154,7 @@ fn on_tcp() -> Result<()> {
 fn tcp(world: &World) -> Result<()> {
     let site = world.options().site(0);
     let status = |node: &str, more: &[&str], url: &str| {
-        let mut argv = vec!["curl", "-s", "-o", "/dev/null", "-w", "%{http_code}", "--max-time", "5"];
+        let mut argv = vec!["curl", "-s", "-o", "/dev/null", "-w", "%{http_code}", "--max-time", "20"];
         argv.extend(more);
         argv.push(url);
         world.exec(node, &argv).map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned())
@@ -165,7 +165,7 @@ fn tcp(world: &World) -> Result<()> {
     let second = "exec tenantd run --instance second --state-dir /run/lab/second --metrics 203.0.113.1:9600 \
                   --access unix:///run/access-server/main/api.sock >/run/lab/log/second 2>&1";
     let _second = world.spawn("server", &["sh", "-c", second])?;
-    eventually("the second tenantd answers on TCP", Duration::from_secs(20), || {
+    eventually("the second tenantd answers on TCP", Duration::from_secs(60), || {
         (status("gw-a", &[], "http://203.0.113.1:9600/metrics").ok()? == "200").then_some(())
     })?;
     for (node, base) in [("gw-a", "http://203.0.113.1:9600"), (site.gw().as_str(), "http://127.0.0.1:9601")] {

@@ -4,14 +4,14 @@
 
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, bail, ensure};
 use libtest_mimic::Trial;
 use system_tests::plan::{HOST_INNER_V4, HOST_INNER_V6, Kind, Options, Outer, SERVER_INNER_V4, SERVER_INNER_V6, Site};
 use system_tests::traffic::reachable;
 use system_tests::world::{World, eventually};
 
 use crate::floor::{Need, explain, trial, with_tenants};
-use crate::transfer::{from_host, from_tenant, serve_at_host, serve_at_tenant};
+use crate::transfer::{from_host, from_tenant, in_stack, serve_at_host, serve_at_tenant};
 
 const NEEDS: &[Need] = &[
     Need::Root,
@@ -25,6 +25,9 @@ const NEEDS: &[Need] = &[
 /// What must go through within [`AT_ONCE`].
 const BYTES: u64 = 1_000_000;
 const AT_ONCE: Duration = Duration::from_secs(2);
+/// How often that is looked at: a machine that stands still for a moment breaks it now and then, what is not told the
+/// right MTU breaks it always. Before each look all that was learned of the path is forgotten or made wrong.
+const LOOKS: u32 = 4;
 
 pub(crate) fn trials() -> Vec<Trial> {
     // Inner MTU: 1,500 less outer IP (20 or 40), GRE (4, 8 with key), VXLAN (UDP 8 + VXLAN 8 + Ethernet 14).
@@ -65,17 +68,39 @@ pub(crate) fn trials() -> Vec<Trial> {
 fn full_size_tcp(world: &World) -> Result<()> {
     let site = ready(world)?;
     let _host = serve_at_host(world, &site)?;
-    let in_time = |what: &str, took: Duration| -> Result<()> {
-        ensure!(took < AT_ONCE, "{what}: {BYTES} bytes took {took:?}");
-        Ok(())
-    };
+    let mut again = || forget(world, &site);
     for verb in ["up", "down"] {
         for server in [SERVER_INNER_V4, SERVER_INNER_V6] {
-            in_time(&format!("host {verb} {server}"), from_host(world, &site, verb, server, BYTES)?)?;
+            let run = || from_host(world, &site, verb, server, BYTES);
+            at_once(&format!("host {verb} {server}"), run, &mut again)?;
         }
         for host in [HOST_INNER_V4, HOST_INNER_V6] {
-            in_time(&format!("server {verb} {host}"), from_tenant(world, &site, verb, host, BYTES)?)?;
+            let run = || from_tenant(world, &site, verb, host, BYTES);
+            at_once(&format!("server {verb} {host}"), run, &mut again)?;
         }
+    }
+    Ok(())
+}
+
+/// A transfer is quick; one that was not is looked at again, as if it were the first.
+fn at_once(what: &str, run: impl Fn() -> Result<Duration>, again: &mut dyn FnMut() -> Result<()>) -> Result<()> {
+    let mut all = Vec::new();
+    for _ in 0..LOOKS {
+        let took = run()?;
+        if took < AT_ONCE {
+            return Ok(());
+        }
+        all.push(took);
+        again()?;
+    }
+    bail!("{what}: {BYTES} bytes took {all:?}")
+}
+
+/// Host and tenant forget what they were told of the path.
+fn forget(world: &World, site: &Site) -> Result<()> {
+    for argv in [&["ip", "route", "flush", "cache"] as &[&str], &["ip", "-6", "route", "flush", "cache"]] {
+        world.ok(&site.host(), argv)?;
+        in_stack(world, site, argv)?;
     }
     Ok(())
 }
@@ -85,25 +110,43 @@ fn too_long_is_answered(world: &World, mtu: u32) -> Result<()> {
     let ping = |server: &str, headers: u32, length: u32, may_be_cut: bool| {
         let size = (length - headers).to_string();
         let cut = if may_be_cut { "dont" } else { "do" };
-        world.exec(&site.host(), &["ping", "-c", "1", "-W", "2", "-M", cut, "-s", &size, server])
+        world.exec(&site.host(), &["ping", "-c", "1", "-W", "5", "-M", cut, "-s", &size, server])
+    };
+    // A packet may be late on a busy machine: one of five.
+    let answered = |server: &str, headers: u32, length: u32, may_be_cut: bool| {
+        let mut last = ping(server, headers, length, may_be_cut)?;
+        for _ in 0..4 {
+            if last.status.success() {
+                break;
+            }
+            last = ping(server, headers, length, may_be_cut)?;
+        }
+        Ok::<_, anyhow::Error>(last)
     };
     for (server, headers) in [(SERVER_INNER_V4, 28), (SERVER_INNER_V6, 48)] {
         // The longest that fits, first: it must not teach the host a smaller MTU.
-        let fits = ping(server, headers, mtu, false)?;
+        let fits = answered(server, headers, mtu, false)?;
         ensure!(fits.status.success(), "{server}: {mtu} bytes do not fit: {}", String::from_utf8_lossy(&fits.stdout));
         for length in [mtu + 1, 1500] {
-            world.ok(&site.host(), &["ip", "route", "flush", "cache"])?;
-            world.ok(&site.host(), &["ip", "-6", "route", "flush", "cache"])?;
-            let answer = ping(server, headers, length, false)?;
-            let said = String::from_utf8_lossy(&answer.stdout).replace(' ', "");
-            let right = said.contains(&format!("mtu={mtu}"));
+            let (mut said, mut right) = (String::new(), false);
+            for _ in 0..5 {
+                world.ok(&site.host(), &["ip", "route", "flush", "cache"])?;
+                world.ok(&site.host(), &["ip", "-6", "route", "flush", "cache"])?;
+                let answer = ping(server, headers, length, false)?;
+                said = String::from_utf8_lossy(&answer.stdout).replace(' ', "");
+                right = said.contains(&format!("mtu={mtu}"));
+                // A wrong answer is one.
+                if right || said.contains("mtu=") {
+                    break;
+                }
+            }
             ensure!(right, "{server}: {length} bytes that may not be cut were not answered with MTU {mtu}: {said}");
         }
         world.ok(&site.host(), &["ip", "route", "flush", "cache"])?;
         world.ok(&site.host(), &["ip", "-6", "route", "flush", "cache"])?;
     }
     // IPv4 without DF is cut before the tunnel and arrives whole; IPv6 routers never cut.
-    let cut = ping(SERVER_INNER_V4, 28, 1500, true)?;
+    let cut = answered(SERVER_INNER_V4, 28, 1500, true)?;
     ensure!(cut.status.success(), "1,500 bytes that may be cut: {}", String::from_utf8_lossy(&cut.stdout));
     Ok(())
 }
@@ -112,16 +155,28 @@ fn too_long_is_answered(world: &World, mtu: u32) -> Result<()> {
 fn narrow_internet(world: &World) -> Result<()> {
     let site = ready(world)?;
     let _host = serve_at_host(world, &site)?;
-    world.ok("internet", &["ip", "link", "set", &site.gw(), "mtu", "1400"])?;
-    world.ok("internet", &["ip", "link", "set", "server", "mtu", "1400"])?;
+    let narrow = |mtu: u32| -> Result<()> {
+        for device in [site.gw().as_str(), "server"] {
+            world.ok("internet", &["ip", "link", "set", device, "mtu", &mtu.to_string()])?;
+        }
+        Ok(())
+    };
+    let mut mtu = 1400;
+    narrow(mtu)?;
+    // What the tunnels' ends have learned they do not forget: a little narrower, all of it is learned again. IPv6 inside
+    // takes 1,280 bytes at least.
+    let mut again = || {
+        mtu = (mtu - 10).max(1330);
+        narrow(mtu)
+    };
     for verb in ["up", "down"] {
         for server in [SERVER_INNER_V4, SERVER_INNER_V6] {
-            let took = from_host(world, &site, verb, server, BYTES)?;
-            ensure!(took < AT_ONCE, "host {verb} {server}: {took:?}");
+            let run = || from_host(world, &site, verb, server, BYTES);
+            at_once(&format!("host {verb} {server}"), run, &mut again)?;
         }
         for host in [HOST_INNER_V4, HOST_INNER_V6] {
-            let took = from_tenant(world, &site, verb, host, BYTES)?;
-            ensure!(took < AT_ONCE, "server {verb} {host}: {took:?}");
+            let run = || from_tenant(world, &site, verb, host, BYTES);
+            at_once(&format!("server {verb} {host}"), run, &mut again)?;
         }
     }
     Ok(())
@@ -132,8 +187,8 @@ fn ready(world: &World) -> Result<Site> {
     let site = world.options().site(0);
     serve_at_tenant(world, &site)?;
     for server in [SERVER_INNER_V4, SERVER_INNER_V6] {
-        reachable(world, &site.host(), server, Duration::from_secs(5))?;
-        eventually("the tenant serves", Duration::from_secs(5), || from_host(world, &site, "up", server, 1).ok())?;
+        reachable(world, &site.host(), server, Duration::from_secs(30))?;
+        eventually("the tenant serves", Duration::from_secs(30), || from_host(world, &site, "up", server, 1).ok())?;
     }
     Ok(site)
 }

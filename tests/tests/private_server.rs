@@ -72,7 +72,12 @@ fn processes(world: &World, a: &str, b: &str) -> Result<()> {
         world.ok("server", &["tenantd", "add-service", tenant, "sleeper", "--", "/bin/sleep", seconds])?;
     }
     for (tenant, own, other) in [(a, "sleep 4711", "sleep 8150"), (b, "sleep 8150", "sleep 4711")] {
-        let seen = sh(world, tenant, "ps -eo args")?;
+        // One that has just been started may not have become its program yet.
+        let mut seen = String::new();
+        let _ = eventually("the sleeper sleeps", Duration::from_secs(30), || {
+            seen = sh(world, tenant, "ps -eo args").ok()?;
+            seen.contains(own).then_some(())
+        });
         ensure!(seen.contains(own) && !seen.contains(other), "{tenant} sees {seen}");
         ensure!(seen.lines().count() < 12 && !seen.contains("tenantd run"), "{tenant} sees {seen}");
         ensure!(seen.contains("tenant-init"), "{tenant} sees {seen}");
@@ -137,9 +142,9 @@ fn restart(world: &World, a: &str, b: &str) -> Result<()> {
 /// Every site reaches its own tenant's page.
 fn served(world: &World) -> Result<()> {
     for site in world.options().sites() {
-        reachable(world, &site.host(), SERVER_INNER_V4, Duration::from_secs(10))?;
+        reachable(world, &site.host(), SERVER_INNER_V4, Duration::from_secs(30))?;
         let web = url("http", SERVER_INNER_V4);
-        let got = eventually("a page", Duration::from_secs(10), || page(world, &site.host(), &web, &[]).ok())?;
+        let got = eventually("a page", Duration::from_secs(30), || page(world, &site.host(), &web, &[]).ok())?;
         ensure!(got.trim() == tenants::page(&site), "{} was served {got:?}", site.host());
     }
     Ok(())
@@ -185,9 +190,15 @@ fn lose_power(world: &World, saved: &Saved) -> Result<()> {
     for daemon in ["tenantd", "access-server"] {
         kill += &format!(" {}", pid(world, daemon)?.context("a daemon that does not run")?);
     }
+    let mut inits = Vec::new();
     for site in &sites {
-        kill += &format!(" {}", init_pid(world, &site.tenant())?);
+        inits.push(init_pid(world, &site.tenant())?.to_string());
     }
+    // Init's end is that of all its processes; one that still ends may write what is read below.
+    let inits = inits.join(" ");
+    kill += &format!(
+        " {inits}; for p in {inits}; do n=0; while [ -e /proc/$p ] && [ $n -lt 500 ]; do sleep 0.02; n=$((n+1)); done; done"
+    );
     world.ok("server", &["sh", "-ec", &kill])?;
     let tar =
         ["tar", "--numeric-owner", "--sparse", "--xattrs", "--xattrs-include=*", "-C", STATE_DIR, "-cpf", "-", "."];
@@ -210,7 +221,7 @@ fn boot(world: &World, saved: &Saved) -> Result<()> {
     for site in &sites {
         let tenant = site.tenant();
         let ready = |status: &Value| status["state"] == "ready";
-        eventually(&format!("{tenant} is ready"), Duration::from_secs(20), || {
+        eventually(&format!("{tenant} is ready"), Duration::from_secs(60), || {
             let text = world.ok("server", &["tenantd", "status", &tenant, "--json"]).ok()?;
             serde_json::from_str::<Value>(&text).ok().filter(ready).map(drop)
         })?;

@@ -41,13 +41,13 @@ fn push(kind: Kind) -> Result<()> {
             .map(|site| world.spawn(&site.host(), &["python3", "-c", HOST_WEB, &site.host()]))
             .collect::<Result<Vec<_>>>()?;
         for site in &sites {
-            eventually("the host listens", Duration::from_secs(5), || {
+            eventually("the host listens", Duration::from_secs(30), || {
                 world.ok(&site.host(), &["curl", "-sS", "-g", "--max-time", "1", "http://[::1]/"]).ok()
             })?;
             for host in [HOST_INNER_V4, HOST_INNER_V6] {
                 let url = url("http", host);
                 let tenant = site.tenant();
-                let argv = ["tenantd", "exec", &tenant, "--", "curl", "-sS", "-g", "--max-time", "5", &url];
+                let argv = ["tenantd", "exec", &tenant, "--", "curl", "-sS", "-g", "--max-time", "20", &url];
                 let got = world.ok("server", &argv)?;
                 ensure!(got == site.host(), "{tenant} asked {host} and was answered by {got:?}");
             }

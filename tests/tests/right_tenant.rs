@@ -50,7 +50,7 @@ fn right_tenant(world: &World, mtu: u32) -> Result<()> {
     let [site, other] = sites.as_slice() else { anyhow::bail!("two sites") };
     for host in [site.host(), other.host()] {
         for server in [SERVER_INNER_V4, SERVER_INNER_V6] {
-            reachable(world, &host, server, Duration::from_secs(5))?;
+            reachable(world, &host, server, Duration::from_secs(30))?;
         }
     }
     world.ok("internet", &["ip", "link", "set", &site.gw(), "mtu", &NARROW.to_string()])?;
@@ -96,15 +96,19 @@ fn told(mtu: u32, run: impl Fn(&[&str]) -> Result<String>, target: &str) -> Resu
     // Run by a shell that never fails: what ping says is on both outputs, and its failure is what is wanted.
     let ping = format!("ping -c 1 -W 1 -M do -s {long} {target} 2>&1; true");
     let mut last = String::new();
-    let heard = eventually("the sender is told", Duration::from_secs(2), || {
+    let heard = eventually("the sender is told", Duration::from_secs(30), || {
         last = run(&["sh", "-c", &ping]).unwrap_or_default();
         last.replace(' ', "").contains(&format!("mtu={mtu}")).then_some(())
     });
     heard.with_context(|| format!("{target}: {} bytes, expected MTU {mtu}: {last}", mtu + 1))?;
     let fits = (mtu - headers).to_string();
-    run(&["ping", "-q", "-c", "1", "-W", "2", "-M", "do", "-s", &fits, target])
-        .map(drop)
-        .with_context(|| format!("{target}: {mtu} bytes fit"))
+    let mut last = String::new();
+    let fitted = eventually("a packet that fits is answered", Duration::from_secs(30), || {
+        let answer = run(&["ping", "-q", "-c", "1", "-W", "2", "-M", "do", "-s", &fits, target]);
+        last = answer.as_ref().err().map(|error| format!("{error:#}")).unwrap_or_default();
+        answer.ok().map(drop)
+    });
+    fitted.with_context(|| format!("{target}: {mtu} bytes fit: {last}"))
 }
 
 /// IPv4 without DF, far too long: the sender's stack cuts by what its own link takes (what it was told is forgotten), the
@@ -116,7 +120,7 @@ fn may_be_cut(world: &World, site: &Site) -> Result<()> {
         let rows: Vec<Value> = serde_json::from_str(&text)?;
         Ok(rows.iter().filter_map(|row| row["drops"]["frag_slow_path"].as_u64()).sum())
     };
-    let long = ["ping", "-q", "-c", "3", "-i", "0.2", "-W", "2", "-M", "dont", "-s", "4000"];
+    let long = ["ping", "-q", "-c", "3", "-i", "0.2", "-W", "10", "-M", "dont", "-s", "4000"];
     let forget = ["ip", "route", "flush", "cache"];
 
     let before = cut("main", "server")?;
@@ -182,7 +186,7 @@ fn forged(world: &World) -> Result<()> {
     let site = world.options().site(0);
     serve_at_tenant(world, &site)?;
     for server in [SERVER_INNER_V4, SERVER_INNER_V6] {
-        reachable(world, &site.host(), server, Duration::from_secs(5))?;
+        reachable(world, &site.host(), server, Duration::from_secs(30))?;
     }
     let mac = |node: &str, device: &str| -> Result<String> {
         let links: Value = serde_json::from_str(&world.ok(node, &["ip", "-j", "link", "show", device])?)?;
@@ -203,15 +207,19 @@ fn forged(world: &World) -> Result<()> {
     forge("198.51.100.77", "600", "1500")?;
     ensure!(learned()?.is_null(), "a lie that contradicts itself was believed: {}", learned()?);
     forge(&remote, "68", "1500")?;
-    eventually("the lie is taken for the least an IPv4 path takes", Duration::from_secs(2), || {
+    eventually("the lie is taken for the least an IPv4 path takes", Duration::from_secs(30), || {
         learned().ok().filter(|mtu| *mtu == 576)
     })?;
     forge(&remote, "1400", "1500")?;
     ensure!(learned()? == 576, "a second lie raised what the first lowered: {}", learned()?);
     for server in [SERVER_INNER_V4, SERVER_INNER_V6] {
         for verb in ["up", "down"] {
-            let took = from_host(world, &site, verb, server, 300_000)?;
-            ensure!(took < Duration::from_secs(2), "{verb} {server} took {took:?}");
+            // What is stopped by a lie is so every time; a machine that stands still for a moment is not.
+            let mut all: Vec<Duration> = Vec::new();
+            while all.len() < 4 && !all.iter().any(|took| *took < Duration::from_secs(2)) {
+                all.push(from_host(world, &site, verb, server, 300_000)?);
+            }
+            ensure!(all.iter().any(|took| *took < Duration::from_secs(2)), "{verb} {server} took {all:?}");
         }
     }
     Ok(())

@@ -96,7 +96,7 @@ impl Managed {
 
     /// Its process id, once it has started.
     fn pid(&self) -> Result<String> {
-        Ok(self.next("pid ", Duration::from_secs(5))?.1.trim_start_matches("pid ").to_owned())
+        Ok(self.next("pid ", Duration::from_secs(60))?.1.trim_start_matches("pid ").to_owned())
     }
 }
 
@@ -110,41 +110,47 @@ fn ready_alive_end(world: &World) -> Result<()> {
     // The interval of a watchdog of one second; the socket in both its forms.
     let tenantd = Managed::start(world, "--watchdog 1000000", TENANTD)?;
     let tenantd_pid = tenantd.pid()?;
-    let (_, said) = tenantd.next("READY=1", 20 * SECOND)?;
+    let (_, said) = tenantd.next("READY=1", 60 * SECOND)?;
     ensure!(said.contains("STATUS=0 tenants"), "{said}");
     let access = Managed::start(world, "--abstract --watchdog 1000000", ACCESS)?;
     let access_pid = access.pid()?;
-    access.next("READY=1", 20 * SECOND)?;
+    access.next("READY=1", 60 * SECOND)?;
     for (name, daemon, pid) in [("tenantd", &tenantd, &tenantd_pid), ("access-server", &access, &access_pid)] {
         let fed = |time| daemon.all(time).iter().filter(|said| *said == "WATCHDOG=1").count();
-        daemon.next("WATCHDOG=1", SECOND)?;
-        // Four times a second is what is meant; half of it what is demanded of a busy machine.
-        let alive = fed(2 * SECOND);
-        ensure!(alive >= 4, "{name}: {alive} in 2 s");
+        daemon.next("WATCHDOG=1", 30 * SECOND)?;
+        // Four times a second is what is meant; half of it what is demanded of a busy machine, which may stand still for
+        // some of the looks.
+        let mut alive: Vec<usize> = Vec::new();
+        while alive.len() < 5 && alive.last().is_none_or(|times| *times < 4) {
+            alive.push(fed(2 * SECOND));
+        }
+        ensure!(alive.last().is_some_and(|times| *times >= 4), "{name}: {alive:?} in 2 s each");
         signal(world, pid, "-STOP")?;
-        // What was under way.
-        fed(SECOND / 2);
-        let stopped = fed(2 * SECOND);
-        ensure!(stopped == 0, "{name}: {stopped} while it was stopped");
+        // What was under way comes first, however late its reader is. After that nothing comes at all.
+        let mut stopped: Vec<usize> = Vec::new();
+        while stopped.len() < 5 && stopped.last() != Some(&0) {
+            stopped.push(fed(2 * SECOND));
+        }
+        ensure!(stopped.last() == Some(&0), "{name}: {stopped:?} in 2 s each while it was stopped");
         signal(world, pid, "-CONT")?;
-        daemon.next("WATCHDOG=1", 2 * SECOND)?;
+        daemon.next("WATCHDOG=1", 30 * SECOND)?;
     }
     // The number of tenants is told, without being asked for.
     world.ok("server", &["tenantd", "add-tenant", "a", "--address", "192.168.1.1/24"])?;
-    tenantd.next("STATUS=1 tenants", 10 * SECOND)?;
+    tenantd.next("STATUS=1 tenants", 30 * SECOND)?;
     // A start that finds a tenant is ready when it has looked at it.
     signal(world, &tenantd_pid, "-TERM")?;
-    tenantd.next("STOPPING=1", 5 * SECOND)?;
-    let (_, ended) = tenantd.next("ended ", 15 * SECOND)?;
+    tenantd.next("STOPPING=1", 30 * SECOND)?;
+    let (_, ended) = tenantd.next("ended ", 60 * SECOND)?;
     ensure!(ended == "ended 0", "{ended}");
     let again = Managed::start(world, "", TENANTD)?;
-    let (_, said) = again.next("READY=1", 20 * SECOND)?;
+    let (_, said) = again.next("READY=1", 60 * SECOND)?;
     ensure!(said.contains("STATUS=1 tenants"), "{said}");
     // Without a watchdog nothing is fed.
     ensure!(!again.all(2 * SECOND).iter().any(|said| said == "WATCHDOG=1"), "fed without being asked");
     signal(world, &access_pid, "-TERM")?;
-    access.next("STOPPING=1", 5 * SECOND)?;
-    let (_, ended) = access.next("ended ", 10 * SECOND)?;
+    access.next("STOPPING=1", 30 * SECOND)?;
+    let (_, ended) = access.next("ended ", 60 * SECOND)?;
     ensure!(ended == "ended 0", "{ended}");
     Ok(())
 }
@@ -163,33 +169,38 @@ fn callers_wait(world: &World) -> Result<()> {
             asked.push(world.spawn("server", &["tenantd", "list", "--json"])?);
         }
         signal(world, &pid, signal_of_end)?;
-        for _ in 0..10 {
+        // Some of these may still be taken by the one that ends.
+        for _ in 0..5 {
             asked.push(world.spawn("server", &["tenantd", "list", "--json"])?);
         }
+        daemon.next("ended ", 60 * SECOND)?;
+        // These find nobody, or the next one.
+        let waiting: Vec<Running> =
+            (0..10).map(|_| world.spawn("server", &["tenantd", "list", "--json"])).collect::<Result<_>>()?;
         pid = daemon.pid()?;
-        let mut answered = 0;
         for one in asked {
-            let output = one.wait(20 * SECOND)?;
+            let output = one.wait(60 * SECOND)?;
             let words = String::from_utf8_lossy(&output.stderr).into_owned();
-            if output.status.success() {
-                answered += 1;
-            } else {
-                // Those whose request a killed daemon had taken, and nobody else.
-                ensure!(words.contains("broke off") || words.contains("shutting-down"), "{signal_of_end}: {words}");
-            }
+            // Those whose request a daemon that ended had taken, and nobody else.
+            let clear = output.status.success() || words.contains("broke off") || words.contains("shutting down");
+            ensure!(clear, "{signal_of_end}: {words}");
         }
-        ensure!(answered >= 10, "{signal_of_end}: {answered} of 15 answered");
+        for one in waiting {
+            let output = one.wait(60 * SECOND)?;
+            let words = String::from_utf8_lossy(&output.stderr);
+            ensure!(output.status.success(), "{signal_of_end}, asked when it had ended: {words}");
+        }
     }
     world.ok("server", &["rm", "/run/lab/manager-again"])?;
     signal(world, &pid, "-TERM")?;
-    daemon.next("ended 0", 15 * SECOND)?;
+    daemon.next("ended 0", 60 * SECOND)?;
     // The daemon's end is not the socket's.
     world.ok("server", &["test", "-S", SOCKET]).map(drop)
 }
 
 fn another_socket(world: &World) -> Result<()> {
     let daemon = Managed::start(world, "--listen /run/lab/elsewhere.sock", TENANTD)?;
-    let (_, ended) = daemon.next("ended ", 20 * SECOND)?;
+    let (_, ended) = daemon.next("ended ", 60 * SECOND)?;
     ensure!(ended == "ended 1", "{ended}");
     let script = format!("python3 -c \"$0\" --listen /run/lab/elsewhere.sock -- {TENANTD} 2>&1 >/dev/null | tail -n 1");
     let said = world.ok("server", &["sh", "-c", &script, MANAGER])?;
@@ -206,7 +217,7 @@ fn systemd(world: &World) -> Result<()> {
     let mut argv = vec!["systemd-socket-activate", "-l", SOCKET, "--fdname=api"];
     argv.extend(TENANTD.split(' '));
     let daemon = world.spawn("server", &argv)?;
-    eventually("systemd listens", 5 * SECOND, || world.ok("server", &["test", "-S", SOCKET]).ok())?;
+    eventually("systemd listens", 30 * SECOND, || world.ok("server", &["test", "-S", SOCKET]).ok())?;
     // The first caller starts the daemon and is answered by it.
     world.ok("server", &["tenantd", "status"])?;
     drop(daemon);

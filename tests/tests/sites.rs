@@ -10,7 +10,7 @@ use libtest_mimic::Trial;
 use serde_json::Value;
 use system_tests::plan::{Gateway, Kind, Options, Outer, SERVER_INNER_V4, SERVER_INNER_V6, Site};
 use system_tests::traffic::{Capture, Pinging, Place, reachable, url};
-use system_tests::world::{Running, World};
+use system_tests::world::{Running, World, eventually};
 
 use crate::daemons::{Daemon, shell, web};
 use crate::floor::{TENANTS, explain, trial, world};
@@ -107,13 +107,13 @@ fn longest_prefix_wins(world: &World, sites: &[Site]) -> Result<()> {
     let own = OWN.iter().enumerate().flat_map(|(number, both)| both.map(|address| (address, number)));
     for (address, number) in own.chain(EDGES) {
         let url = url("http", address);
-        let argv = ["tenantd", "exec", TENANT, "--", "curl", "-sS", "-g", "--max-time", "5", &url];
+        let argv = ["tenantd", "exec", TENANT, "--", "curl", "-sS", "-g", "--max-time", "20", &url];
         let got = world.ok("server", &argv)?;
         ensure!(got == sites[number].host(), "{address} lies behind {}, {got:?} answered", sites[number].host());
     }
     for outside in ["172.16.0.1", "fd11::1"] {
         let url = url("http", outside);
-        let argv = ["tenantd", "exec", TENANT, "--", "curl", "-sS", "-g", "--max-time", "5", &url];
+        let argv = ["tenantd", "exec", TENANT, "--", "curl", "-sS", "-g", "--max-time", "20", &url];
         let output = world.exec("server", &argv)?;
         // 7: could not connect. A time-out (28) would mean that nobody told.
         ensure!(output.status.code() == Some(7), "{outside} lies behind no site: {output:?}");
@@ -129,14 +129,14 @@ fn own_sources(world: &World, sites: &[Site]) -> Result<()> {
     for (number, site) in sites.iter().enumerate() {
         for (family, server) in [SERVER_INNER_V4, SERVER_INNER_V6].into_iter().enumerate() {
             for (source, both) in OWN.iter().enumerate() {
-                let ping = ["ping", "-q", "-c", "3", "-i", "0.05", "-W", "1", "-I", both[family], server];
+                let ping = ["ping", "-q", "-c", "3", "-i", "0.05", "-W", "5", "-I", both[family], server];
                 pings.push((number, source, world.spawn(&site.host(), &ping)?));
             }
         }
     }
     let mut strangers = 0;
     for (number, source, ping) in pings {
-        let output = ping.wait(Duration::from_secs(10))?;
+        let output = ping.wait(Duration::from_secs(60))?;
         let words = String::from_utf8_lossy(&output.stdout);
         ensure!(output.status.success() == (source == number), "site {number} as site {source}: {words}");
         strangers += if source == number { 0 } else { 3 };
@@ -154,13 +154,13 @@ fn own_sources(world: &World, sites: &[Site]) -> Result<()> {
 fn replies(world: &World, sites: &[Site]) -> Result<()> {
     for (number, site) in sites.iter().enumerate() {
         for (server, source) in [SERVER_INNER_V4, SERVER_INNER_V6].into_iter().zip(OWN[number]) {
-            world.ok(&site.host(), &["ping", "-q", "-c", "1", "-W", "2", "-I", source, server])?;
+            world.ok(&site.host(), &["ping", "-q", "-c", "1", "-W", "10", "-I", source, server])?;
         }
     }
     let capture = Capture::start(world, Place::Node("server", "wan0"))?;
     for (number, site) in sites.iter().enumerate() {
         for (server, source) in [SERVER_INNER_V4, SERVER_INNER_V6].into_iter().zip(OWN[number]) {
-            world.ok(&site.host(), &["ping", "-q", "-c", "10", "-i", "0.02", "-W", "2", "-I", source, server])?;
+            world.ok(&site.host(), &["ping", "-q", "-c", "10", "-i", "0.02", "-W", "10", "-I", source, server])?;
         }
     }
     let captured = capture.stop(world)?;
@@ -189,7 +189,7 @@ fn come_and_go(world: &World, sites: &[Site]) -> Result<()> {
     for (number, site) in sites.iter().take(2).enumerate() {
         for (server, source) in [SERVER_INNER_V4, SERVER_INNER_V6].into_iter().zip(OWN[number]) {
             shell(world, &site.host(), &format!("ip route replace {server} dev eth0 src {source}"))?;
-            reachable(world, &site.host(), server, Duration::from_secs(5))?;
+            reachable(world, &site.host(), server, Duration::from_secs(30))?;
             pings.push(Pinging::start(world, &site.host(), server, 300)?);
         }
     }
@@ -201,7 +201,10 @@ fn come_and_go(world: &World, sites: &[Site]) -> Result<()> {
         Ok(world.exec(&c.host(), &["ping", "-q", "-c", "1", "-W", "1", "-I", source, server])?.status.success())
     };
     for _ in 0..2 {
-        ensure!(answered(v4, SERVER_INNER_V4)? && answered(v6, SERVER_INNER_V6)?, "site c is there and not answered");
+        // An answer may be late on a busy machine; where none may come, one is enough.
+        eventually("site c is there and answered", Duration::from_secs(30), || {
+            (answered(v4, SERVER_INNER_V4).ok()? && answered(v6, SERVER_INNER_V6).ok()?).then_some(())
+        })?;
         change("remove-tunnel", &tunnel(c, &[]))?;
         ensure!(!answered(v4, SERVER_INNER_V4)?, "site c is removed and answered");
         change("add-tunnel", &other)?;

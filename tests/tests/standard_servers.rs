@@ -48,7 +48,7 @@ fn check(world: &World) -> Result<()> {
     let sites: Vec<Site> = world.options().sites().collect();
     for site in &sites {
         tenants::add(world, site)?;
-        reachable(world, &site.host(), SERVER_INNER_V4, Duration::from_secs(5))?;
+        reachable(world, &site.host(), SERVER_INNER_V4, Duration::from_secs(30))?;
     }
     // Side by side, as their administrators would.
     std::thread::scope(|scope| {
@@ -100,10 +100,10 @@ fn client(world: &World, site: &Site, word: &str, script: &str) -> Result<String
     world.ok(&host, &["env", &home, &words[0], &words[1], &words[2], "sh", "-ec", &script])
 }
 
-const PSQL: &str = "psql -X -A -t -w \"host=192.168.1.1 user=ada dbname=ada connect_timeout=10 sslmode=disable\"";
+const PSQL: &str = "psql -X -A -t -w \"host=192.168.1.1 user=ada dbname=ada connect_timeout=30 sslmode=disable\"";
 /// A password is asked for by a program that says it.
 const SSH: &str = "printf '#!/bin/sh\\necho \"$WORD\"\\n' >ask; chmod 755 ask; SSH_ASKPASS=$HOME/ask SSH_ASKPASS_REQUIRE=force DISPLAY=:9 \
-    ssh -F none -o UserKnownHostsFile=$HOME/known -o StrictHostKeyChecking=accept-new -o ConnectTimeout=10 \
+    ssh -F none -o UserKnownHostsFile=$HOME/known -o StrictHostKeyChecking=accept-new -o ConnectTimeout=30 \
     -o PreferredAuthentications=password -o PubkeyAuthentication=no -o NumberOfPasswordPrompts=1 ada@192.168.1.1";
 
 fn write(world: &World, site: &Site) -> Result<()> {
@@ -129,7 +129,7 @@ fn read(world: &World, site: &Site) -> Result<()> {
             let got = run(&format!("curl -sS -g -u ada:$WORD {mode} ftp://{server}/up"))?;
             same(&format!("vsftpd {mode}"), &got, &format!("by ftp of {name}"))?;
         }
-        let dig = format!("dig +tries=2 +time=2 +short who.lan @{}", server.trim_matches(['[', ']']));
+        let dig = format!("dig +tries=5 +time=5 +short who.lan @{}", server.trim_matches(['[', ']']));
         let record = format!("192.168.1.{}", 100 + site.index);
         same("dnsmasq", &run(&dig)?, &record)?;
         same("dnsmasq over TCP", &run(&format!("{dig} +tcp"))?, &record)?;

@@ -43,7 +43,7 @@ fn check(world: &World) -> Result<()> {
     let sites: Vec<Site> = world.options().sites().collect();
     for site in &sites {
         for server in [SERVER_INNER_V4, SERVER_INNER_V6] {
-            reachable(world, &site.host(), server, Duration::from_secs(5))?;
+            reachable(world, &site.host(), server, Duration::from_secs(30))?;
         }
     }
     let near = format!("trunk-{INSTANCE}");

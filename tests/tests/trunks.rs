@@ -59,7 +59,7 @@ fn start(world: &World, trunks: &[&str]) -> Result<Running> {
 }
 
 fn stands(world: &World, daemon: Running) -> Result<Running> {
-    let up = eventually("the daemon answers", Duration::from_secs(20), || duo(world, "status").ok());
+    let up = eventually("the daemon answers", Duration::from_secs(60), || duo(world, "status").ok());
     match up {
         Ok(_) => Ok(daemon),
         Err(error) => {
@@ -86,7 +86,7 @@ fn servers(world: &World) -> Result<Vec<String>> {
 }
 
 fn all_connected(world: &World) -> Result<()> {
-    eventually("both access servers are connected", Duration::from_secs(20), || {
+    eventually("both access servers are connected", Duration::from_secs(60), || {
         servers(world).ok().filter(|found| found.len() == 2 && found.iter().all(|access| access == "connected"))
     })
     .map(drop)
@@ -113,7 +113,7 @@ fn same_vlan(world: &World) -> Result<()> {
     // Killed while both are asked, and back with the trunks in another order: the numbers are those of before.
     let pings = pings(world, 300)?;
     kill(world, "KILL")?;
-    let _ = daemon.wait(Duration::from_secs(5))?;
+    let _ = daemon.wait(Duration::from_secs(60))?;
     let daemon = stands(world, start(world, &["west=", "east="])?)?;
     pings.into_iter().try_for_each(|ping| ping.all_answered().map(drop))?;
     words(world)?;
@@ -123,7 +123,7 @@ fn same_vlan(world: &World) -> Result<()> {
     let daemon = left_out(world, daemon)?;
     removed(world)?;
     kill(world, "TERM")?;
-    daemon.wait(Duration::from_secs(10)).map(drop)
+    daemon.wait(Duration::from_secs(60)).map(drop)
 }
 
 /// Adds a tenant whose page has its name. Both are at the same address, behind the same VLAN, each on its trunk.
@@ -153,7 +153,7 @@ fn served(world: &World) -> Result<()> {
     for (number, name) in NAMES.into_iter().enumerate() {
         let host = world.options().site(number as u16).host();
         for server in [SERVER_INNER_V4, SERVER_INNER_V6] {
-            reachable(world, &host, server, Duration::from_secs(10))?;
+            reachable(world, &host, server, Duration::from_secs(30))?;
             let got = page(world, &host, &url("http", server), &[])?;
             ensure!(got.trim() == format!("page-of-{name}"), "{host} asked {server} and was served {got:?}");
         }
@@ -214,7 +214,7 @@ fn apart(world: &World) -> Result<()> {
         let rows: Vec<Value> = serde_json::from_str(&world.ok("server", &argv)?)?;
         rows.iter().find(|row| row["vlan"] == 600).and_then(|row| row["rx_packets"].as_u64()).context("no counter")
     };
-    for (number, other) in [(0, 1), (1, 0)] {
+    let once = |number: usize, other: usize| -> Result<()> {
         let (own, others) = (ports(NAMES[number])?, ports(NAMES[other])?);
         let (here, there) = (at_server(number)?, at_server(other)?);
         let host = world.options().site(number as u16).host();
@@ -227,6 +227,19 @@ fn apart(world: &World) -> Result<()> {
         let rows = world.ok("server", &["access-server", "list", "--instance", ACCESS[number]])?;
         let remote = |number: usize| world.options().site(number as u16).outer_v4().to_string();
         ensure!(rows.contains(&remote(number)) && !rows.contains(&remote(other)), "{} has {rows}", ACCESS[number]);
+        Ok(())
+    };
+    for (number, other) in [(0, 1), (1, 0)] {
+        // A stack speaks by itself now and then (who is there, what may be joined, a connection that ends late), and that
+        // counts too. What is counted for the wrong one is so every time.
+        let mut last = once(number, other);
+        for _ in 0..4 {
+            if last.is_ok() {
+                break;
+            }
+            last = once(number, other);
+        }
+        last?;
     }
     Ok(())
 }
@@ -260,7 +273,7 @@ fn one_away(world: &World, servers: &mut Vec<Running>) -> Result<()> {
     let away = servers.pop().context("no access server")?;
     let found = away.interrupt()?;
     ensure!(found.status.success(), "the access server ended with {}", found.status);
-    eventually("the second one is away and the first is not", Duration::from_secs(10), || {
+    eventually("the second one is away and the first is not", Duration::from_secs(30), || {
         let found = self::servers(world).ok()?;
         (found.first()? == "connected" && found.get(1)? != "connected").then_some(())
     })?;
@@ -281,8 +294,8 @@ fn one_away(world: &World, servers: &mut Vec<Running>) -> Result<()> {
 fn left_out(world: &World, daemon: Running) -> Result<Running> {
     let pings = pings(world, 200)?;
     kill(world, "TERM")?;
-    daemon.wait(Duration::from_secs(10))?;
-    let refused = start(world, &["east="])?.wait(Duration::from_secs(15))?;
+    daemon.wait(Duration::from_secs(60))?;
+    let refused = start(world, &["east="])?.wait(Duration::from_secs(60))?;
     let said = String::from_utf8_lossy(&refused.stderr).into_owned();
     let words = ["\"west\"", "refused", "beta", "--trunk"];
     ensure!(refused.status.code() == Some(1) && words.iter().all(|word| said.contains(word)), "{said}");
@@ -323,7 +336,7 @@ fn one_is_lost(world: &World) -> Result<()> {
     duo(world, "verify")?;
     world.ok("server", &["ip", "link", "del", "south1"])?;
     let half_done = |state: &str| {
-        eventually(&format!("beta is {state}"), Duration::from_secs(15), || {
+        eventually(&format!("beta is {state}"), Duration::from_secs(60), || {
             let beta = json(world, "status beta").ok()?;
             (beta["state"] == state).then_some(beta)
         })
@@ -344,7 +357,7 @@ fn one_is_lost(world: &World) -> Result<()> {
     lost(&half_done("half-done")?)?;
     // Also a daemon that starts without it serves the others.
     kill(world, "KILL")?;
-    let _ = daemon.wait(Duration::from_secs(5))?;
+    let _ = daemon.wait(Duration::from_secs(60))?;
     let daemon = stands(world, start(world, &["east=", "south=south0"])?)?;
     lost(&half_done("half-done")?)?;
     duo(world, "add-tenant gamma --address 192.168.1.1/24")?;
@@ -356,12 +369,12 @@ fn one_is_lost(world: &World) -> Result<()> {
     }
     devices(world, &["south0", "trunk"])?;
     kill(world, "TERM")?;
-    daemon.wait(Duration::from_secs(10))?;
+    daemon.wait(Duration::from_secs(60))?;
     // Nobody is on the first one any more: it may be left out, and what was made for it goes.
     let daemon = stands(world, start(world, &["south=south0"])?)?;
     devices(world, &["south0"])?;
     kill(world, "TERM")?;
-    daemon.wait(Duration::from_secs(10)).map(drop)
+    daemon.wait(Duration::from_secs(60)).map(drop)
 }
 
 /// What follows `run --instance duo`, its exit code, and words its complaint must have.
@@ -394,13 +407,13 @@ fn bad_input(world: &World) -> Result<()> {
     for (words, code, expected) in BAD {
         let head = ["tenantd", "run", "--instance", DUO, "--state-dir", "/run/lab/duo"];
         let argv: Vec<&str> = head.into_iter().chain(words.split_whitespace()).collect();
-        let output = world.spawn("server", &argv)?.wait(Duration::from_secs(10))?;
+        let output = world.spawn("server", &argv)?.wait(Duration::from_secs(60))?;
         complain(words, *code, expected, &output);
     }
     // An instance whose name leaves no place for a number.
     let argv =
         ["tenantd", "run", "--instance", "abcdefgh", "--state-dir", "/run/lab/long", "--trunk", "a=", "--trunk", "b="];
-    let output = world.spawn("server", &argv)?.wait(Duration::from_secs(10))?;
+    let output = world.spawn("server", &argv)?.wait(Duration::from_secs(60))?;
     complain("a long name", 1, &["instance", "abcdefgh", "trunk-abcdefgh-1", "15"], &output);
     let daemon = stands(world, start(world, &["east=", "west="])?)?;
     for (words, code, expected) in [
@@ -411,7 +424,7 @@ fn bad_input(world: &World) -> Result<()> {
     }
     ensure!(json(world, "list")? == serde_json::json!([]), "a refused request left a tenant");
     kill(world, "TERM")?;
-    daemon.wait(Duration::from_secs(10))?;
+    daemon.wait(Duration::from_secs(60))?;
     ensure!(wrong.is_empty(), "{}", wrong.join("\n"));
     Ok(())
 }

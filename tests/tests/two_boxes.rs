@@ -73,7 +73,7 @@ fn check(world: &World, boxes: Boxes) -> Result<()> {
     let mut running = Vec::new();
     for boxed in [boxes.tenantd, boxes.access] {
         running.push(killed(world, &sites, boxed)?);
-        let same = eventually("the same rows again", Duration::from_secs(10), || {
+        let same = eventually("the same rows again", Duration::from_secs(30), || {
             self::rows(world).ok().filter(|now| *now == rows)
         });
         same.with_context(|| format!("before: {rows:#}"))?;
@@ -84,7 +84,7 @@ fn check(world: &World, boxes: Boxes) -> Result<()> {
 fn pages(world: &World, sites: &[Site]) -> Result<()> {
     for site in sites {
         for server in [SERVER_INNER_V4, SERVER_INNER_V6] {
-            reachable(world, &site.host(), server, Duration::from_secs(5))?;
+            reachable(world, &site.host(), server, Duration::from_secs(30))?;
             let got = page(world, &site.host(), &url("http", server), &["--retry", "5", "--retry-connrefused"])?;
             ensure!(got.trim() == tenants::page(site), "{} was served {got:?}", site.host());
         }

@@ -9,6 +9,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use system_tests::plan::{Gateway, Options};
 use system_tests::record;
+use system_tests::traffic::reachable;
 use system_tests::world::{World, eventually};
 
 use crate::floor::{WORLD, trial, world};
@@ -29,7 +30,7 @@ fn bare() -> Options {
 fn outer_addresses_answer() -> Result<()> {
     let world = world("outer", bare())?;
     for address in ["203.0.113.1", "2001:db8:ffff::1"] {
-        world.ok("gw-b", &["ping", "-c", "1", "-W", "2", address])?;
+        reachable(&world, "gw-b", address, Duration::from_secs(30))?;
     }
     let elsewhere = world.exec("host-a", &["ping", "-c", "1", "-W", "1", "203.0.113.1"])?;
     ensure!(!elsewhere.status.success(), "a host reached the internet without a gateway");
@@ -56,11 +57,12 @@ fn a_killed_holder_leaves_nothing() -> Result<()> {
     let record = world.record.clone();
     kill(Pid::from_raw(record.holder), Signal::SIGKILL)?;
     let path = record::path(&record.options.name);
-    eventually("the record is removed", Duration::from_secs(5), || (!path.exists()).then_some(()))?;
+    eventually("the record is removed", Duration::from_secs(60), || (!path.exists()).then_some(()))?;
     if let Some(sleeper) = sleeper.take() {
-        ensure!(!sleeper.wait(Duration::from_secs(2))?.status.success(), "a process outlived its world");
+        ensure!(!sleeper.wait(Duration::from_secs(30))?.status.success(), "a process outlived its world");
     }
-    eventually("the machine is as before", Duration::from_secs(5), || (traces().ok()? == before).then_some(()))
+    // What is gone since was another's, who ended meanwhile.
+    eventually("nothing is left", Duration::from_secs(60), || traces().ok()?.is_subset(&before).then_some(()))
 }
 
 fn a_dropped_world_leaves_nothing() -> Result<()> {
@@ -69,7 +71,8 @@ fn a_dropped_world_leaves_nothing() -> Result<()> {
     let path = record::path(&world.options().name);
     drop(world);
     ensure!(!path.exists(), "{} is left", path.display());
-    eventually("the machine is as before", Duration::from_secs(5), || (traces().ok()? == before).then_some(()))
+    // What is gone since was another's, who ended meanwhile.
+    eventually("nothing is left", Duration::from_secs(60), || traces().ok()?.is_subset(&before).then_some(()))
 }
 
 /// What a world could leave on the machine: mounts, devices of the first namespace, cgroups.

@@ -86,7 +86,7 @@ mod tests {
             let counted = begun.clone();
             let make = async move {
                 counted.fetch_add(1, Ordering::SeqCst);
-                tokio::time::sleep(Duration::from_millis(500)).await;
+                tokio::time::sleep(Duration::from_secs(5)).await;
                 Ok(Bytes::from_static(b"one"))
             };
             let asked = scrape.clone().one_at_a_time(Duration::ZERO, make);

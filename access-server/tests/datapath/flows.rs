@@ -2,13 +2,16 @@
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use access_server::datapath::DropReason;
 use stackmap::{TunnelKind, Vlan};
 
 use crate::net::{exec, inside, ip};
 use crate::world::{HOST4, HOST6, SERVER4, SERVER6, Site, World, everything};
+
+/// How long what must come is waited for: no promise, only no waiting for ever.
+pub const PATIENCE: Duration = Duration::from_secs(30);
 
 pub fn addr(ip: &str, port: u16) -> SocketAddr {
     SocketAddr::new(ip.parse().unwrap(), port)
@@ -37,15 +40,15 @@ pub fn transfer(from: &str, to: &str, ip: &str, len: usize) {
     let sent = pattern(len);
     let receiver = std::thread::spawn(move || {
         let (mut stream, _) = listener.accept().unwrap();
-        stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
         let mut got = Vec::new();
         stream.read_to_end(&mut got).unwrap();
         got
     });
     inside(from, || {
-        let mut stream = TcpStream::connect_timeout(&addr(ip, 7000), Duration::from_secs(3))
+        let mut stream = TcpStream::connect_timeout(&addr(ip, 7000), PATIENCE)
             .unwrap_or_else(|e| panic!("{from} -> {to} {ip}: {e}"));
-        stream.set_write_timeout(Some(Duration::from_secs(5))).unwrap();
+        stream.set_write_timeout(Some(PATIENCE)).unwrap();
         stream.write_all(&sent).unwrap_or_else(|e| panic!("{from} -> {to} {ip}: {e}"));
     });
     assert!(receiver.join().unwrap() == sent, "{from} -> {to} {ip}: {len} bytes differ");
@@ -54,7 +57,7 @@ pub fn transfer(from: &str, to: &str, ip: &str, len: usize) {
 /// Echo server for UDP that answers with its own name until told `stop`.
 fn name_server(ns: &str, ip: &str) -> std::thread::JoinHandle<()> {
     let socket = inside(ns, || UdpSocket::bind(addr(ip, 7001)).unwrap());
-    socket.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    socket.set_read_timeout(Some(2 * PATIENCE)).unwrap();
     let name = ns.to_owned();
     std::thread::spawn(move || {
         let mut buffer = [0; 64];
@@ -72,7 +75,7 @@ fn ask(from: &str, ip: &str) -> Option<String> {
     inside(from, || {
         let socket = UdpSocket::bind(addr(any(ip), 7002)).unwrap();
         socket.set_read_timeout(Some(Duration::from_millis(500))).unwrap();
-        for _ in 0..6 {
+        for _ in 0..60 {
             socket.send_to(b"who", addr(ip, 7001)).unwrap();
             let mut buffer = [0; 64];
             if let Ok((len, _)) = socket.recv_from(&mut buffer) {
@@ -221,11 +224,18 @@ pub fn a_router_says_too_long() {
             let socket = UdpSocket::bind(addr("0.0.0.0", 0)).unwrap();
             socket.send_to(&long, addr(HOST4, 9)).unwrap();
         });
-        std::thread::sleep(Duration::from_millis(100));
-        let learned = world.dp().path_mtu(&site.id()).unwrap().unwrap();
+        // The packet and the router's word may be a while under way.
+        let end = Instant::now() + PATIENCE;
+        let learned = loop {
+            match world.dp().path_mtu(&site.id()).unwrap() {
+                Some(learned) => break learned,
+                None => assert!(Instant::now() < end, "nothing learned"),
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        };
         assert_eq!(learned.outer, 1400);
         assert_eq!(learned.inner, access_server::mtu::inner(&site.id(), 1400));
-        assert!(learned.age < Duration::from_secs(5));
+        assert!(learned.age < PATIENCE);
         for host in [HOST4, HOST6] {
             transfer(&ten, &customer, host, 1_000_000);
         }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use access_server::datapath::{Datapath, DropReason};
 use stackmap::TunnelKind;
 
-use crate::flows::{addr, any, pattern, transfer, unexpected};
+use crate::flows::{PATIENCE, addr, any, pattern, transfer, unexpected};
 use crate::net::{inside, ip};
 use crate::world::{HOST4, HOST6, SERVER4, SERVER6, Site, World, everything};
 
@@ -42,7 +42,7 @@ fn told_mtu(from: &str, to: &str, len: usize) -> Option<i32> {
         option(&socket, level, discover, IP_PMTUDISC_DO);
         socket.connect(addr(to, 9)).unwrap();
         let payload = pattern(len);
-        for _ in 0..20 {
+        for _ in 0..500 {
             if socket.send(&payload).is_err_and(|e| e.raw_os_error() == Some(libc::EMSGSIZE)) {
                 let (mut known, mut size) = (0i32, size_of::<i32>() as libc::socklen_t);
                 // SAFETY: the place for the answer is an int of the size given.
@@ -95,12 +95,17 @@ pub fn the_sender_is_told() {
         assert!(told(world.dp(), site.vlan) >= Some(2));
         assert!(told(world.site_dp(n), 1) >= Some(2));
         // What was said holds for TCP too, both ways, at once.
-        let start = Instant::now();
-        for (server, host) in [(SERVER4, HOST4), (SERVER6, HOST6)] {
-            transfer(&customer, &ten, server, 1_000_000);
-            transfer(&ten, &customer, host, 1_000_000);
-        }
-        assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
+        // A sender that has to find the length by itself needs seconds every time; a machine that stands still, now and
+        // then.
+        let quick = (0..5).any(|_| {
+            let start = Instant::now();
+            for (server, host) in [(SERVER4, HOST4), (SERVER6, HOST6)] {
+                transfer(&customer, &ten, server, 1_000_000);
+                transfer(&ten, &customer, host, 1_000_000);
+            }
+            start.elapsed() < Duration::from_secs(2)
+        });
+        assert!(quick, "4 MB took more than 2 s five times: {}", site.id());
     }
 }
 
@@ -140,7 +145,7 @@ pub fn what_may_be_cut_is_cut() {
         let (ten, customer) = (world.tenant(site.vlan), world.host(site));
         for (from, to, to_addr) in [(&customer, &ten, SERVER4), (&ten, &customer, HOST4)] {
             let receiver = inside(to, || UdpSocket::bind(addr(to_addr, 7003)).unwrap());
-            receiver.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
+            receiver.set_read_timeout(Some(PATIENCE)).unwrap();
             let sender = inside(from, || UdpSocket::bind(addr("0.0.0.0", 0)).unwrap());
             option(&sender, libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, IP_PMTUDISC_DONT);
             sender.send_to(b"first", addr(to_addr, 7003)).unwrap();

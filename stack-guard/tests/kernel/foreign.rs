@@ -44,7 +44,7 @@ echo o >/proc/sysrq-trigger; sleep 10
     std::fs::copy(std::env::current_exe().unwrap(), dir.join("tests")).unwrap();
     // In namespaces of its own, so that it ends as one when the time is over.
     let output = Command::new("unshare")
-        .args(["--pid", "--fork", "--kill-child", "timeout", "150", "linux.uml"])
+        .args(["--pid", "--fork", "--kill-child", "timeout", "900", "linux.uml"])
         .args(["mem=384M", "root=/dev/root", "rootfstype=hostfs", "rootflags=/", "ro", "quiet"])
         .args(["con0=fd:0,fd:1", "con=null"])
         .arg(format!("init={}", init.display()))

@@ -88,7 +88,7 @@ fn remove_cgroup(dir: &Path) {
             remove_cgroup(&entry.path());
         }
     }
-    for _ in 0..100 {
+    for _ in 0..1500 {
         if std::fs::remove_dir(dir).is_ok() || !dir.exists() {
             return;
         }

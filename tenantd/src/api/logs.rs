@@ -244,7 +244,7 @@ mod tests {
     use super::*;
 
     async fn soon(tail: &mut Tail) -> String {
-        let piece = tokio::time::timeout(Duration::from_secs(5), tail.next()).await.unwrap().unwrap().unwrap();
+        let piece = tokio::time::timeout(Duration::from_secs(30), tail.next()).await.unwrap().unwrap().unwrap();
         String::from_utf8(piece.to_vec()).unwrap()
     }
 

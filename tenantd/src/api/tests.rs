@@ -33,7 +33,7 @@ impl Served {
     /// Sends bytes as they are; returns status, head and body. The connection must be closed by the answer.
     fn raw(&self, request: &[u8]) -> (u16, String, String) {
         let mut stream = UnixStream::connect(&self.socket).unwrap();
-        stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
         let _ = stream.write_all(request);
         let mut text = Vec::new();
         let _ = stream.read_to_end(&mut text);
@@ -50,7 +50,7 @@ impl Served {
     /// Follows the events; the answer reads until a text has come.
     fn follow(&self) -> impl FnMut(&str) -> String + use<> {
         let mut stream = UnixStream::connect(&self.socket).unwrap();
-        stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
         stream.write_all(b"GET /v1/events HTTP/1.1\r\nHost: t\r\n\r\n").unwrap();
         let mut text = String::new();
         move |end: &str| {

@@ -96,7 +96,7 @@ mod tests {
 
     use super::*;
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn a_tenant_follows_one_flow_at_a_time_also_when_it_breaks_off() {
         let (handle, _inbox) = Handle::new();
         let acme = handle.for_tenant("acme".parse().unwrap());

@@ -83,7 +83,7 @@ fn respawn(most: u64) {
 }
 
 fn spin() {
-    let until = Instant::now() + Duration::from_secs(30);
+    let until = Instant::now() + Duration::from_secs(120);
     while Instant::now() < until {
         std::hint::spin_loop();
     }

@@ -54,7 +54,7 @@ echo o >/proc/sysrq-trigger; sleep 10
     // In namespaces of its own, so that it ends as one when the time is over.
     let memory = if Path::new("/dev/shm").is_dir() { Path::new("/dev/shm") } else { dir.path() };
     let output = Command::new("/usr/bin/unshare")
-        .args(["--mount", "--net", "--pid", "--fork", "--kill-child", "timeout", "120", "linux.uml"])
+        .args(["--mount", "--net", "--pid", "--fork", "--kill-child", "timeout", "900", "linux.uml"])
         .args(["mem=512M", "root=/dev/root", "rootfstype=hostfs", "rootflags=/", "ro", "quiet"])
         .args(["con0=fd:0,fd:1", "con=null"])
         .arg(format!("ubd0={}", disk.display()))

@@ -73,20 +73,30 @@ pub(crate) fn processes() {
     assert_eq!(room.start(&other, &["--role=fork", "5"]).line(), "5");
 }
 
-/// Cores that the tenant gets in 1.5 seconds.
-fn cores(room: &Room, tenant: &stackmap::TenantName) -> f64 {
+/// Cores that the tenant gets in 1.5 seconds, as a part of those it may have. The time is taken around both readings:
+/// where this thread is held up, the part becomes smaller and never larger than it was. And a busy machine gives less: the
+/// largest of a few tries counts, for both sides of the range.
+fn part(room: &Room, tenant: &stackmap::TenantName, cores: f64) -> f64 {
     let used = || room.cgroups.usage(tenant).cpu_us.expect("processor time is counted");
-    let (before, began) = (used(), Instant::now());
-    sleep_ms(1500);
-    (used() - before) as f64 / began.elapsed().as_micros() as f64
+    let mut got: f64 = 0.0;
+    for _ in 0..6 {
+        let (began, before) = (Instant::now(), used());
+        sleep_ms(1500);
+        let used = used() - before;
+        got = got.max(used as f64 / began.elapsed().as_micros() as f64 / cores);
+        if got > 0.85 {
+            break;
+        }
+    }
+    got
 }
 
 pub(crate) fn cpu() {
     let room = Room::new();
     let acme = room.tenant("acme", &["cpu=0.5"]);
     let _spinner = room.start(&acme, &["--role=spin"]);
-    let got = cores(&room, &acme);
-    assert!((0.425..0.575).contains(&got), "{got} cores instead of 0.5");
+    let got = part(&room, &acme, 0.5);
+    assert!((0.85..1.15).contains(&got), "{got} of 0.5 cores");
     assert!(room.cgroups.usage(&acme).throttled_us > Some(0));
 }
 
@@ -103,8 +113,8 @@ pub(crate) fn live() {
     ] {
         room.tenant("acme", words);
     }
-    let got = cores(&room, &acme);
-    assert!((0.17..0.23).contains(&got), "{got} cores instead of 0.2");
+    let got = part(&room, &acme, 0.2);
+    assert!((0.85..1.15).contains(&got), "{got} of 0.2 cores");
     assert!(spinner.lives());
 }
 
@@ -140,19 +150,19 @@ fn speed(role: &str, words: &[&str], blocks: u64) -> f64 {
 }
 
 /// 4 MiB a second for two seconds; then without a limit, which must be much faster, else the disk was the limit. Other
-/// users of the disk only make it slower: the fastest of three counts, for both sides of the range.
+/// users of the disk only make it slower: the fastest of six counts, for both sides of the range.
 fn throttled(role: &str, limit: &str) {
     let asked = f64::from(4 << 20);
     let near = |held: f64| (held / asked - 1.0).abs() < 0.2;
     let mut held = 0.0;
-    for _ in 0..3 {
+    for _ in 0..6 {
         held = speed(role, &[limit], 128).max(held);
         if near(held) {
             break;
         }
     }
-    let free = speed(role, &[], 128);
-    assert!(free > 12e6, "the disk itself is too slow to see a limit: {free} bytes a second");
+    let free = (0..6).map(|_| speed(role, &[], 128)).find(|free| *free > 12e6).unwrap_or(0.0);
+    assert!(free > 12e6, "the disk itself is too slow to see a limit, six times");
     assert!(near(held), "{held} bytes a second instead of {asked}");
 }
 

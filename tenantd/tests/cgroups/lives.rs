@@ -7,7 +7,7 @@ use tenantd::cgroups::{Cgroups, Entry};
 
 use crate::room::{Process, Room, files, start_in};
 
-const PATIENCE: Duration = Duration::from_secs(5);
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Lines of a /proc/PID/cgroup that end in the tenant's directory.
 fn memberships(room: &Room, text: &str, tenant: &TenantName) -> usize {
@@ -35,17 +35,28 @@ pub(crate) fn birth() {
         assert_eq!(memberships_of(&room, &process, &acme), expected);
         took
     };
-    let (mut inside, mut outside): (Vec<_>, Vec<_>) =
-        (0..20).map(|_| (born(&entry, hierarchies), born(&nowhere, 0))).unzip();
-    inside.sort();
-    outside.sort();
+    let medians = || {
+        let (mut inside, mut outside): (Vec<_>, Vec<_>) =
+            (0..20).map(|_| (born(&entry, hierarchies), born(&nowhere, 0))).unzip();
+        inside.sort();
+        outside.sort();
+        (inside[10], outside[10])
+    };
+    let (mut inside, mut outside) = medians();
     // A grace period is 8 to 16 ms here. The foreign kernel has one processor, where it is nothing at all, so that the
     // time would only say how loaded this machine is.
     if std::env::var_os(crate::foreign::FILES).is_some() {
         return;
     }
-    let more = inside[10].saturating_sub(outside[10]);
-    assert!(more < Duration::from_millis(4), "p50 {:?} instead of {:?}: entering waits", inside[10], outside[10]);
+    // Who waits does so every time. A loaded machine may show the same once, so there is more than one try.
+    for _ in 0..4 {
+        if inside.saturating_sub(outside) < Duration::from_millis(4) {
+            return;
+        }
+        (inside, outside) = medians();
+    }
+    let more = inside.saturating_sub(outside);
+    assert!(more < Duration::from_millis(4), "p50 {inside:?} instead of {outside:?}: entering waits");
 }
 
 /// The number as name_to_handle_at(2) gives it, which is how user space asks for it.

@@ -108,7 +108,7 @@ pub(crate) fn start_in(entry: &Entry, role: &[&str]) -> Process {
 impl Drop for Room {
     fn drop(&mut self) {
         for tenant in self.cgroups.tenants().unwrap_or_default() {
-            let _ = self.cgroups.remove(&tenant, Duration::from_secs(5));
+            let _ = self.cgroups.remove(&tenant, Duration::from_secs(30));
         }
         let _ = self.cgroups.remove_instance();
         if !std::thread::panicking() {
@@ -168,9 +168,9 @@ impl Process {
         !self.poll(libc::WNOHANG)
     }
 
-    /// The signal that ended it within ten seconds; none for an exit of its own.
+    /// The signal that ended it within a minute; none for an exit of its own.
     pub(crate) fn signal(&mut self) -> Option<i32> {
-        let until = Instant::now() + Duration::from_secs(10);
+        let until = Instant::now() + Duration::from_secs(60);
         while self.lives() {
             assert!(Instant::now() < until, "process {} does not end", self.pid);
             std::thread::sleep(Duration::from_millis(2));

@@ -25,7 +25,7 @@ class Talk:
             os.closerange(3, 100)
             os.execv(os.environ['ENTER_TEST'], ['enter', *words])
     def expect(self, pattern):
-        until = time.time() + 10
+        until = time.time() + 60
         while time.time() < until:
             found = re.search(pattern, self.seen)
             if found:
@@ -37,7 +37,7 @@ class Talk:
         sys.exit('%r did not come: %r' % (pattern, self.seen))
     def type(self, text): os.write(self.near, text.encode())
     def ended(self):
-        until = time.time() + 10
+        until = time.time() + 60
         while time.time() < until:
             pid, status = os.waitpid(self.pid, os.WNOHANG)
             if pid: return os.waitstatus_to_exitcode(status)
@@ -50,10 +50,22 @@ class Talk:
         now = termios.tcgetattr(self.far)
         assert now == self.before, (now, self.before)
     def raw(self):
-        until = time.time() + 10
+        until = time.time() + 60
         while termios.tcgetattr(self.far)[3] & (termios.ICANON | termios.ECHO | termios.ISIG):
             assert time.time() < until, 'not raw'
             time.sleep(0.01)
+# A command has the terminal, and runs.
+def foreground(*words):
+    until = time.time() + 60
+    while time.time() < until:
+        for pid in filter(str.isdigit, os.listdir('/proc')):
+            try:
+                if tuple(open(f'/proc/{pid}/cmdline').read().split('\0')[:-1]) != words: continue
+                state, _, group, _, _, front = open(f'/proc/{pid}/stat').read().rsplit(')', 1)[1].split()[:6]
+            except OSError: continue
+            if state == 'S' and group == front: return
+        time.sleep(0.01)
+    sys.exit('%r does not run' % (words,))
 "#;
 
 fn drive(tenant: &Tenant, script: &str) {
@@ -145,12 +157,12 @@ pub(crate) fn jobs() {
         r#"
 t = Talk('-t', 'bash', '--norc', '-i')
 t.type('PS1="<\\$?>"\r'); t.expect('<0>')
-t.type('sleep 1000; echo after=$?\r'); t.expect('after=.*\r\n'); time.sleep(0.3)
+t.type('sleep 1002; echo after=$?\r'); t.expect('after=.*\r\n'); foreground('sleep', '1002')
 t.type('\x03'); t.expect(r'\^C'); t.expect('<130>')
-t.type('sleep 1001\r'); t.expect('sleep 1001\r\n'); time.sleep(0.3)
+t.type('sleep 1001\r'); t.expect('sleep 1001\r\n'); foreground('sleep', '1001')
 t.type('\x1a'); t.expect(r'\^Z'); t.expect('Stopped +sleep 1001'); t.expect('<148>')
 t.type('jobs\r'); t.expect(r'\[1\]\+ +Stopped'); t.expect('<0>')
-t.type('fg\r'); t.expect('sleep 1001\r\n'); time.sleep(0.3)
+t.type('fg\r'); t.expect('sleep 1001\r\n'); foreground('sleep', '1001')
 t.type('\x03'); t.expect('<130>')
 t.type('cat\r'); t.expect('cat\r\n'); t.type('echoed\r'); t.expect('echoed\r\nechoed\r\n'); t.type('\x04'); t.expect('<0>')
 t.type('exit 3\r')

@@ -6,8 +6,9 @@ mod place;
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::os::fd::AsRawFd;
 use std::process::ExitCode;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use libtest_mimic::{Arguments, Completion, Trial};
@@ -21,6 +22,8 @@ const TENANT: [&str; 2] = ["192.168.1.1", "fd00::1"];
 const SITE: [&str; 2] = ["192.168.1.10", "fd00::a"];
 /// How long what is dropped is waited for.
 const PATIENCE: Duration = Duration::from_millis(300);
+/// How long what must come is waited for: no promise, only no waiting for ever.
+const LONG: Duration = Duration::from_secs(20);
 
 type Test = (&'static str, &'static [&'static str], fn());
 
@@ -83,9 +86,21 @@ fn listen(place: &Place, port: u16) -> TcpListener {
     place.run(|| TcpListener::bind(("::", port)).unwrap())
 }
 
-fn connect(from: &Place, address: &str, port: u16) -> Result<TcpStream, ErrorKind> {
+fn connect_within(from: &Place, address: &str, port: u16, time: Duration) -> Result<TcpStream, ErrorKind> {
     let to = SocketAddr::new(address.parse().unwrap(), port);
-    from.run(|| TcpStream::connect_timeout(&to, PATIENCE)).map_err(|e| e.kind())
+    from.run(|| TcpStream::connect_timeout(&to, time)).map_err(|e| e.kind())
+}
+
+/// Where a connection must come about.
+fn connect(from: &Place, address: &str, port: u16) -> Result<TcpStream, ErrorKind> {
+    connect_within(from, address, port, LONG)
+}
+
+/// Whether a connection comes about, or nothing is heard, as is wanted.
+fn tries(from: &Place, address: &str, port: u16, wanted: bool) {
+    let got = connect_within(from, address, port, if wanted { LONG } else { PATIENCE }).map(drop);
+    let wanted = if wanted { Ok(()) } else { Err(ErrorKind::TimedOut) };
+    assert_eq!(got, wanted, "{address} port {port}");
 }
 
 fn datagrams(place: &Place, port: u16) -> UdpSocket {
@@ -98,19 +113,22 @@ fn sender(place: &Place, to: &str, port: u16) -> UdpSocket {
     let any: IpAddr = if to.contains(':') { "::".parse().unwrap() } else { "0.0.0.0".parse().unwrap() };
     let socket = place.run(|| UdpSocket::bind((any, 0)).unwrap());
     socket.connect((to, port)).unwrap();
-    socket.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
+    socket.set_read_timeout(Some(LONG)).unwrap();
     socket
 }
 
-/// Whether a datagram of so many bytes arrives.
-fn arrives(from: &Place, to: &str, at: &UdpSocket, bytes: usize) -> bool {
+/// Whether a datagram of so many bytes arrives; one that is wanted is waited for longer.
+fn arrives(from: &Place, to: &str, at: &UdpSocket, bytes: usize, wanted: bool) -> bool {
     let port = at.local_addr().unwrap().port();
+    at.set_read_timeout(Some(if wanted { LONG } else { PATIENCE })).unwrap();
     sender(from, to, port).send(&vec![7; bytes]).unwrap();
     at.recv(&mut [0; 8192]).is_ok_and(|length| length == bytes)
 }
 
-fn answers_ping(from: &Place, address: &str) -> bool {
-    from.command("ping").args(["-c1", "-W1", "-n", "-q", address]).output().unwrap().status.success()
+/// Whether an answer comes; one that is wanted is waited for longer.
+fn answers_ping(from: &Place, address: &str, wanted: bool) -> bool {
+    let patience = if wanted { "-W20" } else { "-W1" };
+    from.command("ping").args(["-c1", patience, "-n", "-q", address]).output().unwrap().status.success()
 }
 
 fn default_drop() {
@@ -132,23 +150,21 @@ fn default_drop() {
     let udp = [5000, 5001, 5002, 5003].map(|port| datagrams(&tenant, port));
     let far = listen(&site, 8080);
     let far_udp = datagrams(&site, 53);
-    far_udp.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
+    far_udp.set_read_timeout(Some(LONG)).unwrap();
     for (family, (here, there)) in TENANT.into_iter().zip(SITE).enumerate() {
         for (port, wanted) in [(80, true), (22, true), (23, false), (81, family == 0), (82, false)] {
-            let got = connect(&site, here, port).map(drop);
-            let wanted = if wanted { Ok(()) } else { Err(ErrorKind::TimedOut) };
-            assert_eq!(got, wanted, "{here} port {port}");
+            tries(&site, here, port, wanted);
         }
         for (socket, wanted) in udp.iter().zip([true, false, true, false]) {
-            assert_eq!(arrives(&site, here, socket, 100), wanted, "{here} {socket:?}");
+            assert_eq!(arrives(&site, here, socket, 100, wanted), wanted, "{here} {socket:?}");
         }
-        assert!(arrives(&site, here, &udp[0], 4000), "in fragments, {here}");
-        assert!(!answers_ping(&site, here), "{here}");
+        assert!(arrives(&site, here, &udp[0], 4000, true), "in fragments, {here}");
+        assert!(!answers_ping(&site, here, false), "{here}");
         // What the tenant asks for comes back: TCP, UDP, and the ICMP error of a closed port.
         let mut asked = connect(&tenant, there, 8080).unwrap();
         let (mut answering, _) = far.accept().unwrap();
         answering.write_all(b"answer").unwrap();
-        asked.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
+        asked.set_read_timeout(Some(LONG)).unwrap();
         asked.read_exact(&mut [0; 6]).unwrap();
         let question = sender(&tenant, there, 53);
         question.send(b"question").unwrap();
@@ -158,7 +174,7 @@ fn default_drop() {
         let closed = sender(&tenant, there, 54);
         closed.send(b"question").unwrap();
         assert_eq!(closed.recv(&mut [0; 64]).unwrap_err().kind(), ErrorKind::ConnectionRefused, "{there}");
-        assert!(answers_ping(&tenant, there), "{there}");
+        assert!(answers_ping(&tenant, there, true), "{there}");
         // The stack's own loopback, by whatever address.
         for own in [here, ["127.0.0.1", "::1"][family]] {
             connect(&tenant, own, 81).unwrap();
@@ -174,8 +190,8 @@ fn default_drop() {
     assert!(drops.values().all(|n| *n >= 2), "{drops:?}");
     // ICMP when a rule says so, and nothing at all without a filter.
     set(&netfilter, &filter(Verdict::Drop, &["accept,icmp"]));
-    assert!(TENANT.into_iter().all(|here| answers_ping(&site, here)));
-    assert_eq!(connect(&site, TENANT[0], 80).unwrap_err(), ErrorKind::TimedOut);
+    assert!(TENANT.into_iter().all(|here| answers_ping(&site, here, true)));
+    tries(&site, TENANT[0], 80, false);
     assert_eq!(set(&netfilter, &Filter::default()), None);
     assert!(TENANT.into_iter().all(|here| connect(&site, here, 81).is_ok()));
 }
@@ -196,11 +212,10 @@ fn default_accept() {
     let udp = datagrams(&tenant, 5000);
     for (family, here) in TENANT.into_iter().enumerate() {
         for (port, wanted) in [(80, true), (81, false), (82, family == 1)] {
-            let wanted = if wanted { Ok(()) } else { Err(ErrorKind::TimedOut) };
-            assert_eq!(connect(&site, here, port).map(drop), wanted, "{here} port {port}");
+            tries(&site, here, port, wanted);
         }
-        assert_eq!(arrives(&site, here, &udp, 100), family == 1, "{here}");
-        assert_eq!(answers_ping(&site, here), family == 0, "{here}");
+        assert_eq!(arrives(&site, here, &udp, 100, family == 1), family == 1, "{here}");
+        assert_eq!(answers_ping(&site, here, family == 0), family == 0, "{here}");
     }
     let drops = netfilter.read().unwrap().unwrap().drops(&wanted);
     assert_eq!(drops.keys().collect::<Vec<_>>(), ["filter_2", "filter_3", "filter_4"]);
@@ -260,10 +275,11 @@ fn there_already() {
     let mut asking = connect(&tenant, SITE[1], 8080).unwrap();
     let (mut answering, _) = far.accept().unwrap();
     for stream in [&asked, &serving, &asking, &answering] {
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.set_read_timeout(Some(LONG)).unwrap();
     }
     asked.write_all(b"x").unwrap();
     serving.read_exact(&mut [0]).unwrap();
+    serving.set_read_timeout(Some(PATIENCE)).unwrap();
     set(&netfilter, &filter(Verdict::Drop, &["accept,tcp/443"]));
     asked.write_all(b"x").unwrap();
     assert_eq!(serving.read_exact(&mut [0]).unwrap_err().kind(), ErrorKind::WouldBlock, "no rule lets it in any more");
@@ -271,7 +287,7 @@ fn there_already() {
     asking.read_exact(&mut [0]).unwrap();
 }
 
-/// Datagrams of the test, and how many are sent a millisecond.
+/// Datagrams of the test at least, and how many are sent a millisecond.
 const COUNT: u32 = 20_000;
 const BURST: u32 = 10;
 
@@ -286,37 +302,52 @@ fn replaced() {
     set(&netfilter, &filters[0]);
     for here in TENANT {
         let (open, closed) = (datagrams(&tenant, 5000), datagrams(&tenant, 5001));
-        // Nothing may be lost for want of room.
-        socket2::SockRef::from(&open).set_recv_buffer_size(1 << 20).unwrap();
-        let sending = AtomicBool::new(true);
-        let (received, changes) = std::thread::scope(|scope| {
+        // Nothing may be lost for want of room, also when the receiver is held up for as long as it all takes: an
+        // ordinary buffer is too small for that.
+        let room: libc::c_int = 64 << 20;
+        // SAFETY: the value is an int that lives through the call.
+        let done = unsafe {
+            let (value, length) = (std::ptr::from_ref(&room).cast(), size_of_val(&room) as libc::socklen_t);
+            libc::setsockopt(open.as_raw_fd(), libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, value, length)
+        };
+        assert_eq!(done, 0, "{}", std::io::Error::last_os_error());
+        let (sending, changes, sent) = (AtomicBool::new(true), AtomicUsize::new(0), AtomicU32::new(0));
+        let received = std::thread::scope(|scope| {
             let receiver = scope.spawn(|| {
                 let mut received = 0;
-                while open.recv(&mut [0; 64]).is_ok() {
-                    received += 1;
+                loop {
+                    // Whoever sends may be held up as well: the end is when nothing comes after the last was sent.
+                    let last = !sending.load(Ordering::Acquire);
+                    match open.recv(&mut [0; 64]) {
+                        Ok(_) => received += 1,
+                        Err(_) if last => return received,
+                        Err(_) => {}
+                    }
                 }
-                received
             });
             scope.spawn(|| {
                 let (to_open, to_closed) = (sender(&site, here, 5000), sender(&site, here, 5001));
-                for _ in 0..COUNT / BURST {
+                // Longer than that where the changes are slow, so that there are enough of them.
+                let enough = || changes.load(Ordering::Relaxed) > 50 || sent.load(Ordering::Relaxed) >= 3 * COUNT;
+                while sent.load(Ordering::Relaxed) < COUNT || !enough() {
                     for _ in 0..BURST {
                         to_open.send(b"open").unwrap();
                         to_closed.send(b"closed").unwrap();
                     }
+                    sent.fetch_add(BURST, Ordering::Relaxed);
                     std::thread::sleep(Duration::from_millis(1));
                 }
-                sending.store(false, Ordering::Relaxed);
+                sending.store(false, Ordering::Release);
             });
-            let mut changes = 0;
-            while sending.load(Ordering::Relaxed) {
-                netfilter.set(&filters[changes % filters.len()]).unwrap();
-                changes += 1;
+            while sending.load(Ordering::Acquire) {
+                let change = changes.fetch_add(1, Ordering::Relaxed);
+                netfilter.set(&filters[change % filters.len()]).unwrap();
             }
-            (receiver.join().unwrap(), changes)
+            receiver.join().unwrap()
         });
-        println!("{here}: {received} of {COUNT} arrived under {changes} changes");
-        assert_eq!(received, COUNT, "under {changes} changes");
+        let (sent, changes) = (sent.into_inner(), changes.into_inner());
+        println!("{here}: {received} of {sent} arrived under {changes} changes");
+        assert_eq!(received, sent, "under {changes} changes");
         assert!(changes > 50, "{changes} changes");
         assert!(closed.recv(&mut [0; 64]).is_err(), "what every filter drops has passed");
     }

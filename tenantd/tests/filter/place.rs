@@ -40,7 +40,7 @@ impl Place {
         let holder = Holder(Command::new("unshare").args(["-U", "-n", "sleep", "60"]).spawn().unwrap());
         let path = format!("/proc/{}/ns/net", holder.0.id());
         let ours = std::fs::read_link("/proc/self/ns/net").unwrap();
-        let deadline = Instant::now() + Duration::from_secs(5);
+        let deadline = Instant::now() + Duration::from_secs(30);
         while std::fs::read_link(&path).unwrap() == ours {
             assert!(Instant::now() < deadline, "unshare has made no namespace");
             std::thread::sleep(Duration::from_millis(5));

@@ -53,7 +53,7 @@ fn upper(prepared: &Prepared) -> PathBuf {
 
 /// The kernel lets go of a device a moment after its last user.
 fn wait_detached(dir: &Path) {
-    let until = Instant::now() + Duration::from_secs(5);
+    let until = Instant::now() + Duration::from_secs(30);
     while is_attached(dir) {
         assert!(Instant::now() < until, "the loop device is still there");
         std::thread::sleep(Duration::from_millis(5));

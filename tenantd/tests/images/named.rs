@@ -320,7 +320,10 @@ fn killed_import() -> Result<(), String> {
     let mut maker = start_child(&what);
     let at_work = || images_of(dir.path()).iter().any(|name| name.starts_with(".building-"));
     wait_for("the import does not begin", 20, at_work);
-    // It lives: an open beside it leaves it alone.
+    // It lives, and stays at it however long this thread is held up.
+    let pid = nix::unistd::Pid::from_raw(maker.id().try_into().unwrap());
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGSTOP).unwrap();
+    // An open beside it leaves it alone.
     ImageStore::open(dir.path()).unwrap();
     assert!(at_work(), "the work of a living maker was swept");
     maker.kill().unwrap();

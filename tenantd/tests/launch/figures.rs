@@ -61,7 +61,8 @@ pub(crate) fn measure() {
         ready[TENANTS / 2]
     );
     assert!(pss < 400 && busy < 400, "{pss} KiB, {busy} KiB");
-    assert!(p50 < Duration::from_millis(50), "{p50:?}");
+    // Ten times what a loaded machine needs: see above.
+    assert!(p50 < Duration::from_millis(500), "{p50:?}");
 }
 
 /// Mean private and shared memory of an init, KiB.

@@ -187,9 +187,9 @@ impl Drop for Tenant {
     }
 }
 
-/// Waits until `what` happens; 10 s at most.
+/// Waits until `what` happens; a minute at most.
 pub(crate) fn eventually<T>(what: &str, mut check: impl FnMut() -> Option<T>) -> T {
-    let deadline = Instant::now() + SOON;
+    let deadline = Instant::now() + 6 * SOON;
     loop {
         if let Some(value) = check() {
             return value;

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
-use system_tests::world::{Running, World};
+use system_tests::world::{Running, World, eventually};
 
 use super::{NETWORK, OTHER, PLAIN, argv, holding, holding_outside, inside, status, undisturbed};
 
@@ -55,11 +55,14 @@ pub(super) fn check(world: &World) -> Result<()> {
         let argv = [&["tenantd", "add-tenant", name, "--address", address], &LIMITS as &[_], privileges].concat();
         world.ok("server", &argv)?;
         limits_hold(world, name)?;
+        let alone = processes(world, name)?;
         for (what, most, how) in OWN {
             undisturbed(world, what, || take(world, name, what, most, &[how]))?;
+            given_back(world, name, alone)?;
         }
         for (what, errors, least) in COUNTED {
             undisturbed(world, what, || counted(world, name, what, errors, least))?;
+            given_back(world, name, alone)?;
         }
     }
     settings(world)?;
@@ -87,6 +90,21 @@ fn limits_hold(world: &World, name: &str) -> Result<()> {
 fn take(world: &World, tenant: &str, what: &str, most: u64, errors: &[&str]) -> Result<(Running, u64)> {
     let (running, said) = holding(world, tenant, &["take-all", what])?;
     Ok((running, amount(tenant, what, &said, most, errors)?))
+}
+
+/// How many processes are in a tenant, with those that count them.
+fn processes(world: &World, tenant: &str) -> Result<usize> {
+    let list = ["tenantd", "exec", tenant, "--", "sh", "-c", "ls /proc"];
+    let said = world.ok("server", &list)?;
+    Ok(said.lines().filter(|name| name.bytes().all(|b| b.is_ascii_digit())).count())
+}
+
+/// The attacker ends when its input does, a moment after it was told to, and only then what it took is there for the
+/// next.
+fn given_back(world: &World, tenant: &str, alone: usize) -> Result<()> {
+    eventually("the attacker has ended", Duration::from_secs(60), || {
+        processes(world, tenant).ok().filter(|now| *now <= alone).map(drop)
+    })
 }
 
 fn amount(who: &str, what: &str, said: &str, most: u64, errors: &[&str]) -> Result<u64> {
@@ -168,6 +186,5 @@ fn conntrack(world: &World) -> Result<()> {
         world.exec("server", &argv(PLAIN, &["calls", "timens"]))?.status.success(),
         "{PLAIN} does not run programs"
     );
-    std::thread::sleep(Duration::from_millis(10));
     Ok(())
 }

@@ -71,7 +71,7 @@ fn signals(world: &World) -> Result<()> {
     ensure!(now["init_pid"].as_i64() == before && before.is_some(), "init was {before:?}: {now}");
     ensure!(now["state"] == "ready", "{now}");
     let _ = send("[15]");
-    eventually("a new init", Duration::from_secs(20), || {
+    eventually("a new init", Duration::from_secs(60), || {
         let now = status(world, PLAIN).ok()?;
         (now["init_pid"].as_i64() != before && now["state"] == "ready").then_some(())
     })
@@ -109,10 +109,10 @@ fn logs(world: &World) -> Result<()> {
         "echo precious >/run/lab/precious && cd {directory} && mv web.log aside && ln -s /run/lab/precious web.log"
     );
     world.ok("server", &["sh", "-c", &script])?;
-    let shown = world.exec("server", &["timeout", "10", "tenantd", "logs", PLAIN, "web"])?;
+    let shown = world.exec("server", &["timeout", "30", "tenantd", "logs", PLAIN, "web"])?;
     ensure!(!String::from_utf8_lossy(&shown.stdout).contains("precious"), "the log led out");
     world.ok("server", &["sh", "-c", &format!("cd {directory} && rm web.log && mkfifo web.log")])?;
-    let shown = world.exec("server", &["timeout", "10", "tenantd", "logs", PLAIN, "web"])?;
+    let shown = world.exec("server", &["timeout", "30", "tenantd", "logs", PLAIN, "web"])?;
     ensure!(shown.status.code() != Some(124), "a pipe in place of a log is waited for");
     world.ok("server", &["sh", "-c", &format!("cd {directory} && rm web.log && mv aside web.log")]).map(drop)
 }
@@ -126,7 +126,7 @@ fn pipe(world: &World) -> Result<()> {
         &["tenantd", "exec", PLAIN, "--user", "nobody", "--", "true"],
     ] {
         let begun = Instant::now();
-        let ended = world.exec("server", &[&["timeout", "10"], command].concat())?;
+        let ended = world.exec("server", &[&["timeout", "30"], command].concat())?;
         ensure!(ended.status.code() != Some(124), "{command:?} hung {:?}", begun.elapsed());
     }
     let layer = format!("{STATE_DIR}/tenants/{PLAIN}/layer/upper/etc");
@@ -141,7 +141,7 @@ fn deep(world: &World) -> Result<()> {
     inside(world, "deep", &["deep", DEPTH])?;
     world.ok("server", &["tenantd", "remove-tenant", "deep", "--force"])?;
     let removed = world.path(&format!("{STATE_DIR}/removed"));
-    eventually("its files are gone", Duration::from_secs(60), || {
+    eventually("its files are gone", Duration::from_secs(180), || {
         std::fs::read_dir(&removed).map_or(Some(()), |mut left| left.next().is_none().then_some(()))
     })
 }
@@ -161,7 +161,7 @@ fn others_are_served(world: &World) -> Result<()> {
     let probe = &["add-service", OTHER, "probe", "--", "/bin/sleep", "600"] as &[&str];
     for verb in [&["list"] as &[&str], probe, &["status", OTHER], &["remove-service", OTHER, "probe"]] {
         let begun = Instant::now();
-        world.ok("server", &[&["timeout", "30", "tenantd"], verb].concat())?;
+        world.ok("server", &[&["timeout", "60", "tenantd"], verb].concat())?;
         ensure!(begun.elapsed() < Duration::from_secs(15), "{verb:?} took {:?}", begun.elapsed());
     }
     Ok(())

@@ -49,7 +49,7 @@ fn handed_over(world: &World, tenant: &str) -> Result<()> {
         let expected = if way == "send_connected" { "OK" } else { "EPERM" };
         ensure!(how == expected, "{tenant}: {way} on a socket of the host: {how}");
     }
-    giving.wait(Duration::from_secs(5))?;
+    giving.wait(Duration::from_secs(60))?;
     let guarded = status(world, tenant)?;
     ensure!(guarded["state"] == "ready", "{guarded}");
     world.ok("server", &["tenantd", "unshare", &directory, tenant]).map(drop)

@@ -10,7 +10,7 @@ use serde_json::Value;
 use system_tests::world::World;
 
 /// Longer than any daemon may take.
-const PATIENCE: Duration = Duration::from_secs(40);
+const PATIENCE: Duration = Duration::from_secs(90);
 
 /// A question: method, path, body.
 #[derive(Clone, Debug)]

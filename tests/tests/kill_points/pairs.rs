@@ -50,7 +50,7 @@ impl Deed {
 
     /// Waits for a client that must reach its end.
     pub(crate) fn succeeds(&self, client: Running) -> Result<()> {
-        let output = client.wait(Duration::from_secs(60))?;
+        let output = client.wait(Duration::from_secs(180))?;
         let said = [output.stdout, output.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
         ensure!(output.status.success(), "{self:?}: {} {}", said[0], said[1]);
         Ok(())

@@ -62,12 +62,12 @@ fn the_readme_makes_a_vlan_port() {
     let server = Netns::silent();
     let (site, _host) = far_host(&server);
     let capture = Capture::start(&site.netns, "trunk");
-    let lines = format!("{}\nping -c 2 -i 0.1 -W 2 192.0.2.10\n{}", readme(), readme().lines().last().unwrap());
+    let lines = format!("{}\nping -c 2 -i 0.1 -W 10 192.0.2.10\n{}", readme(), readme().lines().last().unwrap());
     let output = shell(&server, &lines).output().unwrap();
     let text = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "{text}");
     assert!(text.contains(": Added") && text.contains(": Unchanged"), "{text}");
-    let seen = capture.lines();
+    let seen = capture.lines(&[&["vlan 600,", "ICMP echo request"]]);
     assert!(seen.iter().any(|line| line.contains("vlan 600,") && line.contains("ICMP echo request")), "{seen:#?}");
     assert!(seen.iter().all(|line| line.contains("vlan 600,")), "{seen:#?}");
 }

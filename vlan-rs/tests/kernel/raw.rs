@@ -89,7 +89,7 @@ fn quiet_tenant(server: &mut Side, change: impl FnOnce(PortConfig) -> PortConfig
 
 /// Waits until the port's drops are exactly these.
 fn drops_become(server: &Side, wanted: &[(DropReason, u64)]) {
-    let end = Instant::now() + Duration::from_secs(3);
+    let end = Instant::now() + Duration::from_secs(30);
     let wanted = wanted.iter().copied().collect();
     while server.counters(600).drops != wanted && Instant::now() < end {
         std::thread::sleep(Duration::from_millis(5));
@@ -128,6 +128,10 @@ fn super_packets_leave_room_for_outer_headers() {
     // its gso_max_size of 65,536 with its Ethernet header, so there is a window of a few bytes to see this.)
     let (header, frame) = super_packet(65_455);
     socket.send(header, &frame);
+    let end = Instant::now() + Duration::from_secs(30);
+    while server.counters(600) == vlan_rs::Counters::default() && Instant::now() < end {
+        std::thread::sleep(Duration::from_millis(5));
+    }
     drops_become(&server, &[]);
     let (header, frame) = super_packet(65_456);
     socket.send(header, &frame);
@@ -165,16 +169,33 @@ fn neighbour_rates_hold() {
     let question = eth(BROADCAST, TENANT, ARP, &arp(1, TENANT, [192, 168, 1, 1], [192, 168, 1, 10]));
     let start = Instant::now();
     let mut sent = 0u64;
-    while start.elapsed() < Duration::from_secs(1) {
+    // What a bucket answers to questions at these times: when nobody asks, because the machine stands still, it is full
+    // after a while and gets no fuller.
+    let (mut tokens, mut last, mut least) = (20.0f64, start, -5.0);
+    while start.elapsed() < Duration::from_secs(1) || sent <= 200 {
+        let now = Instant::now();
+        tokens = (tokens + 50.0 * (now - last).as_secs_f64()).min(20.0);
+        last = now;
+        if tokens >= 1.0 {
+            tokens -= 1.0;
+            least += 1.0;
+        }
         socket.send_plain(&question);
         sent += 1;
         std::thread::sleep(Duration::from_millis(1));
     }
-    let seconds = start.elapsed().as_secs_f64();
-    let answered = sent - server.counters(600).drops[&DropReason::ArpRate];
-    let most = 20.0 + 50.0 * seconds;
-    assert!(sent > 200, "sent only {sent}");
-    assert!((most - 5.0..=most + 2.0).contains(&(answered as f64)), "{answered} answers, at most {most}");
+    // Not yet looked at is not dropped either.
+    let end = start + Duration::from_secs(30);
+    loop {
+        let most = 20.0 + 50.0 * start.elapsed().as_secs_f64() + 2.0;
+        let dropped = server.counters(600).drops.get(&DropReason::ArpRate).copied().unwrap_or(0);
+        let answered = (sent - dropped) as f64;
+        if answered <= most || Instant::now() > end {
+            assert!((least..=most).contains(&answered), "{answered} answers, of {least} to {most}");
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
 }
 
 /// 20,000 frames of chance: nothing but their count may come of them.
@@ -208,7 +229,7 @@ fn rubbish_is_dropped_and_the_next_ping_answered() {
         let counters = side.counters(600);
         counters.tx_packets + counters.drops.values().sum::<u64>()
     };
-    let end = Instant::now() + Duration::from_secs(3);
+    let end = Instant::now() + Duration::from_secs(30);
     let sum_before = before.tx_packets + before.drops.values().sum::<u64>();
     while total(&server) < sum_before + 20_000 && Instant::now() < end {
         std::thread::sleep(Duration::from_millis(5));
@@ -216,5 +237,5 @@ fn rubbish_is_dropped_and_the_next_ping_answered() {
     assert!(total(&server) >= sum_before + 20_000, "{:?}", server.counters(600));
     tenant.ip("link set dev dev0 address 02:00:00:00:00:01");
     tenant.ip("address add 192.168.1.1/24 dev dev0");
-    host.sh("ping -c 1 -W 2 192.168.1.1");
+    host.sh("ping -c 1 -W 10 192.168.1.1");
 }

@@ -3,8 +3,10 @@
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
-use std::process::{Child, Stdio};
-use std::time::Duration;
+use std::os::fd::AsRawFd as _;
+use std::process::{Child, ChildStdout, Stdio};
+use std::sync::mpsc::{Receiver, channel};
+use std::time::{Duration, Instant, SystemTime};
 
 use vlan_rs::{Counters, Layer, OpenOptions, PortConfig, RateLimit, Room, Tag, TrunkConfig, TrunkMode, Vid};
 
@@ -99,8 +101,9 @@ pub(crate) fn two_rooms() -> (Side, Side) {
 
 /// Both addresses of a neighbour answer.
 fn ping_both(from: &Netns, mac_end: u8) {
-    from.sh(&format!("ping -c 2 -i 0.1 -W 2 192.168.1.{mac_end}"));
-    from.sh(&format!("ping -c 2 -i 0.1 -W 2 fd00::{mac_end:x}"));
+    // Patience costs nothing where an answer comes; a device that has just come up may lose the first question.
+    from.sh(&format!("ping -c 2 -i 0.1 -W 10 192.168.1.{mac_end}"));
+    from.sh(&format!("ping -c 2 -i 0.1 -W 10 fd00::{mac_end:x}"));
 }
 
 /// A server that says who it is to each who connects, at the tenant's IPv4 and IPv6 address.
@@ -135,7 +138,6 @@ fn hear(host: &Netns, address: &str) -> String {
 
 fn connect_from(domain: nix::sys::socket::AddressFamily, from: SocketAddr, to: SocketAddr) -> TcpStream {
     use nix::sys::socket::{SockFlag, SockType, SockaddrStorage, bind, connect, socket};
-    use std::os::fd::AsRawFd as _;
     let fd = socket(domain, SockType::Stream, SockFlag::SOCK_CLOEXEC, None).unwrap();
     bind(fd.as_raw_fd(), &SockaddrStorage::from(from)).unwrap();
     connect(fd.as_raw_fd(), &SockaddrStorage::from(to)).unwrap();
@@ -187,7 +189,7 @@ fn transfer(from: &Netns, to: &Netns, to_address: &str) {
     let address: IpAddr = to_address.parse().unwrap();
     let listener = to.run(|| TcpListener::bind((address, 0)).unwrap());
     let target = listener.local_addr().unwrap();
-    let mut stream = from.run(|| TcpStream::connect_timeout(&target, Duration::from_secs(5)).unwrap());
+    let mut stream = from.run(|| TcpStream::connect_timeout(&target, Duration::from_secs(30)).unwrap());
     let received = std::thread::spawn(move || {
         let mut all = Vec::new();
         listener.accept().unwrap().0.read_to_end(&mut all).unwrap();
@@ -221,14 +223,16 @@ fn transfers_are_identical_with_and_without_offloads() {
 pub(crate) struct Owned(pub(crate) Child);
 
 impl Owned {
-    /// Tells it to stop, as Ctrl-C does, and returns what it printed.
-    fn interrupt(mut self) -> String {
+    /// Tells it to stop, as Ctrl-C does.
+    fn interrupt(&self) {
         let id = nix::unistd::Pid::from_raw(self.0.id().try_into().unwrap());
         nix::sys::signal::kill(id, nix::sys::signal::Signal::SIGINT).unwrap();
-        let mut text = String::new();
-        self.0.stdout.take().unwrap().read_to_string(&mut text).unwrap();
+    }
+
+    /// As [`Self::interrupt`], and waits for its end. Somebody must be reading what it says.
+    fn signal_and_wait(mut self) {
+        self.interrupt();
         self.0.wait().unwrap();
-        text
     }
 }
 
@@ -240,7 +244,10 @@ impl Drop for Owned {
 }
 
 /// tcpdump on a device, ready to see.
-pub(crate) struct Capture(Owned);
+pub(crate) struct Capture {
+    child: Owned,
+    lines: Receiver<String>,
+}
 
 impl Capture {
     pub(crate) fn start(netns: &Netns, device: &str) -> Self {
@@ -252,15 +259,32 @@ impl Capture {
             .spawn()
             .unwrap();
         let mut said = BufReader::new(child.stderr.take().unwrap()).lines();
-        let child = Owned(child);
+        let mut child = Owned(child);
         assert!(said.any(|line| line.unwrap().contains("listening on")), "tcpdump");
-        Self(child)
+        let output = BufReader::new(child.0.stdout.take().unwrap());
+        let (sender, lines) = channel();
+        std::thread::spawn(move || output.lines().map_while(Result::ok).all(|line| sender.send(line).is_ok()));
+        Self { child, lines }
     }
 
-    /// Ends it and returns its lines.
-    pub(crate) fn lines(self) -> Vec<String> {
+    /// Waits until it has told, in one line each, of all that these ask for (the words of one must be in one line), which
+    /// may be a while after the frames passed; then ends it and returns its lines. What is not told in time is left to
+    /// the caller to miss.
+    pub(crate) fn lines(self, wanted: &[&[&str]]) -> Vec<String> {
+        let Self { child, lines } = self;
+        let end = Instant::now() + Duration::from_secs(20);
+        let mut all: Vec<String> = Vec::new();
+        let told = |all: &[String], words: &[&str]| all.iter().any(|line| words.iter().all(|word| line.contains(word)));
+        while !wanted.iter().all(|&words| told(&all, words)) {
+            let Ok(line) = lines.recv_timeout(end.saturating_duration_since(Instant::now())) else { break };
+            all.push(line);
+        }
+        // And what must not be there has its time to come.
         std::thread::sleep(Duration::from_millis(100));
-        self.0.interrupt().lines().filter(|line| !line.is_empty()).map(str::to_owned).collect()
+        child.signal_and_wait();
+        all.extend(lines);
+        all.retain(|line| !line.is_empty());
+        all
     }
 }
 
@@ -273,10 +297,11 @@ fn the_trunk_carries_tags_only() {
         ping_both(host, 1);
     }
     for capture in captures {
-        let lines = capture.lines();
-        for vid in [600, 601] {
-            let tag = format!("ethertype 802.1Q (0x8100), length 102: vlan {vid}, p 0, ethertype IPv4 (0x0800)");
-            assert!(lines.iter().any(|line| line.contains(&tag)), "no ping in vlan {vid}: {lines:#?}");
+        let tags = [600, 601]
+            .map(|vid| format!("ethertype 802.1Q (0x8100), length 102: vlan {vid}, p 0, ethertype IPv4 (0x0800)"));
+        let lines = capture.lines(&[&[tags[0].as_str()], &[tags[1].as_str()]]);
+        for tag in &tags {
+            assert!(lines.iter().any(|line| line.contains(tag)), "no ping as {tag}: {lines:#?}");
         }
         let strange: Vec<_> = lines.iter().filter(|l| !l.contains("vlan 600,") && !l.contains("vlan 601,")).collect();
         assert!(strange.is_empty(), "{strange:#?}");
@@ -309,7 +334,7 @@ fn a_layer_3_port_answers_arp_and_nd() {
         let entry = format!("{address} lladdr 02:00:00:00:00:0a");
         assert!(known.contains(&entry), "{known}");
     }
-    let lines = capture.lines();
+    let lines = capture.lines(&[&["ICMP6, echo request"]]);
     assert!(lines.iter().any(|line| line.contains("ICMP6, echo request")), "{lines:#?}");
     let asked: Vec<_> = lines.iter().filter(|l| l.contains("ARP") || l.contains("neighbor")).collect();
     assert!(asked.is_empty(), "{asked:#?}");
@@ -336,28 +361,67 @@ fn a_trunk_without_peer_hops() {
     assert!(server.counters(600).drops.is_empty());
 }
 
-/// A ping every 2 ms until it is told to stop; how many were sent and answered.
-pub(crate) struct Pings(Owned);
+/// A ping every 2 ms until it is told to stop, and what has been answered.
+pub(crate) struct Pings {
+    child: Owned,
+    said: BufReader<ChildStdout>,
+    /// The numbers ping gave them, from 1 on.
+    answered: Vec<u32>,
+}
 
 impl Pings {
-    /// Neighbours are known before it starts.
+    /// Neighbours are known before it starts, and it runs.
     pub(crate) fn start(host: &Netns, address: &str) -> Self {
-        host.sh(&format!("ping -c 2 -i 0.1 -W 2 {address}"));
+        host.sh(&format!("ping -c 2 -i 0.1 -W 10 {address}"));
         let mut command = host.command("ping");
-        let child = command.args(["-i", "0.002", address]).stdout(Stdio::piped()).spawn().unwrap();
-        let child = Owned(child);
-        std::thread::sleep(Duration::from_millis(200));
-        Self(child)
+        // With the time of each answer. It ends after a minute and a half, so that nobody waits for ever for one.
+        let command = command.args(["-D", "-w", "90", "-i", "0.002", address]);
+        let mut child = Owned(command.stdout(Stdio::piped()).spawn().unwrap());
+        let output = child.0.stdout.take().unwrap();
+        // It must not have to wait for its reader, who comes at the end.
+        // SAFETY: a call without pointers.
+        let size = unsafe { libc::fcntl(output.as_raw_fd(), libc::F_SETPIPE_SZ, 1 << 20) };
+        assert!(size >= 1 << 20, "{}", std::io::Error::last_os_error());
+        let mut pings = Self { child, said: BufReader::new(output), answered: vec![] };
+        while pings.answered.len() < 50 {
+            assert!(pings.next_answer().is_some(), "no answers");
+        }
+        pings
     }
 
-    pub(crate) fn none_lost(self, at_least: u32) {
-        let text = self.0.interrupt();
-        let totals = text.lines().find(|line| line.contains("packets transmitted")).unwrap();
-        let numbers: Vec<u32> = totals.split_whitespace().filter_map(|word| word.parse().ok()).collect();
-        let [sent, received] = numbers[..2] else { panic!("{totals}") };
-        // The one that is under way when ping is told to stop is not lost.
-        assert!(sent - received <= 1, "{totals}");
-        assert!(received >= at_least, "{totals}");
+    /// The time of the next answer, as seconds since 1970; none: ping has ended.
+    fn next_answer(&mut self) -> Option<f64> {
+        let mut line = String::new();
+        loop {
+            line.clear();
+            if self.said.read_line(&mut line).unwrap() == 0 {
+                return None;
+            }
+            let number = line.split_once("icmp_seq=").and_then(|(_, rest)| rest.split(' ').next()?.parse().ok());
+            let time = line.strip_prefix('[').and_then(|rest| rest.split_once(']')?.0.parse().ok());
+            if let (true, Some(number), Some(time)) = (line.contains("bytes from"), number, time) {
+                self.answered.push(number);
+                return Some(time);
+            }
+        }
+    }
+
+    /// Whatever was done until now: pings are answered after it, and none before the last answer was lost. Those after
+    /// it are under way when ping is told to stop, and not lost: there is one, or some where the machine stands still.
+    /// `at_least`: how many must have been answered, or the traffic was none.
+    pub(crate) fn none_lost(mut self, at_least: usize) {
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs_f64();
+        loop {
+            let time = self.next_answer().unwrap_or_else(|| panic!("no more answers after {}", self.answered.len()));
+            if time > now && self.answered.len() >= at_least {
+                break;
+            }
+        }
+        self.child.interrupt();
+        while self.next_answer().is_some() {}
+        self.answered.sort_unstable();
+        let lost: Vec<_> = (1u32..).zip(&self.answered).filter(|(wanted, found)| wanted != *found).take(1).collect();
+        assert!(lost.is_empty(), "the first lost, and the next answered: {lost:?} of {}", self.answered.len());
     }
 }
 
@@ -505,8 +569,10 @@ fn a_new_port_counts_from_zero() {
     tenant.command("ping").args(["-c", "1", "-W", "1", "192.168.1.10"]).output().unwrap();
     let old = server.counters(600);
     assert!(old.rx_packets > 0 && old.tx_packets > 0 && old.drops[&vlan_rs::DropReason::SourceMac] > 0, "{old:?}");
-    // Nothing speaks any more, so that what is counted next would be the old port's.
+    // Nothing speaks any more on either side (stacks look for routers and tell their groups when they like), so that
+    // what is counted next would be the old port's.
     tenant.ip("link set dev dev0 down");
+    host.ip("link set dev dev0 down");
     let pin = server.options.pin_dir.join("drops_by_slot");
     let rows = || libbpf_rs::MapCore::keys(&libbpf_rs::MapHandle::from_pinned_path(&pin).unwrap()).count();
     assert_eq!(rows(), 1);

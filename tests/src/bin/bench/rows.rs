@@ -372,7 +372,7 @@ fn lan_ours() -> Result<(Row, (World, Running))> {
     argv.extend(["--server", &server, "--instance", "site"]);
     let site = world.spawn("gw-a", &argv)?;
     let stack = tenant(&world, 1, SERVER, &format!("ipip:{GATEWAY},local={ACCESS}"))?;
-    eventually("the server answers the host behind access-server site", std::time::Duration::from_secs(10), || {
+    eventually("the server answers the host behind access-server site", std::time::Duration::from_secs(60), || {
         world.ok("host-a", &["ping", "-q", "-c", "1", "-W", "1", &server]).ok()
     })?;
     let host = Netns::node(&world, "host-a")?;

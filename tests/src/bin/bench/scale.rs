@@ -129,7 +129,7 @@ fn restart(world: &World, api: &mut Api, point: &mut Point) -> Result<()> {
     let old = daemons::pid(world, "tenantd")?.context("no tenantd runs")?;
     world.ok("server", &["kill", "-9", &old.to_string()])?;
     let started = Instant::now();
-    let new = eventually("another tenantd runs", Duration::from_secs(10), || {
+    let new = eventually("another tenantd runs", Duration::from_secs(60), || {
         daemons::pid(world, "tenantd").ok().flatten().filter(|new| *new != old)
     })?;
     eventually("all are found", Duration::from_secs(120), || {

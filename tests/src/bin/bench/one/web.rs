@@ -94,9 +94,9 @@ impl Place {
     }
 
     fn connect(&self) -> Result<TcpStream> {
-        let stream = TcpStream::connect_timeout(&self.server, Duration::from_secs(5)).context("cannot connect")?;
+        let stream = TcpStream::connect_timeout(&self.server, Duration::from_secs(30)).context("cannot connect")?;
         stream.set_nodelay(true)?;
-        stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+        stream.set_read_timeout(Some(Duration::from_secs(30)))?;
         Ok(stream)
     }
 
@@ -157,7 +157,7 @@ impl Raw {
         })?;
         let here = |client: &Netns| client.run(|| Place::here(Ipv4Addr::new(192, 168, 1, 1)));
         let raw = Self { place: here(&client)?, nginx, _server: server };
-        let until = Instant::now() + Duration::from_secs(5);
+        let until = Instant::now() + Duration::from_secs(60);
         while let Err(error) = raw.place.latency(Duration::from_millis(1)) {
             ensure!(
                 Instant::now() < until,

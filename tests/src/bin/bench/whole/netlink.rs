@@ -82,7 +82,7 @@ impl Netlink {
     pub(super) fn running(&self, index: i32) -> Result<()> {
         /// RFC 2863 as the kernel counts: include/uapi/linux/if.h.
         const UP: u8 = 6;
-        let until = Instant::now() + Duration::from_secs(2);
+        let until = Instant::now() + Duration::from_secs(20);
         while self.operational(index)? != UP {
             ensure!(Instant::now() < until, "device {index} does not come up");
             std::thread::sleep(Duration::from_micros(50));
