@@ -19,6 +19,6 @@ if tenantd apply -f "$dir/bad.toml" 2>"$dir/faults"; then exit 1; fi
 cat "$dir/faults"
 
 tenantd export -o "$dir/exported.toml"
-printf 'version = 1\n' | tenantd apply -f - --prune --force
+printf 'version = 1\n' | tenantd apply -f - --prune --force --yes
 tenantd import "$dir/exported.toml"
 tenantd list

@@ -5,8 +5,8 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::{
-    AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoData, InfoVeth, LinkAttribute, LinkExtentMask, LinkFlags, LinkInfo,
-    LinkMessage,
+    AfSpecInet, AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InetDevConf, InfoData, InfoVeth, LinkAttribute,
+    LinkExtentMask, LinkFlags, LinkInfo, LinkMessage,
 };
 use rtnetlink::packet_core::{NLM_F_CREATE, NLM_F_EXCL};
 use rtnetlink::{LinkMessageBuilder, LinkUnspec, LinkVeth};
@@ -220,6 +220,19 @@ pub fn set_up(netlink: &Netlink, index: u32) -> Result<(), NetlinkError> {
 /// Keep a device that is still down from making itself a link-local IPv6 address.
 pub fn without_link_local(netlink: &Netlink, index: u32) -> Result<(), NetlinkError> {
     let spec = AfSpecUnspec::Inet6(vec![AfSpecInet6::AddrGenMode(In6AddrGenMode::None)]);
+    let message = LinkMessageBuilder::<LinkUnspec>::new()
+        .index(index)
+        .append_extra_attribute(LinkAttribute::AfSpecUnspec(vec![spec]))
+        .build();
+    set(netlink, index, message, "set the address mode of")
+}
+
+/// Let the other addresses of a subnet stay when its first one is deleted (`promote_secondaries`): by default the kernel
+/// deletes all of them.
+pub fn promote_secondaries(netlink: &Netlink, index: u32) -> Result<(), NetlinkError> {
+    let mut conf = InetDevConf::default();
+    conf.promote_secondaries = 1;
+    let spec = AfSpecUnspec::Inet(vec![AfSpecInet::DevConfRequest(conf)]);
     let message = LinkMessageBuilder::<LinkUnspec>::new()
         .index(index)
         .append_extra_attribute(LinkAttribute::AfSpecUnspec(vec![spec]))

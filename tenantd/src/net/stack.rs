@@ -171,17 +171,9 @@ pub fn read(netlink: &Netlink, device: &str) -> Result<Option<StackActual>, Netl
     let Some((addresses, made)) = addresses(netlink, index)? else {
         return Ok(Some(StackActual { crowded: Some("addresses"), ..nothing }));
     };
-    let mut routes = BTreeSet::new();
-    for family in [AddressFamily::Inet, AddressFamily::Inet6] {
-        let mut ours = RouteMessage::default();
-        (ours.header.address_family, ours.header.protocol) = (family, ROUTE_PROTOCOL.into());
-        let found = netlink.list_most(RouteNetlinkMessage::GetRoute(ours), MOST).map_err(failed("list", "routes"))?;
-        let Some(found) = found else { return Ok(Some(StackActual { crowded: Some("routes"), ..nothing })) };
-        routes.extend(found.iter().filter_map(|answer| match answer {
-            RouteNetlinkMessage::NewRoute(message) => parse_route(message, index),
-            _ => None,
-        }));
-    }
+    let Some(routes) = routes(netlink, index)? else {
+        return Ok(Some(StackActual { crowded: Some("routes"), ..nothing }));
+    };
     let gateway_mac = gateway_mac(netlink, index)?;
     Ok(Some(StackActual { addresses, ours: made, routes, gateway_mac, ..nothing }))
 }
@@ -205,6 +197,22 @@ fn addresses(netlink: &Netlink, index: u32) -> Result<Option<Addresses>, Netlink
         addresses.insert(address);
     }
     Ok(Some((addresses, ours)))
+}
+
+/// The routes over a device that we made; none when there are too many.
+fn routes(netlink: &Netlink, index: u32) -> Result<Option<BTreeSet<StackRoute>>, NetlinkError> {
+    let mut routes = BTreeSet::new();
+    for family in [AddressFamily::Inet, AddressFamily::Inet6] {
+        let mut ours = RouteMessage::default();
+        (ours.header.address_family, ours.header.protocol) = (family, ROUTE_PROTOCOL.into());
+        let found = netlink.list_most(RouteNetlinkMessage::GetRoute(ours), MOST).map_err(failed("list", "routes"))?;
+        let Some(found) = found else { return Ok(None) };
+        routes.extend(found.iter().filter_map(|answer| match answer {
+            RouteNetlinkMessage::NewRoute(message) => parse_route(message, index),
+            _ => None,
+        }));
+    }
+    Ok(Some(routes))
 }
 
 /// Asked for alone: the kernel has one table of neighbours for all namespaces, and a list is a walk through all of it.
@@ -278,8 +286,8 @@ fn parse_route(message: &RouteMessage, index: u32) -> Option<StackRoute> {
     (oif == Some(index)).then_some(StackRoute { to, via, source })
 }
 
-/// Bring the stack from `actual` to `plan`: device up, then addresses and routes, removals first. An address that
-/// only changes its kind is replaced in place.
+/// Bring the stack from `actual` to `plan`: device up, then addresses and routes. Routes are removed first, addresses last,
+/// so that a connection to one that stays notices nothing.
 pub fn apply(netlink: &Netlink, actual: &StackActual, plan: &StackPlan) -> Result<(), NetlinkError> {
     let index = actual.link.index;
     if let Some(what) = actual.crowded {
@@ -291,11 +299,13 @@ pub fn apply(netlink: &Netlink, actual: &StackActual, plan: &StackPlan) -> Resul
         absent_is_fine(netlink.ask(RouteNetlinkMessage::DelRoute(route_message(index, gone)), 0))
             .map_err(failed("delete route", gone.to.to_string()))?;
     }
-    let mut superfluous = actual.superfluous(plan);
-    for gone in superfluous.by_ref().take(DELETED_AT_ONCE) {
+    // One that only changes its kind: the kernel does not change that in place.
+    let same = |gone: &&StackAddress| plan.addresses.iter().any(|wanted| wanted.address == gone.address);
+    let delete = |gone: &StackAddress| {
         absent_is_fine(netlink.ask(RouteNetlinkMessage::DelAddress(address_message(index, gone)), 0))
-            .map_err(failed("delete address", gone.address.to_string()))?;
-    }
+            .map_err(failed("delete address", gone.address.to_string()))
+    };
+    actual.superfluous(plan).filter(same).try_for_each(delete)?;
     fault::point("stack.cleared");
     if actual.link.mtu != plan.mtu {
         link::set_mtu(netlink, index, plan.mtu)?;
@@ -303,12 +313,20 @@ pub fn apply(netlink: &Netlink, actual: &StackActual, plan: &StackPlan) -> Resul
     for new in plan.addresses.difference(&actual.addresses) {
         add_address(netlink, index, new)?;
     }
+    // Only then the others: with the last address of a family the kernel takes its routes away.
+    let mut superfluous = actual.superfluous(plan).filter(|gone| !same(gone));
+    superfluous.by_ref().take(DELETED_AT_ONCE).try_for_each(delete)?;
+    let mut kept = actual.routes.clone();
+    if actual.superfluous(plan).next().is_some() {
+        kept = after_deletions(netlink, index, plan)?;
+    }
     fault::point("stack.addressed");
     if !actual.link.up {
         // Where nobody is asked nothing needs a link-local address, its duplicate detection or its group reports.
         if !plan.link_local {
             link::without_link_local(netlink, index)?;
         }
+        link::promote_secondaries(netlink, index)?;
         link::set_up(netlink, index)?;
     }
     if let Some(mac) = plan.gateway_mac
@@ -324,7 +342,9 @@ pub fn apply(netlink: &Netlink, actual: &StackActual, plan: &StackPlan) -> Resul
     }
     fault::point("stack.neighbour");
     // A device that was down has lost its IPv6 routes: nothing of what was read before is left of them.
-    let kept = if actual.link.up { actual.routes.clone() } else { BTreeSet::new() };
+    if !actual.link.up {
+        kept.clear();
+    }
     // Routes on the link first: a router's route needs the way to the router.
     let mut new: Vec<_> = plan.routes.difference(&kept).collect();
     new.sort_by_key(|r| matches!(r.via, Via::Router(_)));
@@ -336,6 +356,15 @@ pub fn apply(netlink: &Netlink, actual: &StackActual, plan: &StackPlan) -> Resul
         0 => Ok(()),
         left => Err(failed("delete all at once", "addresses and routes")(io::Error::other(format!("{left} are left")))),
     }
+}
+
+/// Puts back what the kernel took along with addresses that were deleted: those of the same subnet, where the device does
+/// not promote them (one that was set up by an older version). Returns the routes that are still there.
+fn after_deletions(netlink: &Netlink, index: u32, plan: &StackPlan) -> Result<BTreeSet<StackRoute>, NetlinkError> {
+    if let Some((now, _)) = addresses(netlink, index)? {
+        plan.addresses.difference(&now).try_for_each(|lost| add_address(netlink, index, lost))?;
+    }
+    Ok(routes(netlink, index)?.unwrap_or_default())
 }
 
 /// Made, or replaced where it is there.
@@ -423,6 +452,53 @@ mod tests {
     use nix::sched::{CloneFlags, unshare};
 
     use super::*;
+
+    /// One pass is enough, whatever the kernel takes along with an address.
+    #[test]
+    fn an_address_takes_neither_routes_nor_its_neighbours_with_it() {
+        assert!(nix::unistd::geteuid().is_root(), "only root may make a namespace");
+        let inside = || {
+            unshare(CloneFlags::CLONE_NEWNET).unwrap();
+            let netlink = Netlink::open().unwrap();
+            let end = |name| link::VethEnd { name, mac: None, mtu: 1500 };
+            let here = std::fs::File::open("/proc/thread-self/ns/net").unwrap();
+            link::add_veth(&netlink, end("port"), end("dev"), std::os::fd::AsFd::as_fd(&here)).unwrap();
+            let found = || read(&Netlink::open().unwrap(), "dev").unwrap().unwrap();
+            let plan = |addresses: &[&str]| StackPlan {
+                addresses: addresses
+                    .iter()
+                    .map(|text| StackAddress { address: text.parse().unwrap(), connected: false })
+                    .collect(),
+                routes: ["0.0.0.0/0", "::/0"]
+                    .map(|to| StackRoute { to: to.parse().unwrap(), via: Via::Port, source: None })
+                    .into(),
+                gateway_mac: Some("02:00:00:00:00:01".parse().unwrap()),
+                mtu: 1480,
+                link_local: false,
+                shared: false,
+            };
+            // The last one is what an older version left behind.
+            for promoting in ["1", "0"] {
+                for addresses in [
+                    &["192.168.1.1/24", "fd00::1/64"][..],
+                    &["192.168.1.2/24", "fd00::2/64"],
+                    &["192.168.1.2/24", "192.168.1.3/24", "192.168.1.4/24"],
+                    &["192.168.1.3/24", "192.168.1.4/24", "10.0.0.1/8", "fd00::1/64"],
+                    &["192.168.1.4/24"],
+                    &["192.168.1.4/16"],
+                ] {
+                    let plan = plan(addresses);
+                    apply(&netlink, &found(), &plan).unwrap();
+                    assert_eq!(found().differences("dev", &plan), Vec::<String>::new(), "{addresses:?}");
+                }
+                let promotes = "/proc/sys/net/ipv4/conf/dev/promote_secondaries";
+                assert_eq!(std::fs::read_to_string(promotes).unwrap().trim(), promoting);
+                apply(&netlink, &found(), &plan(&[])).unwrap();
+                std::fs::write(promotes, "0").unwrap();
+            }
+        };
+        std::thread::spawn(inside).join().unwrap();
+    }
 
     /// What an administrator of a stack may put there, on `lo` of a new namespace.
     #[test]
