@@ -1,4 +1,4 @@
-//! What the daemon tells Prometheus: every metric is one entry of [`ENTRIES`], from which both the answer and
+//! What the daemon tells Prometheus: every metric is one entry of `ENTRIES`, from which both the answer and
 //! docs/metrics.md are made. Everything is read from the maps when it is asked for. Text format: OpenMetrics 1.0
 //! (docs/decisions/0017).
 

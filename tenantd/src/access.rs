@@ -251,7 +251,7 @@ impl AccessClient {
         }
     }
 
-    /// One row as it was at most [`RECENT`] ago: a pass over thousands of tenants asks once for all of them.
+    /// One row as it was at most `RECENT` ago: a pass over thousands of tenants asks once for all of them.
     pub async fn get_recent(&mut self, vlan: Vlan) -> Result<Option<StoredRow>, AccessError> {
         if let Some((read, rows)) = &self.recent
             && read.elapsed() < RECENT

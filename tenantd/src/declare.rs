@@ -1,7 +1,7 @@
 //! The declarative file, `closed-networks.toml`: every tenant of a server in one text. Pure: no file, no socket, no clock.
 //!
 //! In: texts with their names. Out: [`Wanted`], or every fault with file, line and column ([`Faults`]). Then
-//! [`order::schedule`] compares what is wanted with what is there and says who is changed when; [`write`] makes a file of
+//! [`order::schedule`] compares what is wanted with what is there and says who is changed when; [`write()`] makes a file of
 //! what is there; [`schema()`] is the file's JSON Schema, made of the same types that read it.
 //!
 //! Rooms: `tree` a parsed text that remembers where everything stood; `read` from trees to [`Wanted`]; `fault` what is

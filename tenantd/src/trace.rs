@@ -1,9 +1,9 @@
 //! One flow followed through everything it meets: tunnel, tag, trunk, port, stack, filter, socket, and the answer's way
 //! back. Says hop by hop whether the packet goes on, and where it ends, why, and which counter grows there.
 //!
-//! In: a [`Question`] and [`Parts`] from the owner (names and ways to read, in a moment). [`read`] then reads the tables of the
+//! In: a [`Question`] and [`Parts`] from the owner (names and ways to read, in a moment). `read` then reads the tables of the
 //! data path, the kernel's own answers (route, neighbour, socket: it is asked what it would do) and the counters, of this
-//! tenant only, so that the cost does not depend on how many there are; [`follow`] is pure. What is desired is used only to
+//! tenant only, so that the cost does not depend on how many there are; `follow` is pure. What is desired is used only to
 //! say where the real thing differs from it.
 //!
 //! Not seen: bits that are lost on the way, queues that are full at the moment, rates (flood limits, shares): the counters

@@ -24,6 +24,7 @@ const TAMPER: &[Need] = &[
     Need::Program("nginx", "nginx-light"),
     Need::Program("curl", "curl"),
     Need::Program("bpftool", "bpftool"),
+    Need::Program("nft", "nftables"),
     Need::Program("nsenter", "util-linux"),
 ];
 
@@ -216,6 +217,9 @@ fn timed(world: &World) -> Result<()> {
     let [victim, other] = sites.as_slice() else { anyhow::bail!("two sites") };
     let subject = Subject::of(world, victim)?;
     world.ok("server", &["tenantd", "set-limits", &subject.tenant, "processes=300"])?;
+    world.ok("server", &["tenantd", "set-filter", &subject.tenant, "--default", "drop", "--rule", "accept,icmp"])?;
+    let filter = "@STACK nft -s list table inet tenantd";
+    let filtered = subject.run(world, filter)?;
     let events = Events::follow(world, "events")?;
     let ping = Pinging::start(world, &other.host(), SERVER_INNER_V4, 3000)?;
     // The tag's row: frames from the site go nowhere.
@@ -228,10 +232,11 @@ fn timed(world: &World) -> Result<()> {
     let row = format!("bpftool map delete pinned {PINS}/ports_by_tag key hex {}", hex.join(" ").replace("0x", ""));
     // A limit, written by hand.
     let file = "find /sys/fs/cgroup -path '*tenant-NAME/pids.max'".replace("NAME", &subject.tenant);
+    let unfilter = "@STACK nft delete table inet tenantd";
     let (mut heard, mut plan) = (0, Value::Null);
     for _ in 0..3 {
         heard = events.all(world).len();
-        subject.run(world, &format!("{row}; for f in $({file}); do echo 77 >$f; done"))?;
+        subject.run(world, &format!("{row}; for f in $({file}); do echo 77 >$f; done; {unfilter}"))?;
         plan = subject.plan(world)?;
         // Otherwise the timed pass came just between; the next one is half a minute away.
         if plan.to_string().contains("bind") {
@@ -244,7 +249,8 @@ fn timed(world: &World) -> Result<()> {
     eventually("all is put back", TIMED, || subject.is_as_desired(world))?;
     let took = started.elapsed();
     let event = events.told(world, heard, "repaired", &[&subject.tenant, "limit processes is 77, not 300"])?;
-    ensure!(event.to_string().contains("bind"), "{event:#}");
+    ensure!(event.to_string().contains("bind") && event.to_string().contains("packet filter"), "{event:#}");
+    ensure!(subject.run(world, filter)? == filtered, "the filter: {}", subject.run(world, filter)?);
     let limits = subject.run(world, &format!("cat $({file})"))?;
     ensure!(limits.contains("300") && !limits.contains("77"), "{limits}");
     reachable(world, &victim.host(), SERVER_INNER_V4, Duration::from_secs(30))?;
@@ -386,7 +392,7 @@ fn trunk(world: &World) -> Result<()> {
     let sites: Vec<Site> = world.options().sites().collect();
     let events = Events::follow(world, "events")?;
     let server = |line: &str| world.ok("server", &["sh", "-ec", &line.replace("@ROOM", ROOM)]);
-    // Told within 3 s: not by the timed pass.
+    // Made again and told: not by the timed pass.
     let promptly = |tampering: &str, words: &[&str]| -> Result<()> {
         let mut all = Vec::new();
         for _ in 0..LOOKS {
@@ -395,7 +401,7 @@ fn trunk(world: &World) -> Result<()> {
             let started = Instant::now();
             events.told(world, heard, "repaired", words).with_context(|| tampering.to_owned())?;
             all.push(started.elapsed());
-            if started.elapsed() <= Duration::from_secs(3) {
+            if all.last().is_some_and(|took| *took <= SOON) {
                 return Ok(());
             }
         }

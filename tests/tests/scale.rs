@@ -26,6 +26,8 @@ const SAMPLE: usize = 50;
 const GROWTH: f64 = 1.5;
 /// Descriptors the daemon may hold for a tenant.
 const DESCRIPTORS: f64 = 3.0;
+/// Bytes of metrics a tenant may have.
+const SCRAPED: usize = 2500;
 /// Processor time in which the daemon may find a tenant again, milliseconds.
 const ADOPTION: f64 = 0.75;
 /// And of all of them, ms.
@@ -251,6 +253,7 @@ fn check(world: &World) -> Result<()> {
     ensure!(held <= DESCRIPTORS, "{held:.2} descriptors a tenant");
     ensure!(daemon.threads()? <= threads + 4, "{threads} threads, then {}", daemon.threads()?);
     ensure!(each <= MEMORY, "a tenant takes {each} KiB of the machine");
+    scraped(world, many)?;
     if full() {
         one_by_one(&mut api, many)?;
     }
@@ -270,6 +273,25 @@ fn check(world: &World) -> Result<()> {
         let still_again = grown(first.max(first_again), &few_again, last, &all);
         ensure!(still.is_empty() || still_again.is_empty(), "{still:?}; against few measured last: {still_again:?}");
     }
+    Ok(())
+}
+
+/// The metrics of all of them, as curl fetches them from the daemon that holds them.
+fn scraped(world: &World, many: usize) -> Result<()> {
+    let fetch = ["curl", "-sfo", "/dev/null", "-w", "%{time_total} %{size_download}", "--unix-socket"];
+    let fetch = [&fetch[..], &["/run/tenantd/main/api.sock", "http://tenantd/metrics"]].concat();
+    let mut seconds: Vec<f64> = Vec::new();
+    while seconds.len() < LOOKS && seconds.last().is_none_or(|took| *took >= 1.0) {
+        // An answer is given again for a second.
+        std::thread::sleep(Duration::from_millis(1100));
+        let said = world.ok("server", &fetch)?;
+        let (took, bytes) = said.trim().split_once(' ').context("curl says nothing")?;
+        let bytes: usize = bytes.parse()?;
+        ensure!(bytes > 100 * many && bytes < SCRAPED * many + (64 << 10), "{bytes} bytes for {many} tenants");
+        println!("metrics of {many} tenants: {took} s, {bytes} bytes");
+        seconds.push(took.parse()?);
+    }
+    ensure!(seconds.last().is_some_and(|took| *took < 1.0), "a scrape takes {seconds:?} s");
     Ok(())
 }
 

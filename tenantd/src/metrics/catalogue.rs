@@ -1,4 +1,4 @@
-//! Every metric: its name, kind, labels, words, number of series, and where its values are in a [`Snapshot`]. The
+//! Every metric: its name, kind, labels, words, number of series, and where its values are in a `Snapshot`. The
 //! document docs/metrics.md is made from this list ([`document`]).
 
 use std::fmt::Write as _;

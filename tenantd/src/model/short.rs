@@ -42,7 +42,7 @@ macro_rules! text_or_object {
 /// The schema alone, for a type that reads both forms by itself.
 macro_rules! text_or_object_schema {
     ($type:ident, $form:ident, $expecting:literal) => {
-        #[doc = concat!("Schema: ", $expecting, ".")]
+        #[doc = concat!("Schema: `", $expecting, "`.")]
         #[derive(Debug)]
         #[allow(unreachable_pub, reason = "as public as the type it describes, and not more")]
         pub enum $form {}

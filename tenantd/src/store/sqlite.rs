@@ -57,7 +57,7 @@ pub struct Settling<'a> {
     pub home: Home,
     /// Take over one that belongs elsewhere.
     pub accept: bool,
-    /// File that outlives the daemon and not the machine's run: [`mark`].
+    /// File that outlives the daemon and not the machine's run: see `mark`.
     pub mark: &'a Path,
 }
 

@@ -13,7 +13,7 @@ use rusqlite::{Connection, OpenFlags, OptionalExtension, Transaction, Transactio
 use super::{PATIENCE, Revision, checksum, open_failed};
 use crate::store::{Home, StoreError};
 
-/// The newest schema that this program knows; a file with a higher one is refused. It is [`BASE`] with tenants on further
+/// The newest schema that this program knows; a file with a higher one is refused. It is `BASE` with tenants on further
 /// trunks: a program that does not know of trunks would take their VLANs for those of the first.
 pub const SCHEMA: i64 = 3;
 /// The schema of a store as long as no tenant needs a newer one.
