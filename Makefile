@@ -41,7 +41,7 @@ soak: ## Long forms of the transfers and of the hostile customer, the version be
 	scripts/previous.sh
 	cargo test --release -p system-tests --test system -- upgrade::
 	FULL=1 cargo test --release -p tenantd --test power_cut
-	HISTORIES=30000 cargo test --release -p tenantd --lib -- model_tests
+	SEED=random HISTORIES=30000 cargo test --release -p tenantd --lib -- model_tests
 	FULL=1 cargo test --release -p system-tests --test system -- large::
 	FULL=1 cargo test --release -p system-tests --test system -- hostile::
 	FULL=1 cargo test --release -p system-tests --test system -- declare::

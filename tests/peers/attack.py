@@ -1018,7 +1018,10 @@ def processes():
         except OSError as error:
             return kept, error
         if pid == 0:
-            signal.pause()
+            # Whoever ends this program by a signal ends them too (PR_SET_PDEATHSIG).
+            libc.prctl(1, 9)
+            if os.getppid() != 1:
+                signal.pause()
             os._exit(0)
         kept.append(pid)
     return kept, None

@@ -277,6 +277,7 @@ fn rates(world: &World) -> Result<()> {
                     break;
                 }
             }
+            println!("{kind} {way}: {tried:.1?} Mbit/s of {bound}");
             let held = tried.last().is_some_and(|got| (bound * 0.9..=bound * 1.1).contains(got));
             ensure!(held, "{kind} {way}: {tried:.1?} Mbit/s of {bound}");
         }

@@ -12,7 +12,7 @@ mod refused;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use proptest::test_runner::{Config, TestCaseError, TestError, TestRunner};
+use proptest::test_runner::{Config, RngAlgorithm, TestCaseError, TestError, TestRng, TestRunner};
 use stackmap::{TenantName, TrunkIndex};
 use tokio::task::JoinHandle;
 
@@ -304,11 +304,19 @@ fn histories() -> u32 {
     std::env::var("HISTORIES").ok().and_then(|n| n.parse().ok()).unwrap_or(3000)
 }
 
+/// The same histories each time, so that what fails can be looked at; others each time with `SEED=random`, as the soak does.
+fn runner(cases: u32, max_shrink_iters: u32) -> TestRunner {
+    let config = Config { cases, max_shrink_iters, failure_persistence: None, ..Config::default() };
+    if std::env::var("SEED").is_ok_and(|seed| seed == "random") {
+        return TestRunner::new(config);
+    }
+    TestRunner::new_with_rng(config, TestRng::deterministic_rng(RngAlgorithm::ChaCha))
+}
+
 #[test]
 fn every_history_ends_as_desired() {
-    let config = Config { cases: histories(), max_shrink_iters: 4000, failure_persistence: None, ..Config::default() };
     let kills = std::cell::Cell::new(0_u64);
-    let result = TestRunner::new(config).run(&history::all(), |ops| {
+    let result = runner(histories(), 4000).run(&history::all(), |ops| {
         let killed = run(&ops, None)?;
         kills.set(kills.get() + u64::from(killed));
         Ok(())
@@ -346,8 +354,7 @@ fn a_plan_that_lacks_a_step_is_caught() {
         "share",
         "service",
     ] {
-        let config = Config { cases: 3000, max_shrink_iters: 0, failure_persistence: None, ..Config::default() };
-        let result = TestRunner::new(config).run(&history::all(), |ops| run(&ops, Some(step)).map(drop));
+        let result = runner(3000, 0).run(&history::all(), |ops| run(&ops, Some(step)).map(drop));
         assert!(matches!(result, Err(TestError::Fail(..))), "nobody missed the step {step:?}: {result:?}");
     }
 }

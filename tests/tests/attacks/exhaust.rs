@@ -58,11 +58,11 @@ pub(super) fn check(world: &World) -> Result<()> {
         let alone = processes(world, name)?;
         for (what, most, how) in OWN {
             undisturbed(world, what, || take(world, name, what, most, &[how]))?;
-            given_back(world, name, alone)?;
+            given_back(world, name, alone).context(what)?;
         }
         for (what, errors, least) in COUNTED {
             undisturbed(world, what, || counted(world, name, what, errors, least))?;
-            given_back(world, name, alone)?;
+            given_back(world, name, alone).context(what)?;
         }
     }
     settings(world)?;
@@ -102,8 +102,13 @@ fn processes(world: &World, tenant: &str) -> Result<usize> {
 /// The attacker ends when its input does, a moment after it was told to, and only then what it took is there for the
 /// next.
 fn given_back(world: &World, tenant: &str, alone: usize) -> Result<()> {
-    eventually("the attacker has ended", Duration::from_secs(60), || {
+    let ended = eventually("the attacker has ended", Duration::from_secs(60), || {
         processes(world, tenant).ok().filter(|now| *now <= alone).map(drop)
+    });
+    ended.with_context(|| {
+        let list = "cd /proc; for p in [0-9]*; do echo $p $(tr '\\0' ' ' <$p/cmdline | cut -c1-60) $(cat $p/wchan $p/syscall); done";
+        let seen = world.exec("server", &["tenantd", "exec", tenant, "--", "sh", "-c", list]);
+        format!("{alone} processes before, now {seen:?}")
     })
 }
 
