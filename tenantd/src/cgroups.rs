@@ -13,6 +13,9 @@
 //! instance's directory of that hierarchy, because each memory cgroup holds 16 bytes for every file system of the machine
 //! (docs/decisions/0016), and so it is where version 2 counts the same anyway.
 //!
+//! One long file, because each operation says for both versions beside each other what it does; what only one of them
+//! has is in the rooms below it.
+//!
 //! Longer than other rooms: all verbs of one type, each with the documentation of what it reads, writes and refuses.
 
 mod disk;

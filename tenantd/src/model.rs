@@ -1,5 +1,7 @@
 //! The words of the API: what a caller may ask for and what it is told. Requests are parsed here once; everything
 //! behind this room works with checked types. Field names are stable: the command line's `--json` prints them.
+//!
+//! One long file, because it is a list of types, most of it their documentation, which becomes the OpenAPI document.
 
 pub(crate) mod declared;
 mod filter;

@@ -1,6 +1,8 @@
 //! The difference between what is desired and what the kernel holds, as a value: a list of steps that can be printed,
 //! compared with a golden file and applied. Pure: no I/O, no clock. Removals come before additions; a plan of a
 //! tenant that is as desired is empty.
+//!
+//! One long file, because the order of the steps is what it is about, and that is seen only in one piece; a third of it is its tests.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;

@@ -6,6 +6,8 @@
 //! passes, then once for each of them. What the program lists and no operation passes fails the test. The short form
 //! takes each place of an operation once, of `apply` and `restore` once there or back; `FULL=1` each time that an operation
 //! passes it, there and back.
+//!
+//! One long file, because an operation, its places and what must be true after a kill at each are one table and one walk.
 
 pub(crate) mod ask;
 pub(crate) mod hand;

@@ -1,4 +1,6 @@
 //! The API over a real Unix socket, with an owner made of memory behind it.
+//!
+//! One long file, because it is a list of questions and answers.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::collections::BTreeSet;

@@ -2,6 +2,8 @@
 //! forwarding, no process. One mount pins it. The data path's loader works in the network namespace of its thread, so
 //! one thread lives in the room and does what it is sent; it also has the room's netlink socket, because a device that is
 //! deleted takes its time in the kernel, which only the tenant in question waits for.
+//!
+//! One long file, because everything in it runs in the one thread, and each call stands beside the work that it sends there.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;

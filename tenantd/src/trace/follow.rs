@@ -1,5 +1,7 @@
 //! From facts to hops. Pure: each place is one function that says what a packet meets there; a trace is the list of
 //! places in the order in which it meets them, up to where it ends.
+//!
+//! One long file, because the places are read in the order of the way, there and back, and share nothing but the facts.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;

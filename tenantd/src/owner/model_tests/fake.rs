@@ -1,5 +1,7 @@
 //! A daemon's hold on the [`Machine`], and its fault-injecting sibling in one: every call may fail before or after it took
 //! effect, or kill the daemon there. A killed daemon is a task that unwinds: everything it remembered is gone.
+//!
+//! One long file, because it stands in for every trait that the owner is generic over, call for call.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;

@@ -1,3 +1,6 @@
+//! The database as it is on the disk: brought forward, damaged, held by others, copied. One long file, because each case is
+//! a few lines over the same few helpers.
+
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
